@@ -1,0 +1,1 @@
+"""Samples, their sources, chat templates and batches."""

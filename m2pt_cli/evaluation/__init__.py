@@ -1,0 +1,1 @@
+"""Evaluation: benchmarks, scores and the run that ties them together."""
