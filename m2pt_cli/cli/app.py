@@ -1,0 +1,122 @@
+"""The commands, and the boundary at which every failure becomes one line, a hint and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Annotated
+
+import typer
+
+from m2pt_cli.cli.output import ClosedPipe, Output
+from m2pt_cli.errors import DeviceError, M2PTError, SettingsError
+from m2pt_cli.version import __version__
+
+# Blank lines keep rich from joining the lines of an epilog into one.
+_EPILOG = "\n\n".join(
+    [
+        "Try it, no GPU and no network needed:",
+        "  m2pt train --base nano --data demo --output-dir runs/demo",
+        '  m2pt infer examples/images/shapes.png "What color is the circle?" --adapter runs/demo',
+        "Exit codes: 0 done; 1 a base, data set or device that can't be had; 2 a flag or a setting; "
+        "3 an input file; 4 an adapter; 130 / 143 interrupted / terminated.",
+        "M2PT_DEBUG=1 shows the traceback of an error. Results go to stdout, all else to stderr.",
+    ]
+)
+
+app = typer.Typer(
+    name="m2pt",
+    help="Adapt a frozen LLaVA with M²PT: visual prompts, textual prompts and an interaction layer, 0.09 % of it.",
+    epilog=_EPILOG,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_COMMANDS: dict[str, ModuleType] = {}
+for _name, _module in _COMMANDS.items():
+    app.command(_name, help=_module.HELP, epilog=_module.EPILOG)(_module.command)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        Output.current().text(f"m2pt {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code; nothing but this function knows how a failure is shown.
+
+    Args:
+        arguments: the words after ``m2pt``; the process's own by default.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in words
+    Output.configure(json=as_json)
+    try:
+        # Without the standalone mode Typer returns the command's value and lets every exception through.
+        result = app(words or ["--help"], standalone_mode=False, prog_name="m2pt")
+        return result if isinstance(result, int) else 0
+    except ClosedPipe:
+        _drop_stdout()
+        return 0
+    except KeyboardInterrupt:
+        return _fail(M2PTError("interrupted"), as_json, code=130)
+    except M2PTError as error:
+        return _fail(error, as_json, code=error.exit_code)
+    except Exception as error:
+        expected = _as_expected(error)
+        if expected is None:
+            raise
+        return _fail(expected, as_json, code=expected.exit_code)
+
+
+def _fail(error: M2PTError, as_json: bool, *, code: int) -> int:
+    if os.environ.get("M2PT_DEBUG") == "1":
+        import traceback
+
+        traceback.print_exc(file=sys.stderr)
+    try:
+        Output.current().error(error.to_dict(), as_json=as_json)
+    except ClosedPipe:
+        _drop_stdout()
+    return code
+
+
+def _as_expected(error: Exception) -> M2PTError | None:
+    """The errors of others that a user is expected to meet; None for a defect, which ends as a traceback."""
+    if isinstance(error, BrokenPipeError):
+        raise ClosedPipe from None
+    # Typer carries its own copy of Click, whose exceptions have no public name: they are known by their method.
+    describe = getattr(error, "format_message", None)
+    if callable(describe):
+        command = getattr(getattr(error, "ctx", None), "command_path", "m2pt")
+        return SettingsError(str(describe()), f"{command} --help")
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return DeviceError(
+            f"the disk is full ({error.filename or 'while writing'})", "free some space, then run it again"
+        )
+    # torch.OutOfMemoryError, known by its name so that a light command needs no torch.
+    if type(error).__name__ == "OutOfMemoryError":
+        first = str(error).splitlines()[0] if str(error) else "the device ran out of memory"
+        return DeviceError(first, "lower --batch-size, or use --gradient-checkpointing or --dtype bfloat16")
+    if isinstance(error, MemoryError):
+        return DeviceError("the machine ran out of memory", "lower --batch-size or --limit")
+    return None
+
+
+def _drop_stdout() -> None:
+    # The interpreter flushes stdout once more at exit; after a closed pipe that would print an error.
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, sys.stdout.fileno())
