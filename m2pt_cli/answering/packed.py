@@ -1,0 +1,204 @@
+"""Greedy answers to several questions about one image from one shared prefix.
+
+The prefix `[template, image, first words in common]` is computed once per row. The questions then stand behind it in
+one row, and a block mask lets each see the prefix and itself alone: no question's keys and values are ever copied.
+Since attention is the only place where tokens meet, the answers are those of asking one by one.
+
+Masks and positions speak of real tokens only; an active M²PT adapter adds its prompts to both by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from m2pt_cli.answering.plan import Row
+
+
+@dataclass
+class _Stream:
+    """One question while it is being answered."""
+
+    row: int
+    segment: int
+    limit: int
+    position: int
+    tokens: list[int] = field(default_factory=list)
+
+
+@torch.inference_mode()
+def answer_rows(
+    model: torch.nn.Module,
+    rows: Sequence[Row],
+    image_inputs: Mapping[str, torch.Tensor],
+    *,
+    limits: Sequence[Sequence[int]],
+    eos_ids: frozenset[int],
+    pad_id: int,
+) -> list[list[list[int]]]:
+    """New token ids per row and question, without the closing end-of-sequence token.
+
+    Args:
+        model: a LLaVA, bare or under PEFT, in eval mode.
+        rows: rows of one kind, all single or all shared (see `plan_batches`).
+        image_inputs: what the model takes beside ids (``pixel_values``, ``image_sizes``), all rows' images in order.
+        limits: per row and question the most tokens to produce.
+        eos_ids: ids that end an answer.
+        pad_id: any valid id, put where nothing is.
+    """
+    state = _Prefilled.run(model, rows, image_inputs, pad_id)
+    streams = [
+        _Stream(row=r, segment=s, limit=limits[r][s], position=len(row.prefix) + len(tail))
+        for r, row in enumerate(rows)
+        for s, tail in enumerate(row.tails)
+    ]
+    following = state.first_tokens(rows) if rows[0].is_single else state.ask(rows)
+    alive = streams
+    while True:
+        for stream, token in zip(alive, following, strict=True):
+            if token in eos_ids:
+                stream.limit = 0
+            elif len(stream.tokens) < stream.limit:
+                stream.tokens.append(token)
+        alive = [stream for stream in alive if len(stream.tokens) < stream.limit]
+        if not alive:
+            break
+        state.drop_finished(alive)
+        following = state.step(alive)
+    answers: list[list[list[int]]] = [[[] for _ in row.tails] for row in rows]
+    by_place = {(stream.row, stream.segment): stream.tokens for stream in streams}
+    for r, row in enumerate(rows):
+        answers[r] = [by_place[r, s] for s in range(len(row.tails))]
+    return answers
+
+
+class _Prefilled:
+    """The cache of a batch of rows, and which question every cached key belongs to."""
+
+    def __init__(self, model: torch.nn.Module, cache: DynamicCache, mask: torch.Tensor, logits: torch.Tensor) -> None:
+        self.model = model
+        self.cache = cache
+        self.prefix_mask = mask.bool()  # (rows, p): False where the prefix is padding
+        self.lengths = mask.sum(-1)  # (rows,)
+        self.logits = logits
+        self.owner = torch.empty(mask.shape[0], 0, dtype=torch.long, device=mask.device)  # (rows, keys behind prefix)
+        self.places = list(range(mask.shape[0]))  # cache row -> row of the batch
+        self.pad_id = 0
+
+    @classmethod
+    def run(
+        cls, model: torch.nn.Module, rows: Sequence[Row], image_inputs: Mapping[str, torch.Tensor], pad_id: int
+    ) -> _Prefilled:
+        device = next(model.parameters()).device
+        width = max(len(row.prefix) for row in rows)
+        # Left padding puts every row's last prefix token in the last column, where logits_to_keep=1 reads.
+        ids = torch.full((len(rows), width), pad_id)
+        mask = torch.zeros_like(ids)
+        for r, row in enumerate(rows):
+            ids[r, width - len(row.prefix) :] = torch.tensor(row.prefix)
+            mask[r, width - len(row.prefix) :] = 1
+        ids, mask = ids.to(device), mask.to(device)
+        out = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+            use_cache=True,
+            logits_to_keep=1,
+            **image_inputs,
+        )
+        state = cls(model, out.past_key_values, mask, out.logits)
+        state.pad_id = pad_id
+        return state
+
+    def first_tokens(self, rows: Sequence[Row]) -> list[int]:
+        """The first new token of every single row."""
+        assert all(row.is_single for row in rows)
+        return self.logits[:, -1].argmax(-1).tolist()
+
+    def ask(self, rows: Sequence[Row]) -> list[int]:
+        """Run all tails, and return the first new token of every question, row by row."""
+        width = max(sum(len(tail) for tail in row.tails) for row in rows)
+        ids = torch.full((len(rows), width), self.pad_id)
+        owner = torch.full_like(ids, -1)
+        offset = torch.zeros_like(ids)
+        ends: list[tuple[int, int]] = []
+        for r, row in enumerate(rows):
+            start = 0
+            for s, tail in enumerate(row.tails):
+                stop = start + len(tail)
+                ids[r, start:stop] = torch.tensor(tail)
+                owner[r, start:stop] = s
+                offset[r, start:stop] = torch.arange(len(tail))
+                ends.append((r, stop - 1))
+                start = stop
+        causal = torch.ones(width, width, dtype=torch.bool).tril()
+        keep = torch.tensor(sorted({column for _, column in ends}))
+        logits = self._forward(ids, owner, self.lengths[:, None].cpu() + offset, keep, causal)
+        where = {column: i for i, column in enumerate(keep.tolist())}
+        picked = torch.tensor([where[column] for _, column in ends], device=logits.device)
+        return logits[torch.tensor([r for r, _ in ends], device=logits.device), picked].argmax(-1).tolist()
+
+    def step(self, alive: Sequence[_Stream]) -> list[int]:
+        """Feed every living question's last token; return their next ones."""
+        column_of: list[int] = []
+        used = [0] * len(self.places)
+        cache_row = {place: i for i, place in enumerate(self.places)}
+        for stream in alive:
+            column_of.append(used[cache_row[stream.row]])
+            used[cache_row[stream.row]] += 1
+        width = max(used)
+        ids = torch.full((len(self.places), width), self.pad_id)
+        owner = torch.full_like(ids, -1)
+        positions = torch.zeros_like(ids)
+        for stream, column in zip(alive, column_of, strict=True):
+            r = cache_row[stream.row]
+            ids[r, column] = stream.tokens[-1]
+            owner[r, column] = stream.segment
+            positions[r, column] = stream.position + len(stream.tokens) - 1
+        logits = self._forward(ids, owner, positions, None, torch.eye(width, dtype=torch.bool))
+        rows = torch.tensor([cache_row[stream.row] for stream in alive], device=logits.device)
+        return logits[rows, torch.tensor(column_of, device=logits.device)].argmax(-1).tolist()
+
+    def drop_finished(self, alive: Sequence[_Stream]) -> None:
+        """Let rows without a living question leave, once they are half of the batch: leaving copies the cache."""
+        living = {stream.row for stream in alive}
+        kept = [i for i, place in enumerate(self.places) if place in living]
+        if 2 * len(kept) > len(self.places):
+            return
+        index = torch.tensor(kept, device=self.prefix_mask.device)
+        self.cache.batch_select_indices(index)
+        self.prefix_mask, self.lengths, self.owner = self.prefix_mask[index], self.lengths[index], self.owner[index]
+        self.places = [self.places[i] for i in kept]
+
+    def _forward(
+        self,
+        ids: torch.Tensor,
+        owner: torch.Tensor,
+        positions: torch.Tensor,
+        keep: torch.Tensor | None,
+        within: torch.Tensor,
+    ) -> torch.Tensor:
+        """Logits (rows, kept, vocabulary) of new tokens; ``within`` (n, n) says which of them may see which at all."""
+        device, dtype = self.prefix_mask.device, self.logits.dtype
+        ids, owner, positions, within = ids.to(device), owner.to(device), positions.to(device), within.to(device)
+        rows, width = ids.shape
+        same = owner[:, :, None] == torch.cat([self.owner, owner], 1)[:, None, :]  # (rows, n, keys behind prefix)
+        same[:, :, self.owner.shape[1] :] &= within
+        visible = torch.cat([self.prefix_mask[:, None, :].expand(rows, width, -1), same], 2)
+        # Additive, the one form that every attention implementation of transformers takes.
+        mask = torch.zeros(visible.shape, dtype=dtype, device=device).masked_fill_(~visible, torch.finfo(dtype).min)
+        self.owner = torch.cat([self.owner, owner], 1)
+        options: dict[str, Any] = {} if keep is None else {"logits_to_keep": keep.to(device)}
+        out = self.model(
+            input_ids=ids,
+            attention_mask=mask[:, None],
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            **options,
+        )
+        return out.logits
