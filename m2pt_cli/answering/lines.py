@@ -1,0 +1,95 @@
+"""Question lines of ``m2pt infer --input``: JSONL in, taken as they arrive."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+# No question is this long; a line beyond it is a mistake or an attack on memory.
+MAX_LINE_BYTES = 1 << 20
+
+_END = None
+
+
+@dataclass(frozen=True)
+class QuestionLine:
+    """One input line: ``{"image", "question", "id"?}`` and unknown keys, or what is wrong with it."""
+
+    id: Any
+    image: str | None
+    question: str | None
+    error: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def parse_line(line: bytes, number: int) -> QuestionLine:
+    """The question of a line; a fault is kept in ``error``, so that the run goes on.
+
+    Args:
+        line: one line of JSON in UTF-8.
+        number: its number, from 1: the id where the line gives none.
+    """
+    if len(line) > MAX_LINE_BYTES:
+        return QuestionLine(number, None, None, f"line {number} is longer than {MAX_LINE_BYTES} bytes")
+    try:
+        record = json.loads(line.decode("utf-8-sig"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        return QuestionLine(number, None, None, f"line {number} is not valid JSON: {error}")
+    if not isinstance(record, dict):
+        return QuestionLine(number, None, None, f"line {number} is not a JSON object")
+    identity, image, question = record.get("id", number), record.get("image"), record.get("question")
+    extra = {key: value for key, value in record.items() if key not in ("id", "image", "question")}
+    problem = None
+    if not isinstance(question, str) or not question.strip():
+        problem = f"line {number} has no 'question' text"
+    elif image is not None and (not isinstance(image, str) or not image):
+        problem = f"line {number}: 'image' is not a path"
+    shown_image = image if isinstance(image, str) else None
+    return QuestionLine(identity, shown_image, question if isinstance(question, str) else None, problem, extra)
+
+
+def arriving(stream: BinaryIO, *, most: int) -> Iterator[list[tuple[int, bytes]]]:
+    """Numbered lines in the batches in which they arrive; blank lines are counted and passed over.
+
+    A batch holds what has arrived, at most ``most`` lines; it never waits for another line while it has one. A thread
+    reads, so that a pipe which is kept open and fed slowly is answered line by line.
+    """
+    arrived: queue.Queue[tuple[int, bytes] | None] = queue.Queue(maxsize=4 * most)
+
+    def read() -> None:
+        number = 0
+        try:
+            while chunk := stream.readline(MAX_LINE_BYTES + 2):
+                number += 1
+                # The rest of an over-long line is read and dropped: it must not pass for lines of its own.
+                end = chunk
+                while not end.endswith(b"\n") and (end := stream.readline(MAX_LINE_BYTES)):
+                    pass
+                if chunk.strip():
+                    arrived.put((number, chunk.rstrip(b"\r\n")))
+        finally:
+            arrived.put(_END)
+
+    threading.Thread(target=read, daemon=True, name="question-lines").start()
+    while True:
+        first = arrived.get()
+        if first is _END:
+            return
+        batch = [first]
+        ended = False
+        while len(batch) < most:
+            try:
+                following = arrived.get_nowait()
+            except queue.Empty:
+                break
+            if following is _END:
+                ended = True
+                break
+            batch.append(following)
+        yield batch
+        if ended:
+            return
