@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -24,6 +25,8 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 IMAGE_FITS = ("crop", "pad", "base")
 REPORTERS = ("none", "tensorboard", "wandb", "trackio")
 TEMPLATES = ("vicuna_v1", "llava_v1", "plain", "base")
+WORDINGS = ("m2pt-1", "stored")
+PROTOCOLS = ("official", "lmms-eval")
 
 
 def closest(name: str, choices: Iterable[str]) -> str:
@@ -216,10 +219,20 @@ class EvalSettings(Settings):
 
     bench: tuple[str, ...] = ()
     adapter: tuple[str, ...] = ()
+    predictions: Path | None = None
+    source: str | None = None
+    images: tuple[Path, ...] = ()
     template: str | None = None
     image_fit: str | None = None
+    wording: str = "m2pt-1"
+    protocol: str = "official"
+    ocr: bool = False
     limit: int | None = None
     shuffle_images: bool = False
+    max_new_tokens: int | None = None
+    batch_tokens: int | None = None
+    allow_url: bool = False
+    judge: str | None = None
     output_dir: Path | None = None
     overwrite: bool = False
 
@@ -229,7 +242,12 @@ class EvalSettings(Settings):
             faults.append("--bench is missing: name a benchmark, such as --bench demo")
         self.one_of(faults, "template", TEMPLATES)
         self.one_of(faults, "image_fit", IMAGE_FITS)
-        self.at_least(faults, 1, "limit")
+        self.one_of(faults, "wording", WORDINGS)
+        self.one_of(faults, "protocol", PROTOCOLS)
+        self.at_least(faults, 1, "limit", "max_new_tokens", "batch_tokens")
+        if self.predictions is not None and len(self.bench) > 1:
+            faults.append("--predictions scores one benchmark: give --bench once")
+        faults += [f"--adapter {name!r} is given twice" for name in _repeated(self.adapter)]
         return faults
 
 
@@ -295,6 +313,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    counts = Counter(names)
+    return [name for name, count in counts.items() if count > 1]
 
 
 def _settings_section(content: dict[str, Any]) -> dict[str, Any]:
