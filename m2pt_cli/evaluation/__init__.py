@@ -1,1 +1,1 @@
-"""Evaluation: benchmarks, scores and the run that ties them together."""
+"""Evaluation: benchmarks, their scores, and runs that never lose an answer."""

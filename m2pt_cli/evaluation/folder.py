@@ -1,0 +1,121 @@
+"""The evaluation directory: whose it is, what it holds when a benchmark is complete, what a rerun may reuse."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from m2pt_cli.errors import SettingsError
+from m2pt_cli.evaluation.files import write_json
+from m2pt_cli.evaluation.journal import journal_files, journal_run
+from m2pt_cli.evaluation.rows import Row, read_rows, write_rows
+
+RESULTS = "results.json"
+
+
+class EvaluationFolder:
+    """One run's directory.
+
+    While the run goes on it holds the journal; each complete benchmark adds ``predictions-<bench>.jsonl``, the end
+    ``results.json``. The journal is removed last, so that a stop between any two writes loses nothing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def claim(self, run: Mapping[str, Any], *, overwrite: bool) -> None:
+        """Check that this folder is free or holds this very run; ``overwrite`` empties it of an older run's files.
+
+        Args:
+            run: what identifies the run, or the part of it that is known so far.
+
+        Raises:
+            SettingsError: the folder is a file, holds other things, or another run, whose difference is named.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise SettingsError(f"--output-dir {self.path} is a file", "name a folder")
+        if not self.path.is_dir() or not any(self.path.iterdir()):
+            return
+        if overwrite:
+            self._remove_own_files()
+            return
+        found = self.run()
+        if found is None:
+            raise SettingsError(
+                f"--output-dir {self.path} is not empty and holds no evaluation of m2pt",
+                "name another --output-dir, or --overwrite to write beside what is there",
+            )
+        differences = [
+            f"{name} was {_short(found.get(name))}, now {_short(value)}"
+            for name, value in run.items()
+            if found.get(name) != value
+        ]
+        if differences:
+            raise SettingsError(
+                f"{self.path} holds another evaluation: {'; '.join(differences)}",
+                "name another --output-dir, or --overwrite to replace it",
+            )
+
+    def create(self) -> None:
+        """Make the folder.
+
+        Raises:
+            SettingsError: it can't be made or written to.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".probe.partial"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise SettingsError(
+                f"--output-dir {self.path} can't be written: {error.strerror}", "name another --output-dir"
+            ) from None
+
+    def run(self) -> dict[str, Any] | None:
+        """The identity of the run this folder holds, from its journal or its results; None if there is neither."""
+        found = journal_run(self.path)
+        if found is not None:
+            return found
+        results = self.results()
+        if results is None or not isinstance(results.get("settings"), dict):
+            return None
+        adapter = results.get("adapter")
+        return {"base": results.get("base"), "adapter": adapter and adapter["fingerprint"], **results["settings"]}
+
+    def results(self) -> dict[str, Any] | None:
+        """The content of ``results.json``, or None."""
+        try:
+            content = json.loads((self.path / RESULTS).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return content if isinstance(content, dict) else None
+
+    def predictions_file(self, bench: str) -> Path:
+        return self.path / f"predictions-{bench}.jsonl"
+
+    def finished_rows(self, bench: str) -> dict[str, Row]:
+        """The answered rows of a complete benchmark by id; empty if it is not complete."""
+        file = self.predictions_file(bench)
+        return {row.id: row for row in read_rows(file) if not row.failed} if file.is_file() else {}
+
+    def write_predictions(self, bench: str, rows: list[Row]) -> None:
+        write_rows(self.predictions_file(bench), rows)
+
+    def write_results(self, results: Mapping[str, Any]) -> None:
+        """Write ``results.json``, then drop the journals: all they held is in the predictions."""
+        write_json(self.path / RESULTS, results)
+        for file in journal_files(self.path):
+            file.unlink()
+
+    def _remove_own_files(self) -> None:
+        own = [*journal_files(self.path), *self.path.glob("predictions-*.jsonl"), self.path / RESULTS]
+        for file in own:
+            file.unlink(missing_ok=True)
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 24 else text[:12] + "…"

@@ -1,0 +1,115 @@
+"""The journal of a running evaluation: every answer is on disk when it is produced, and is never asked for twice.
+
+One JSON object per line. The first line, ``{"run": {...}}``, says which run this is; the others are answers,
+``{"key", "bench", "id", "prediction", "error"}``. Each process of a shared run appends to a file of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self, TextIO
+
+from m2pt_cli.evaluation.rows import Item
+
+
+def answer_key(bench: str, item: Item, run: Mapping[str, Any]) -> str:
+    """What an answer is filed under: the question, its words and image, the weights and how they are decoded.
+
+    Args:
+        bench: the benchmark's name, with its pass.
+        item: the question; the words and the image's name are part of the key.
+        run: the identity of the run: fingerprints of base and adapter, template, image fit, decoding.
+    """
+    parts = [bench, item.id, item.question, item.image.name, dict(sorted(run.items()))]
+    return hashlib.sha256(json.dumps(parts, ensure_ascii=True, sort_keys=True).encode()).hexdigest()[:32]
+
+
+class Journal:
+    """The answers a folder holds, and a file to append to.
+
+    Use it as a context manager. `answers` maps a key to its prediction; failed questions are not in it, so that a
+    rerun asks them again.
+
+    Args:
+        folder: the evaluation directory.
+        run: the identity of the run, kept in the first line.
+        rank: the process in a shared run; each appends to its own file and reads all of them.
+    """
+
+    def __init__(self, folder: Path, run: Mapping[str, Any], *, rank: int = 0) -> None:
+        self.folder = folder
+        self.file = folder / ("journal.jsonl" if rank == 0 else f"journal-{rank}.jsonl")
+        self.answers: dict[str, str] = {}
+        self._run = dict(run)
+        self._stream: TextIO | None = None
+
+    def __enter__(self) -> Self:
+        _cut_torn_line(self.file)
+        self.answers = {
+            record["key"]: record["prediction"]
+            for file in journal_files(self.folder)
+            for record in read_records(file)
+            if "key" in record and record["error"] is None
+        }
+        self._stream = self.file.open("a", encoding="utf-8", newline="\n")
+        if self._stream.tell() == 0:
+            self._write({"run": self._run})
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def append(self, key: str, *, bench: str, id: str, prediction: str | None, error: str | None) -> None:
+        """Write one answer and hand it to the operating system: a killed process loses nothing written."""
+        self._write({"key": key, "bench": bench, "id": id, "prediction": prediction, "error": error})
+        if error is None and prediction is not None:
+            self.answers[key] = prediction
+
+    def _write(self, record: dict[str, Any]) -> None:
+        if self._stream is None:
+            raise ValueError("the journal is not open")
+        self._stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+        self._stream.flush()
+
+
+def journal_files(folder: Path) -> list[Path]:
+    """The journals of a folder, one per process that took part."""
+    return sorted(folder.glob("journal*.jsonl"))
+
+
+def read_records(file: Path) -> list[dict[str, Any]]:
+    """The whole lines of a journal; a torn or damaged line is passed over."""
+    records = []
+    for line in file.read_bytes().split(b"\n"):
+        try:
+            record = json.loads(line.decode("utf-8"))
+        except (UnicodeDecodeError, json.JSONDecodeError):
+            continue
+        if isinstance(record, dict) and ("run" in record or {"key", "prediction", "error"} <= record.keys()):
+            records.append(record)
+    return records
+
+
+def journal_run(folder: Path) -> dict[str, Any] | None:
+    """The identity of the run whose journal a folder holds, or None."""
+    for file in journal_files(folder):
+        for record in read_records(file):
+            if isinstance(record.get("run"), dict):
+                return record["run"]
+    return None
+
+
+def _cut_torn_line(file: Path) -> None:
+    """Cut what a killed process left of its last line, so that the next one starts on a line of its own."""
+    if not file.is_file():
+        return
+    content = file.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        with file.open("r+b") as stream:
+            stream.truncate(whole)

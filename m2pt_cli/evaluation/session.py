@@ -1,0 +1,118 @@
+"""One run: a base with one adapter answers benchmarks, its folder keeping every answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from m2pt_cli.answering.engine import AnswerEngine, Question
+from m2pt_cli.errors import GenerationError, Interrupted
+from m2pt_cli.evaluation.benchmark import Benchmark
+from m2pt_cli.evaluation.events import Events, Progress
+from m2pt_cli.evaluation.folder import EvaluationFolder
+from m2pt_cli.evaluation.journal import Journal, answer_key
+from m2pt_cli.evaluation.rows import Item, Row
+
+
+class Session:
+    """Answers benchmarks with one model.
+
+    Args:
+        engine: answers the questions.
+        folder: the run's own directory, claimed already.
+        name: what events call the run.
+        identity: what decides the answers; part of every answer's key.
+        events: told of every answer.
+    """
+
+    def __init__(
+        self, engine: AnswerEngine, folder: EvaluationFolder, *, name: str, identity: Mapping[str, Any], events: Events
+    ) -> None:
+        self._engine = engine
+        self._folder = folder
+        self._name = name
+        self._identity = dict(identity)
+        self._events = events
+        self.resumed = 0
+        self.seconds = 0.0
+
+    def rows(self, bench: Benchmark, items: Sequence[Item], *, label: str, max_new_tokens: int) -> list[Row]:
+        """Marked rows of all items in their order, asked or taken over from an earlier start.
+
+        Args:
+            bench: marks the answers.
+            items: the questions.
+            label: the benchmark and its pass; names the predictions file.
+            max_new_tokens: the longest answer.
+
+        Raises:
+            GenerationError: every question failed; the rows are written all the same.
+            Interrupted: Ctrl-C; what was answered is kept.
+        """
+        protocol = self._identity["protocol"]
+        started = time.monotonic()
+        with Journal(self._folder.path, self._identity) as journal:
+            keys = {item.id: answer_key(label, item, self._identity) for item in items}
+            finished = self._folder.finished_rows(label)
+            known = [_known_row(item, journal.answers.get(keys[item.id]), finished.get(item.id)) for item in items]
+            rows = {row.id: row.marked(bench.mark(row, protocol)) for row in known if row is not None}
+            tally = _Tally(self._name, label, len(items), rows.values())
+            self.resumed += tally.resumed
+            self._events(tally.progress())
+            try:
+                for row in self._asked([item for item in items if item.id not in rows], max_new_tokens):
+                    journal.append(keys[row.id], bench=label, id=row.id, prediction=row.prediction, error=row.error)
+                    rows[row.id] = row if row.failed else row.marked(bench.mark(row, protocol))
+                    tally.add(rows[row.id])
+                    self._events(tally.progress())
+            except KeyboardInterrupt:
+                raise Interrupted(
+                    f"interrupted; {tally.done} of {tally.total} answers of {label} are kept in {self._folder.path}",
+                    "run the same command again to go on",
+                ) from None
+        self.seconds += time.monotonic() - started
+        ordered = [rows[item.id] for item in items]
+        self._folder.write_predictions(label, ordered)
+        if all(row.failed for row in ordered):
+            raise GenerationError(
+                f"all {len(ordered)} questions of {label} failed, the first with: {ordered[0].error}",
+                f"the errors are in {self._folder.predictions_file(label)}",
+            )
+        return ordered
+
+    def _asked(self, items: Sequence[Item], max_new_tokens: int) -> Iterator[Row]:
+        by_id = {item.id: item for item in items}
+        questions = [Question(item.id, item.question, (item.image,), max_new_tokens) for item in items]
+        for reply in self._engine.answer(questions):
+            yield Row.of(by_id[reply.question.id], reply.text, reply.error)
+
+
+def _known_row(item: Item, answer: str | None, finished: Row | None) -> Row | None:
+    """The row of a question that an earlier start of this run answered, by its journal or its predictions file."""
+    if answer is None and finished is not None:
+        is_same = (finished.question, finished.image) == (item.question, item.image.name)
+        answer = finished.prediction if is_same else None
+    return None if answer is None else Row.of(item, answer)
+
+
+class _Tally:
+    """Running counts of one benchmark."""
+
+    def __init__(self, run: str, bench: str, total: int, rows: Iterable[Row]) -> None:
+        self.run, self.bench, self.total = run, bench, total
+        self.done = self.failed = 0
+        self._sum = 0.0
+        for row in rows:
+            self.add(row)
+        self.resumed = self.done
+
+    def add(self, row: Row) -> None:
+        self.done += 1
+        self.failed += row.failed
+        self._sum += float(row.correct or 0)
+
+    def progress(self) -> Progress:
+        marked = self.done - self.failed
+        score = self._sum / marked if marked else None
+        return Progress(self.run, self.bench, self.done, self.total, self.resumed, self.failed, score)

@@ -1,0 +1,28 @@
+"""The blind control: the same questions about other images."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Sequence
+
+from m2pt_cli.errors import SettingsError
+from m2pt_cli.evaluation.rows import Item
+
+
+def shuffle_images(items: Sequence[Item], *, seed: int) -> list[Item]:
+    """Every question with the image of another question.
+
+    Whole images change places along one random cycle, so that none keeps its own, and questions that share an image
+    still share one.
+
+    Raises:
+        SettingsError: all questions are about the same image.
+    """
+    images = {item.image.name: item.image for item in items}
+    if len(images) < 2:
+        raise SettingsError("--shuffle-images needs questions about at least two images", "raise --limit")
+    order = list(images)
+    random.Random(seed).shuffle(order)
+    partner = dict(zip(order, [*order[1:], order[0]], strict=True))
+    return [dataclasses.replace(item, image=images[partner[item.image.name]]) for item in items]

@@ -1,0 +1,120 @@
+"""Shares with their uncertainty, two-class counts, and the comparison of two runs on the same questions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+# The 97.5 % quantile of the standard normal distribution: 95 % intervals.
+_Z = 1.959963984540054
+
+
+def wilson(successes: float, n: int) -> list[float] | None:
+    """The 95 % Wilson score interval of a share as ``[low, high]``; None for n = 0.
+
+    ``successes`` may be fractional (soft accuracies); the interval is then an approximation that is a little wide.
+    """
+    if n == 0:
+        return None
+    share = successes / n
+    centre = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
+    half = _Z / (1 + _Z**2 / n) * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
+    return [max(0.0, centre - half), min(1.0, centre + half)]
+
+
+def mean(values: Iterable[float]) -> float | None:
+    """The plain mean; None of nothing."""
+    numbers = list(values)
+    return math.fsum(numbers) / len(numbers) if numbers else None
+
+
+def ratio(part: float, whole: float) -> float:
+    """``part / whole``, 0 where the whole is 0 (as scikit-learn reports a precision without predictions)."""
+    return part / whole if whole else 0.0
+
+
+@dataclass(frozen=True)
+class BinaryCounts:
+    """Predictions of a two-class question, "yes" being the positive class."""
+
+    true_positive: int
+    false_positive: int
+    true_negative: int
+    false_negative: int
+
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[bool, bool]]) -> BinaryCounts:
+        """Count pairs of (reference is yes, prediction is yes)."""
+        counts = {(True, True): 0, (False, True): 0, (False, False): 0, (True, False): 0}
+        for reference, prediction in pairs:
+            counts[reference, prediction] += 1
+        return cls(counts[True, True], counts[False, True], counts[False, False], counts[True, False])
+
+    @property
+    def n(self) -> int:
+        return self.true_positive + self.false_positive + self.true_negative + self.false_negative
+
+    @property
+    def accuracy(self) -> float:
+        return ratio(self.true_positive + self.true_negative, self.n)
+
+    @property
+    def precision(self) -> float:
+        return ratio(self.true_positive, self.true_positive + self.false_positive)
+
+    @property
+    def recall(self) -> float:
+        return ratio(self.true_positive, self.true_positive + self.false_negative)
+
+    @property
+    def f1(self) -> float:
+        return ratio(2 * self.precision * self.recall, self.precision + self.recall)
+
+    @property
+    def yes_ratio(self) -> float:
+        """The share of *predicted* yes."""
+        return ratio(self.true_positive + self.false_positive, self.n)
+
+    def to_dict(self) -> dict[str, float]:
+        """``{"accuracy", "precision", "recall", "f1", "yes_ratio"}``, fractions."""
+        return {name: getattr(self, name) for name in ("accuracy", "precision", "recall", "f1", "yes_ratio")}
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Two runs on the same questions: how many each alone got right, and how surprising that split is.
+
+    ``p_value`` is the exact two-sided binomial test of ``only_first`` out of ``only_first + only_second`` at 1/2.
+    """
+
+    n: int
+    only_first: int
+    only_second: int
+    p_value: float
+
+
+def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
+    """McNemar's exact test on paired right/wrong marks (McNemar 1947).
+
+    Raises:
+        ValueError: the two lists differ in length.
+    """
+    pairs = list(zip(first, second, strict=True))
+    only_first = sum(a and not b for a, b in pairs)
+    only_second = sum(b and not a for a, b in pairs)
+    return McNemar(
+        len(pairs), only_first, only_second, _two_sided_binomial(min(only_first, only_second), only_first + only_second)
+    )
+
+
+def _two_sided_binomial(successes: int, n: int) -> float:
+    """2 * P(X <= successes) for X ~ Binomial(n, 1/2), at most 1; in logarithms, for n may be thousands."""
+    if n == 0:
+        return 1.0
+    log_half = n * math.log(2)
+    tail = math.fsum(
+        math.exp(math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - log_half)
+        for k in range(successes + 1)
+    )
+    return min(1.0, 2 * tail)
