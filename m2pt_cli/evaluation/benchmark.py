@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +24,7 @@ class Request:
         images: folders with images, for benchmarks whose data set holds only names.
         allow_url: fetch images that are named by an http(s) URL.
         ocr: add the data set's OCR tokens to the question.
+        report: told what is downloaded, before it is.
     """
 
     limit: int | None = None
@@ -32,6 +33,7 @@ class Request:
     images: tuple[Path, ...] = ()
     allow_url: bool = False
     ocr: bool = False
+    report: Callable[[str], None] = lambda _: None
 
 
 class Benchmark(Protocol):

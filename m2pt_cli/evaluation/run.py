@@ -56,6 +56,7 @@ def run_evaluation(settings: EvalSettings, *, events: Events = ignore) -> EvalRe
         images=settings.images,
         allow_url=settings.allow_url,
         ocr=settings.ocr,
+        report=lambda text: events(Notice(text)),
     )
     items = {bench.name: bench.items(request) for bench in benchmarks}
     # The first import of torch: everything that can be wrong without a model has been checked.

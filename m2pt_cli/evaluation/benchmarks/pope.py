@@ -1,0 +1,119 @@
+"""POPE: is an object in the image; absent ones are random, popular or adversarial (Li et al. 2023, 2305.10355)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from m2pt_cli.evaluation import yes_no
+from m2pt_cli.evaluation.benchmark import SHORT_ANSWER, Request
+from m2pt_cli.evaluation.images import ImageFolders
+from m2pt_cli.evaluation.rows import Item, Mark, Row, answered, unique_ids
+from m2pt_cli.evaluation.statistics import BinaryCounts, mean, ratio
+from m2pt_cli.evaluation.tables import SharedImages, Table, local_files, read_json_lines
+
+SPLITS = ("random", "popular", "adversarial")
+_KEYS = ("accuracy", "f1", "precision", "recall", "yes_ratio")
+_READERS = {"official": yes_no.pope_official, "lmms-eval": yes_no.pope_lmms_eval}
+
+
+class POPE:
+    """Three splits of the same 500 COCO images; the paper's number is the mean of the three."""
+
+    name = "pope"
+    source = "lmms-lab/POPE"
+    size = 9000
+    max_new_tokens = 16
+    headline = "f1"
+    has_protocols = True
+    table = Table(
+        "lmms-lab/POPE",
+        "Full/*.parquet",
+        ("question_id", "question", "answer", "image_source", "image", "category"),
+    )
+
+    def items(self, request: Request) -> list[Item]:
+        originals = local_files(request.source, "coco_pope_*.json")
+        rows = self._original_rows(request, originals) if originals else self._table_rows(request)
+        ids = unique_ids(f"{row['category']}/{row['question_id']}" for row in rows)
+        suffix = "" if request.wording == "stored" else SHORT_ANSWER
+        return [
+            Item(
+                id=identity,
+                question_id=f"{row['category']}/{row['question_id']}",
+                category=row["category"],
+                image=row["image"],
+                question=str(row["question"]) + suffix,
+                answer=str(row["answer"]).strip().lower(),
+            )
+            for identity, row in zip(ids, rows, strict=True)
+        ]
+
+    def _table_rows(self, request: Request) -> list[dict[str, Any]]:
+        images = SharedImages()
+        return [
+            {**row, "image": images.one(str(row["image_source"]), row["image"])} for row in self.table.rows(request)
+        ]
+
+    def _original_rows(self, request: Request, files: Sequence[Any]) -> list[dict[str, Any]]:
+        """The authors' files, one per split, of lines ``{"question_id", "image", "text", "label"}``."""
+        folders = ImageFolders(request.images, request.allow_url, needed_by="pope")
+        rows = []
+        for split in SPLITS:
+            for file in (file for file in files if file.stem.endswith(split)):
+                for row in read_json_lines(file, ("question_id", "image", "text", "label")):
+                    image = folders.find(str(row["image"]), None)
+                    rows.append(
+                        {
+                            "question_id": row["question_id"],
+                            "category": split,
+                            "image": image,
+                            "question": row["text"],
+                            "answer": row["label"],
+                        }
+                    )
+        return rows[: request.limit]
+
+    def mark(self, row: Row, protocol: str) -> Mark:
+        parsed = _READERS[protocol](row.prediction or "")
+        return Mark(parsed, parsed == str(row.answer).lower())
+
+    def scores(self, rows: Sequence[Row], protocol: str) -> dict[str, Any]:
+        return pope_scores(rows, protocol)
+
+
+def pope_scores(rows: Sequence[Row], protocol: str) -> dict[str, Any]:
+    """The block of ``results.json``: per split, and the plain mean of the splits on top; fractions.
+
+    ``yes_ratio`` is the share of *predicted* yes under both protocols; lmms-eval's own counts the ground truth.
+    """
+    good = answered(rows)
+    count = _lmms_eval_split if protocol == "lmms-eval" else _official_split
+    names = [name for name in SPLITS if any(row.category == name for row in good)]
+    splits = {name: count([row for row in good if row.category == name]) for name in names}
+    return {
+        **{
+            key: mean(split[key] for split in splits.values())
+            for key in ("accuracy", "f1", "precision", "recall", "yes_ratio")
+        },
+        "splits": splits,
+        "unparsed": sum(row.parsed not in ("yes", "no") for row in good),
+    }
+
+
+def _official_split(rows: Sequence[Row]) -> dict[str, float]:
+    return BinaryCounts.of((row.answer == "yes", row.parsed == "yes") for row in rows).to_dict()
+
+
+def _lmms_eval_split(rows: Sequence[Row]) -> dict[str, float]:
+    """Answers that are neither yes nor no are wrong, and left out of precision and recall."""
+    clear = [row for row in rows if row.parsed in ("yes", "no")]
+    counts = BinaryCounts.of((row.answer == "yes", row.parsed == "yes") for row in clear)
+    return {
+        **counts.to_dict(),
+        "accuracy": ratio(counts.true_positive + counts.true_negative, len(rows)),
+        "yes_ratio": ratio(counts.true_positive + counts.false_positive, len(rows)),
+    }
+
+
+BENCHMARK = POPE()

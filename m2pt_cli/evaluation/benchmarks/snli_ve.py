@@ -1,0 +1,89 @@
+"""SNLI-VE: does an image support a statement, contradict it, or neither (Xie et al. 2019, arXiv 1901.06706)."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from m2pt_cli.errors import InputError
+from m2pt_cli.evaluation.benchmark import Request
+from m2pt_cli.evaluation.rows import Item, Mark, Row, answered
+from m2pt_cli.evaluation.scores import accuracy_by_category
+from m2pt_cli.evaluation.tables import SharedImages, Table
+from m2pt_cli.evaluation.yes_no import first_yes_or_no
+
+LABELS = ("entailment", "neutral", "contradiction")
+_OF_YES_NO = {"yes": "entailment", "no": "contradiction", None: None}
+_UNSURE = re.compile(
+    r"\b(not sure|unsure|uncertain|maybe|perhaps|possibly|neutral|unclear|undetermined"
+    r"|(can't|can ?not|could not|couldn't|hard to|impossible to|not possible to) (tell|say|know|determine))\b",
+    re.IGNORECASE,
+)
+_NAMED = re.compile(r"\b(entail|contradict)", re.IGNORECASE)
+
+
+def read_label(answer: str) -> str | None:
+    """``entailment``, ``neutral`` or ``contradiction`` from yes, no, not sure (or the labels' own words)."""
+    if _UNSURE.search(answer):
+        return "neutral"
+    label = _OF_YES_NO[first_yes_or_no(answer)]
+    named = _NAMED.search(answer)
+    if label is None and named is not None:
+        return "entailment" if named.group().lower() == "entail" else "contradiction"
+    return label
+
+
+class SNLIVE:
+    """Accuracy over three labels, and the confusion of reference and answer."""
+
+    name = "snli-ve"
+    source = "sedrickkeh/snli-ve"
+    size = 17_901
+    max_new_tokens = 8
+    headline = "accuracy"
+    has_protocols = False
+    table = Table("sedrickkeh/snli-ve", "data/test-*.parquet", ("image", "hypothesis", "label"), optional=("filename",))
+
+    def items(self, request: Request) -> list[Item]:
+        rows = self.table.rows(request)
+        images = SharedImages()
+        return [
+            Item(
+                id=f"{number}#0",
+                question_id=str(number),
+                category=None,
+                image=images.one(str(row.get("filename") or row["image"].name), row["image"]),
+                question=_ask(str(row["hypothesis"]), request.wording),
+                answer=_label(row["label"], number),
+            )
+            for number, row in enumerate(rows)
+        ]
+
+    def mark(self, row: Row, protocol: str) -> Mark:
+        parsed = read_label(row.prediction or "")
+        return Mark(parsed, parsed == row.answer)
+
+    def scores(self, rows: Sequence[Row], protocol: str) -> dict[str, Any]:
+        pairs = Counter((row.answer, row.parsed or "unparsed") for row in answered(rows))
+        confusion = {label: {other: pairs[label, other] for other in (*LABELS, "unparsed")} for label in LABELS}
+        return {**accuracy_by_category(rows, None), "confusion": confusion}
+
+
+def _label(label: Any, number: int) -> str:
+    if label in LABELS:
+        return str(label)
+    # Without class names in the file: the order of the Hub's copies.
+    if isinstance(label, int) and 0 <= label < len(LABELS):
+        return LABELS[label]
+    raise InputError(f"row {number} of snli-ve has the label {label!r}: one of {', '.join(LABELS)} was expected")
+
+
+def _ask(hypothesis: str, wording: str) -> str:
+    if wording == "stored":
+        return hypothesis
+    return f'Does the image support this statement: "{hypothesis}"?\nAnswer yes, no or not sure.'
+
+
+BENCHMARK = SNLIVE()

@@ -1,0 +1,68 @@
+"""VSR: does a statement about where things are agree with the image (Liu et al. 2023, arXiv 2205.00363)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from m2pt_cli.evaluation.benchmark import Request
+from m2pt_cli.evaluation.hub import download
+from m2pt_cli.evaluation.images import ImageFolders
+from m2pt_cli.evaluation.rows import Item, Mark, Row, answered
+from m2pt_cli.evaluation.scores import accuracy_by_category
+from m2pt_cli.evaluation.statistics import BinaryCounts
+from m2pt_cli.evaluation.tables import read_json_lines
+from m2pt_cli.evaluation.yes_no import first_yes_or_no
+
+
+class VSR:
+    """The zero-shot split's test part; its images are COCO's, named in the data and not held by it."""
+
+    name = "vsr"
+    source = "cambridgeltl/vsr_zeroshot"
+    size = 1222
+    max_new_tokens = 8
+    headline = "accuracy"
+    has_protocols = False
+
+    def items(self, request: Request) -> list[Item]:
+        folders = ImageFolders(request.images, request.allow_url, needed_by=self.name)
+        rows = read_json_lines(self._file(request), ("image", "caption", "label", "relation"))[: request.limit]
+        return [
+            Item(
+                id=f"{number}#0",
+                question_id=str(number),
+                category=str(row["relation"]),
+                image=folders.find(str(row["image"]), row.get("image_link")),
+                question=_ask(str(row["caption"]), request.wording),
+                answer="yes" if int(row["label"]) == 1 else "no",
+            )
+            for number, row in enumerate(rows)
+        ]
+
+    def _file(self, request: Request) -> Path:
+        source = request.source
+        if source is not None and Path(source).is_dir():
+            return Path(source) / "test.jsonl"
+        if source is not None and Path(source).is_file():
+            return Path(source)
+        return download(source or self.source, "test.jsonl", report=request.report)[0]
+
+    def mark(self, row: Row, protocol: str) -> Mark:
+        parsed = first_yes_or_no(row.prediction or "")
+        return Mark(parsed, parsed == row.answer)
+
+    def scores(self, rows: Sequence[Row], protocol: str) -> dict[str, Any]:
+        """Accuracy overall and by relation; precision, recall, F1 and yes ratio, an unreadable answer being a no."""
+        counts = BinaryCounts.of((row.answer == "yes", row.parsed == "yes") for row in answered(rows))
+        return {**counts.to_dict(), **accuracy_by_category(rows, "relations")}
+
+
+def _ask(caption: str, wording: str) -> str:
+    if wording == "stored":
+        return caption
+    return f'Does the image agree with this statement: "{caption}"?\nAnswer yes or no.'
+
+
+BENCHMARK = VSR()

@@ -1,0 +1,190 @@
+"""Data sets as tables: parquet files of the Hub or of a folder, read column by column, images when they are needed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from m2pt_cli.data.samples import ImageReference
+from m2pt_cli.errors import InputError
+from m2pt_cli.evaluation.benchmark import Request
+from m2pt_cli.evaluation.hub import download
+from m2pt_cli.evaluation.images import decode
+
+if TYPE_CHECKING:
+    import pyarrow
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class Table:
+    """The parquet files of one split, and the columns a benchmark reads.
+
+    Attributes:
+        repo_id: the data set on the Hub.
+        pattern: its files in the repository, as a glob.
+        columns: what is read; the image column becomes an `ImageReference`.
+        image: the image column's name.
+        optional: columns that are read where they are there.
+        label_names: whether class labels are read as their names, or as numbers.
+    """
+
+    repo_id: str
+    pattern: str
+    columns: tuple[str, ...]
+    image: str = "image"
+    optional: tuple[str, ...] = ()
+    label_names: bool = True
+
+    def with_columns(self, *columns: str) -> Table:
+        """This table with more columns."""
+        return dataclasses.replace(self, columns=(*self.columns, *columns))
+
+    def rows(self, request: Request) -> list[dict[str, Any]]:
+        """The first ``request.limit`` rows as mappings; class labels as their names.
+
+        Raises:
+            UnavailableError: the data set can't be had.
+            InputError: no such files in a folder, an unreadable file, a missing column.
+        """
+        rows: list[dict[str, Any]] = []
+        for file in self.files(request):
+            if request.limit is not None and len(rows) >= request.limit:
+                break
+            rows += self._read(file)
+        return rows[: request.limit]
+
+    def files(self, request: Request) -> list[Path]:
+        """The files of this split, from ``--source`` or the Hub, in order of their names."""
+        source = request.source
+        if source is not None and Path(source).is_dir():
+            folder = Path(source)
+            name = self.pattern.rpartition("/")[2]
+            found = sorted(folder.glob(self.pattern)) or sorted(folder.glob(name)) or sorted(folder.glob("*.parquet"))
+            if not found:
+                raise InputError(f"{source} holds no {self.pattern}", f"--source takes a folder like {self.repo_id}")
+            return found
+        return download(source or self.repo_id, self.pattern, report=request.report)
+
+    def _read(self, file: Path) -> list[dict[str, Any]]:
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            parquet = pyarrow.parquet.ParquetFile(file)
+            missing = [name for name in self.columns if name not in parquet.schema_arrow.names]
+            if missing:
+                raise InputError(
+                    f"{file.name} has no column {', '.join(missing)}; it has {', '.join(parquet.schema_arrow.names)}",
+                    f"the columns of {self.repo_id} were expected: {', '.join(self.columns)}",
+                )
+            optional = [name for name in self.optional if name in parquet.schema_arrow.names]
+            read = [name for name in (*self.columns, *optional) if name != self.image]
+            rows: list[dict[str, Any]] = parquet.read(columns=read).to_pylist()
+            counts = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+        except (OSError, pyarrow.ArrowException) as error:
+            raise InputError(f"{file} is no readable parquet file: {_first_line(error)}") from None
+        for column, names in class_names(parquet.schema_arrow).items() if self.label_names else ():
+            for row in rows:
+                if column in row and isinstance(row[column], int) and 0 <= row[column] < len(names):
+                    row[column] = names[row[column]]
+        places = [(group, index) for group, count in enumerate(counts) for index in range(count)]
+        for number, (row, (group, index)) in enumerate(zip(rows, places, strict=True)):
+            row[self.image] = ParquetImage(file, self.image, group, index, f"{file.stem}/{number}")
+        return rows
+
+
+@dataclass(frozen=True)
+class ParquetImage:
+    """An image inside a parquet file, in a column of ``{"bytes", "path"}``."""
+
+    file: Path
+    column: str
+    group: int
+    index: int
+    name: str
+
+    def open(self) -> Image:
+        """The image in RGB. Raises InputError where it can't be decoded."""
+        cell = _group(self.file, self.column, self.group)[self.index].as_py()
+        content = cell["bytes"] if isinstance(cell, dict) else cell
+        if not content:
+            raise InputError(f"image {self.name} is empty")
+        return decode(self.name, BytesIO(content))
+
+
+@lru_cache(maxsize=4)
+def _group(file: Path, column: str, group: int) -> pyarrow.ChunkedArray:
+    """One row group's images: neighbours are asked for one after the other."""
+    import pyarrow.parquet
+
+    return pyarrow.parquet.ParquetFile(file).read_row_group(group, columns=[column]).column(0)
+
+
+class SharedImages:
+    """Rows about the same image get the same reference, so that its questions are answered together."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, ImageReference] = {}
+
+    def one(self, name: str, image: ParquetImage) -> ImageReference:
+        """The reference known as ``name``: the first one given."""
+        return self._known.setdefault(name, dataclasses.replace(image, name=name))
+
+
+def class_names(schema: pyarrow.Schema) -> dict[str, list[str]]:
+    """Names of the class-label columns, which the datasets library keeps in the schema's metadata."""
+    try:
+        stored = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, ValueError, TypeError):
+        return {}
+    return {
+        column: [str(name) for name in feature["names"]]
+        for column, feature in stored.items()
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
+    }
+
+
+def local_files(source: str | None, pattern: str) -> list[Path]:
+    """Files of a ``--source`` folder; none where it is not a folder."""
+    return sorted(Path(source).glob(pattern)) if source is not None and Path(source).is_dir() else []
+
+
+def read_json_lines(file: Path, needed: Sequence[str]) -> list[dict[str, Any]]:
+    """Objects of a JSONL file that hold the needed keys.
+
+    Raises:
+        InputError: it can't be read; lines that are no such objects are named, 20 at most, with their number.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} can't be read: {error.__class__.__name__}") from None
+    rows, faults = [], []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError):
+            faults.append(f"line {number} is not valid JSON")
+            continue
+        missing = [key for key in needed if not isinstance(row, dict) or key not in row]
+        if missing:
+            faults.append(f"line {number} has no {', '.join(missing)}")
+        else:
+            rows.append(row)
+    if faults:
+        more = f"; and {len(faults) - 20} more" if len(faults) > 20 else ""
+        raise InputError(f"{file} holds {len(faults)} bad lines: {'; '.join(faults[:20])}{more}")
+    return rows
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [error.__class__.__name__])[0]
