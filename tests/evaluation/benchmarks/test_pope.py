@@ -1,4 +1,4 @@
-"""POPE against the reference scores of the authors' script and of lmms-eval, from parquet and from the original files."""
+"""POPE against the reference scores of the authors and of lmms-eval, and its two kinds of files."""
 
 from __future__ import annotations
 
