@@ -39,6 +39,10 @@ class GenerationError(M2PTError):
     """Every question failed (exit code 1)."""
 
 
+class DivergenceError(M2PTError):
+    """Training lost its way: a loss or a weight became NaN or infinite (exit code 1)."""
+
+
 class SettingsError(M2PTError):
     """A flag, a setting, an unknown name, or an output directory that is not empty (exit code 2)."""
 

@@ -64,7 +64,7 @@ class Settings:
 
     def faults(self) -> list[str]:
         """Every fault of these settings, each naming the flag and the value."""
-        faults = []
+        faults: list[str] = []
         self.one_of(faults, "dtype", DTYPES)
         self.at_least(faults, 0, "seed")
         self.at_least(faults, 1, "threads")
@@ -146,7 +146,7 @@ class TrainSettings(Settings):
     image_fit: str | None = None
     validation: str | None = None
     save_steps: int | None = None
-    keep: int = 2
+    keep: int | None = None
     gradient_checkpointing: bool | None = None
     report_to: tuple[str, ...] = ()
     workers: int | None = None

@@ -1,0 +1,169 @@
+"""What happens between steps: the flow of a run, its record in ``metrics.jsonl`` and its events."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from m2pt_cli.training.checkpoints import full_disk_named, write_text
+from m2pt_cli.training.events import Events, Saved, Step, Validated
+from m2pt_cli.training.signals import StopRequest
+
+if TYPE_CHECKING:
+    from m2pt_cli.training.trainer import M2PTTrainer
+
+
+# What a row of metrics.jsonl holds of a step.
+_ROW = ("step", "epoch", "loss", "learning_rate", "grad_norm", "seconds")
+
+
+class Flow(TrainerCallback):
+    """Sets the sampler's epoch, evaluates before every save, and stops with a checkpoint when asked to."""
+
+    def __init__(self, request: StopRequest) -> None:
+        self.request = request
+        self.trainer: M2PTTrainer | None = None
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # accelerate's own set_epoch does not reach a sampler inside the loader of a resumed epoch.
+        if self.trainer is not None and self.trainer.sampler is not None:
+            self.trainer.sampler.set_epoch(int((state.epoch or 0) + 1e-6))
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_save = True
+        control.should_evaluate = control.should_save and args.eval_strategy != "no"
+        if self._must_stop(args) and state.global_step < state.max_steps:
+            control.should_save = True
+            control.should_training_stop = True
+
+    def _must_stop(self, args: TrainingArguments) -> bool:
+        asked = self.request.signal_number or 0
+        if args.world_size > 1:
+            # A signal reaches the processes at different steps; all must leave at the same one.
+            shared = torch.tensor(asked, device=args.device)
+            torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
+            asked = int(shared)
+            self.request.signal_number = asked or None
+        return asked > 0
+
+
+class Recorder(TrainerCallback):
+    """Writes ``metrics.jsonl``, a row for every step and every validation, and reports the events."""
+
+    def __init__(self, run_dir: Path, events: Events) -> None:
+        self.file = run_dir / "metrics.jsonl"
+        self.events = events
+        self.trainer: M2PTTrainer | None = None
+        self.started = 0.0
+        self._stream: IO[str] | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.started = time.monotonic()
+        if state.is_world_process_zero:
+            keep_rows(self.file, until=state.global_step)
+            self._stream = self.file.open("a", encoding="utf-8")
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not state.is_world_process_zero or not logs or "loss" not in logs:
+            return
+        seconds = time.monotonic() - self.started
+        tokens = self.trainer.tokens_seen if self.trainer else 0
+        step = Step(
+            step=state.global_step,
+            epoch=round(state.epoch or 0.0, 6),
+            loss=logs["loss"],
+            learning_rate=logs["learning_rate"],
+            grad_norm=logs.get("grad_norm", 0.0),
+            tokens=tokens,
+            seconds=round(seconds, 3),
+            memory=peak_memory(args.device),
+        )
+        self._write({name: getattr(step, name) for name in _ROW})
+        self.events(step)
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not state.is_world_process_zero or not metrics:
+            return
+        loss = metrics["eval_loss"]
+        self._write({"step": state.global_step, "validation_loss": loss})
+        best = state.best_metric is None or loss < state.best_metric
+        self.events(Validated(step=state.global_step, loss=loss, is_best=best))
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            folder = self.file.with_name(f"checkpoint-{state.global_step}")
+            self.events(Saved(step=state.global_step, folder=folder))
+
+    def close(self) -> None:
+        """Close ``metrics.jsonl``; called however the training ended."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def _write(self, row: dict[str, Any]) -> None:
+        if self._stream is not None:
+            with full_disk_named(self.file):
+                self._stream.write(json.dumps(row) + "\n")
+                self._stream.flush()
+
+
+def keep_rows(file: Path, *, until: int) -> None:
+    """Drop the rows after step ``until``: a resumed run writes them again."""
+    if not file.is_file():
+        return
+    lines = file.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if (row := _row(line)) is not None and row["step"] <= until]
+    write_text(file, "".join(line + "\n" for line in kept))
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """The rows of a ``metrics.jsonl``; a last line cut short by a crash is left out."""
+    if not file.is_file():
+        return []
+    rows = (_row(line) for line in file.read_text(encoding="utf-8").splitlines())
+    return [row for row in rows if row is not None]
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Peak bytes allocated on a CUDA device, or resident in this process; None where neither is known."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

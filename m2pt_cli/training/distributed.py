@@ -1,0 +1,73 @@
+"""Several processes on one run (torchrun, accelerate launch): who goes first, and what all must agree on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+from m2pt_cli.settings import TrainSettings
+
+Value = TypeVar("Value")
+
+
+def process_count() -> int:
+    """How many processes train together (``WORLD_SIZE`` as torchrun and accelerate set it)."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that prints and writes (``RANK``)."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def local_device(settings: TrainSettings) -> str | None:
+    """The device of this process: with several, ``cuda`` means the one of its ``LOCAL_RANK``."""
+    if process_count() == 1 or settings.device not in (None, "cuda"):
+        return settings.device
+    import torch
+
+    if settings.device is None and not torch.cuda.is_available():
+        return None
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+
+
+def connect(settings: TrainSettings) -> None:
+    """Join the other processes; nothing to do when there are none."""
+    if process_count() == 1:
+        return
+    import torch
+
+    if torch.distributed.is_initialized():
+        return
+    device = local_device(settings) or "cpu"
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)
+        torch.distributed.init_process_group("nccl", device_id=torch.device(device))
+    else:
+        torch.distributed.init_process_group("gloo")
+
+
+def first_then_others(work: Callable[[], Value]) -> Value:
+    """``work()`` in the first process, then in the others, which find downloaded files in place."""
+    if process_count() == 1:
+        return work()
+    import torch
+
+    if is_first_process():
+        result = work()
+        torch.distributed.barrier()
+        return result
+    torch.distributed.barrier()
+    return work()
+
+
+def agreed(value: Value) -> Value:
+    """The first process's ``value``, in every process."""
+    if process_count() == 1:
+        return value
+    import torch
+
+    shared = [value]
+    torch.distributed.broadcast_object_list(shared, src=0)
+    return shared[0]

@@ -1,0 +1,106 @@
+"""What a running training reports; the library prints nothing itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A line for the person: where files go, what was read, what was resumed."""
+
+    text: str
+    is_warning: bool = False
+
+
+@dataclass(frozen=True)
+class Started:
+    """Everything is loaded and the first step comes next.
+
+    Attributes:
+        steps: optimiser steps of the whole run, ``first_step`` of them done by an earlier start.
+        samples: training samples; validation: held-out samples.
+        trainable: trained parameters of a base of ``total`` parameters.
+    """
+
+    output_dir: Path
+    method: str
+    base: str
+    device: str
+    steps: int
+    first_step: int
+    samples: int
+    validation: int
+    trainable: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimiser step.
+
+    Attributes:
+        loss: mean over the supervised tokens of the step's batch.
+        tokens: real tokens (no padding) since this start, ``seconds`` the wall time they took.
+        memory: peak bytes: of the device on CUDA, of the process elsewhere; None where unknown.
+    """
+
+    step: int
+    epoch: float
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    tokens: int
+    seconds: float
+    memory: int | None
+
+
+@dataclass(frozen=True)
+class Validated:
+    """The loss on the validation samples after a step; ``is_best``: lower than all before it."""
+
+    step: int
+    loss: float
+    is_best: bool
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint is complete on disk."""
+
+    step: int
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The run directory is complete.
+
+    Attributes:
+        loss: mean over the last tenth of the steps; validation: the best validation loss.
+        best_step: the step whose weights were kept; the last one without validation.
+        parts: trained parameters by part (visual_prompts, textual_prompts, interaction, ...).
+        bytes: size of the saved weights.
+    """
+
+    output_dir: Path
+    steps: int
+    best_step: int
+    loss: float | None
+    validation: float | None
+    parts: dict[str, int] = field(default_factory=dict)
+    total: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    memory: int | None = None
+    bytes: int = 0
+
+
+Event = Notice | Started | Step | Validated | Saved | Finished
+Events = Callable[[Event], None]
+
+
+def ignore(event: Event, /) -> None:
+    """Drop an event."""

@@ -1,0 +1,151 @@
+"""A whole training run: from settings to a run directory."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from m2pt_cli.errors import DeviceError, Interrupted
+from m2pt_cli.records import TrainResult
+from m2pt_cli.settings import TrainSettings
+from m2pt_cli.training.distributed import agreed, connect, first_then_others, is_first_process
+from m2pt_cli.training.events import Events, Notice, Started, ignore
+from m2pt_cli.training.plan import Plan, base_name, make_plan
+from m2pt_cli.training.run_folder import (
+    claim,
+    clear,
+    kept_settings,
+    read_run_file,
+    require_same_run,
+    versions,
+    write_run_file,
+)
+
+if TYPE_CHECKING:
+    from m2pt_cli.training.setup import Prepared
+
+
+def run_training(settings: TrainSettings, *, events: Events = ignore) -> TrainResult:
+    """Train as ``m2pt train`` does.
+
+    Checked in this order, the cheapest first: settings, output directory, data, base; torch is imported after the data.
+
+    Args:
+        settings: None means the base's default.
+        events: takes every event; nothing is printed.
+
+    Raises:
+        SettingsError: a bad setting, or an output directory that can't be used.
+        InputError: missing or faulty data.
+        UnavailableError, DeviceError: the base or the device can't be had, memory or disk ran out.
+        DivergenceError: a loss or a weight became NaN or infinite; the last good checkpoint is kept.
+        Interrupted: SIGINT or SIGTERM; a checkpoint was saved.
+    """
+    events = events if is_first_process() else ignore
+    base = base_name(settings)
+    connect(settings)
+    is_new = settings.output_dir is None or not settings.output_dir.exists()
+    run_dir = agreed(claim(settings, base) if is_first_process() else Path())
+    try:
+        events(Notice(f"output directory: {run_dir}"))
+        plan = first_then_others(lambda: make_plan(settings, base=base, events=events))
+        return _run(plan, run_dir, events)
+    finally:
+        if is_new and is_first_process():
+            with suppress(OSError):
+                run_dir.rmdir()  # only if nothing was written
+
+
+def _run(plan: Plan, run_dir: Path, events: Events) -> TrainResult:
+    settings = plan.settings
+    record: dict[str, Any] = {"settings": kept_settings(settings), "data": plan.data, "versions": versions()}
+    if settings.resume:
+        require_same_run(run_dir, record)
+        finished = _finished(plan, run_dir, events)
+        if finished is not None:
+            return finished
+
+    from m2pt_cli.training.finish import finish
+    from m2pt_cli.training.setup import prepare
+
+    started = time.monotonic()
+    prepared = prepare(plan, run_dir, events)
+    record["base"] = {"name": plan.base, "fingerprint": prepared.loaded.fingerprint}
+    record["device"] = prepared.device_record()
+    if settings.resume:
+        require_same_run(run_dir, record)
+    if is_first_process():
+        if settings.overwrite:
+            clear(run_dir)
+        write_run_file(run_dir, record | {"result": None})
+    _train(plan, prepared, events)
+    return finish(plan, prepared, record, seconds=time.monotonic() - started, events=events)
+
+
+def _finished(plan: Plan, run_dir: Path, events: Events) -> TrainResult | None:
+    result = read_run_file(run_dir).get("result")
+    if not isinstance(result, dict):
+        return None
+    events(Notice(f"{run_dir} is finished already: nothing to resume"))
+    fields: dict[str, Any] = {
+        name: result.get(name) for name in ("steps", "loss", "validation", "trainable", "seconds", "bytes")
+    }
+    return TrainResult(output_dir=str(run_dir), method=plan.settings.method, base=plan.base, **fields)
+
+
+def _train(plan: Plan, prepared: Prepared, events: Events) -> None:
+    from torch import OutOfMemoryError
+
+    from m2pt_cli.training.checkpoints import latest_checkpoint
+    from m2pt_cli.training.signals import stop_on_signals
+
+    settings, run_dir = plan.settings, prepared.run_dir
+    checkpoint = None
+    if settings.resume:
+        checkpoint = latest_checkpoint(run_dir, lambda text: events(Notice(text, is_warning=True)))
+        said = f"resuming from {checkpoint}" if checkpoint else f"{run_dir} holds no checkpoint: starting from step 0"
+        events(Notice(said))
+    with stop_on_signals() as request:
+        trainer = prepared.make_trainer(plan, request, events)
+        events(
+            Started(
+                output_dir=run_dir,
+                method=settings.method,
+                base=plan.base,
+                device=str(prepared.loaded.device),
+                steps=prepared.steps,
+                first_step=int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0,
+                samples=len(plan.train),
+                validation=len(plan.validation),
+                trainable=sum(prepared.parts.values()),
+                total=prepared.total,
+            )
+        )
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except OutOfMemoryError as error:
+            raise out_of_memory(settings, error) from error
+        finally:
+            prepared.recorder.close()
+    step = trainer.state.global_step
+    if request.signal_number is not None and step < prepared.steps:
+        raise Interrupted(
+            f"stopped at step {step:,} of {prepared.steps:,}; the checkpoint is complete",
+            f"m2pt train --resume --output-dir {run_dir}",
+            signal_number=request.signal_number,
+        )
+
+
+def out_of_memory(settings: TrainSettings, error: Exception) -> DeviceError:
+    """The one line for a device whose memory ran out, with what to lower."""
+    steps = []
+    if (settings.batch_size or 1) > 1:
+        batch, accumulation = settings.batch_size or 1, settings.accumulation or 1
+        steps.append(f"--batch-size {batch // 2} --accumulation {accumulation * 2} (the same effective batch)")
+    if not settings.gradient_checkpointing:
+        steps.append("--gradient-checkpointing")
+    steps.append(f"--max-length {(settings.max_length or 1024) // 2}")
+    first = str(error).split(". ")[0].splitlines()[0]
+    return DeviceError(f"out of memory while training: {first}", "use " + ", or ".join(steps))

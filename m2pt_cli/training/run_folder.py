@@ -1,0 +1,194 @@
+"""The run directory: its name, its claim, ``run.yaml``, and the rules for using one that is not empty."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from platform import python_version
+from typing import Any
+
+from m2pt_cli.errors import InputError, SettingsError
+from m2pt_cli.settings import TrainSettings, flag, read_yaml
+from m2pt_cli.training.checkpoints import write_text
+from m2pt_cli.version import __version__
+
+RUN_FILE = "run.yaml"
+METRICS_FILE = "metrics.jsonl"
+LOSS_FILE = "loss.png"
+CARD_FILE = "README.md"
+RUNS = Path("runs")
+
+# What may differ between a run and its continuation: none of it changes what is learned.
+_FREE = {
+    "output_dir", "resume", "overwrite", "device", "threads", "workers", "report_to", "keep", "save_steps",
+    "allow_url", "images",
+}  # fmt: skip
+# What a run writes, and all that --overwrite removes.
+_OWN = (
+    RUN_FILE, METRICS_FILE, LOSS_FILE, CARD_FILE, "adapter_config.json", "adapter_model.safetensors",
+    "config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json",
+    "processor_config.json", "preprocessor_config.json", "tokenizer*", "special_tokens_map.json",
+    "chat_template*", "checkpoint-*", ".checkpoint-*.partial", ".final.partial", "trackers",
+)  # fmt: skip
+
+
+def settings_file(config: Path | None, *, output_dir: Path | None, resume: bool) -> Path | None:
+    """Where settings come from before the flags: ``--config``, or for ``--resume`` the run's own ``run.yaml``."""
+    if config is None and resume and output_dir is not None and (output_dir / RUN_FILE).is_file():
+        return output_dir / RUN_FILE
+    return config
+
+
+def default_name(settings: TrainSettings, base: str) -> str:
+    """``<method>-<base>-<data>``: what a run is called when nobody named its folder."""
+    parts = [settings.method, _short(base), "+".join(_short(name) for name in settings.data)]
+    return "-".join(parts)[:120]
+
+
+def claim(settings: TrainSettings, base: str) -> Path:
+    """The run directory, made if it has to be.
+
+    Raises:
+        SettingsError: it is not empty (and neither ``resume`` nor ``overwrite`` is set), is a file, can't be
+            written, or there is nothing to resume.
+    """
+    if settings.output_dir is None:
+        return _claim_default(settings, base)
+    folder = settings.output_dir
+    if folder.exists() and not folder.is_dir():
+        raise SettingsError(f"--output-dir {folder} is a file", "name a folder that is empty or does not exist")
+    if settings.resume and not (folder / RUN_FILE).is_file():
+        raise SettingsError(f"--resume: {folder} holds no {RUN_FILE}, so there is no run to continue", None)
+    _make(folder)
+    if any(folder.iterdir()) and not (settings.resume or settings.overwrite):
+        raise SettingsError(
+            f"--output-dir {folder} is not empty",
+            "name another folder, or use --resume to continue the run in it, or --overwrite to start anew",
+        )
+    return folder
+
+
+def _claim_default(settings: TrainSettings, base: str) -> Path:
+    name = default_name(settings, base)
+    pattern = re.compile(re.escape(name) + r"-(\d+)")
+    found = {int(match[1]): path for path in RUNS.glob("*") if (match := pattern.fullmatch(path.name))}
+    if settings.resume:
+        if not found or not (found[max(found)] / RUN_FILE).is_file():
+            raise SettingsError(f"--resume: there is no run {RUNS / name}-N", "name it with --output-dir")
+        return found[max(found)]
+    _make(RUNS)
+    number = max(found, default=0) + 1
+    while True:
+        folder = RUNS / f"{name}-{number}"
+        try:
+            folder.mkdir()  # fails if another run takes the same number at this moment
+            return folder
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise _unwritable(folder, error) from None
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".m2pt-probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+
+
+def _unwritable(folder: Path, error: OSError) -> SettingsError:
+    return SettingsError(
+        f"--output-dir {folder} can't be written: {error.strerror or error}", "name another folder with --output-dir"
+    )
+
+
+def clear(folder: Path) -> None:
+    """Remove what an earlier run wrote, and nothing else: the folder may hold a person's own files."""
+    for pattern in _OWN:
+        for path in folder.glob(pattern):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def write_run_file(folder: Path, content: Mapping[str, Any]) -> None:
+    """``run.yaml``: resolved settings, data, base, versions and, once finished, the result."""
+    import yaml
+
+    text = yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True, width=100)
+    write_text(folder / RUN_FILE, f"# Repeat this run: m2pt train --config {RUN_FILE}\n{text}")
+
+
+def read_run_file(folder: Path) -> dict[str, Any]:
+    """The content of ``run.yaml``.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    content = read_yaml(folder / RUN_FILE)
+    if not isinstance(content.get("settings"), dict):
+        raise InputError(f"{folder / RUN_FILE} holds no settings", "start anew with --overwrite")
+    return content
+
+
+def kept_settings(settings: TrainSettings) -> dict[str, Any]:
+    """The settings that ``run.yaml`` holds: all but those about the folder itself, with paths made absolute."""
+    values = settings.to_dict()
+    for name in ("output_dir", "resume", "overwrite"):
+        values.pop(name)
+    values["data"] = [str(Path(name).resolve()) if Path(name).exists() else name for name in settings.data]
+    values["images"] = [str(path.resolve()) for path in settings.images]
+    if settings.validation is not None and Path(settings.validation).is_file():
+        values["validation"] = str(Path(settings.validation).resolve())
+    return values
+
+
+def require_same_run(folder: Path, mine: Mapping[str, Any]) -> None:
+    """Refuse to continue a run with other settings, data, or another base.
+
+    Args:
+        mine: what this start would write into ``run.yaml``.
+
+    Raises:
+        SettingsError: naming every difference, old and new value.
+    """
+    theirs = read_run_file(folder)
+    faults = [
+        f"{flag(name)} is {value!r} here and {theirs['settings'].get(name)!r} in the run"
+        for name, value in mine["settings"].items()
+        if name not in _FREE and theirs["settings"].get(name) != value
+    ]
+    for section, what in (("data", "the data"), ("base", "the base")):
+        before = (theirs.get(section) or {}).get("fingerprint")
+        now = (mine.get(section) or {}).get("fingerprint")
+        if None not in (before, now) and before != now:
+            faults.append(f"{what} has changed since the run began (fingerprint {str(before)[:12]} -> {str(now)[:12]})")
+    if faults:
+        raise SettingsError(
+            f"{folder} can't be continued: {'; '.join(faults)}",
+            f"use the run's own settings (m2pt train --resume --output-dir {folder}), or start anew with --overwrite",
+        )
+
+
+def versions() -> dict[str, str]:
+    """Versions of what determines a run."""
+    found = {"m2pt": __version__, "python": python_version()}
+    for name in ("torch", "transformers", "peft", "accelerate", "safetensors"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # a library that is on the path without being installed
+            continue
+    return found
+
+
+def _short(name: str) -> str:
+    last = Path(name.rstrip("/\\")).name
+    stem = Path(last).stem if Path(last).suffix in (".json", ".jsonl", ".yaml") else last
+    return re.sub(r"[^A-Za-z0-9._]+", "-", stem).strip("-.") or "data"

@@ -1,0 +1,66 @@
+"""Fixtures of the training tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from m2pt_cli.settings import TrainSettings
+from m2pt_cli.training.arguments import training_arguments
+from m2pt_cli.training.callbacks import Flow, Recorder
+from m2pt_cli.training.events import Event
+from m2pt_cli.training.signals import StopRequest
+from m2pt_cli.training.trainer import M2PTTrainer
+
+from .tiny import ToySample, collate, toy_samples
+
+
+@pytest.fixture
+def make_trainer(tmp_path: Path) -> Callable[..., M2PTTrainer]:
+    """Builds a trainer over ``model``; ``options`` are settings of the run."""
+
+    def make(
+        model: nn.Module,
+        *,
+        run_dir: Path = tmp_path,
+        samples: list[ToySample] | None = None,
+        validation: list[ToySample] | None = None,
+        request: StopRequest | None = None,
+        events: Callable[[Event], None] = lambda event: None,
+        learning_rates: dict[str, float] | None = None,
+        steps: int = 6,
+        **options: Any,
+    ) -> M2PTTrainer:
+        values: dict[str, Any] = {"batch_size": 2, "accumulation": 2, "learning_rate": 0.01, "warmup": 0.2, "keep": 2}
+        settings = TrainSettings(data=("toy",), **(values | options))
+        samples = toy_samples(10) if samples is None else samples
+        flow, recorder = Flow(request or StopRequest()), Recorder(run_dir, events)
+        trainer = M2PTTrainer(
+            model=model,
+            args=training_arguments(
+                settings,
+                run_dir=run_dir,
+                steps=steps,
+                validates=bool(validation),
+                device=torch.device("cpu"),
+                autocast=None,
+            ),
+            run_dir=run_dir,
+            train_samples=samples,
+            validation_samples=validation,
+            collator=collate,
+            lengths=[len(ids) for ids, _, _ in samples],
+            part_of={name: name.split(".")[-2] for name, p in model.named_parameters() if p.requires_grad},
+            learning_rates=learning_rates or {},
+            keep=settings.keep or 2,
+            callbacks=[flow, recorder],
+        )
+        flow.trainer = recorder.trainer = trainer
+        return trainer
+
+    return make
