@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from m2pt_cli.cli import eval as eval_command
 from m2pt_cli.cli.output import ClosedPipe, Output
 from m2pt_cli.errors import DeviceError, M2PTError, SettingsError
 from m2pt_cli.version import __version__
@@ -35,7 +36,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_COMMANDS: dict[str, ModuleType] = {}
+_COMMANDS: dict[str, ModuleType] = {
+    "eval": eval_command,
+}
 for _name, _module in _COMMANDS.items():
     app.command(_name, help=_module.HELP, epilog=_module.EPILOG)(_module.command)
 

@@ -42,6 +42,7 @@ class Benchmark(Protocol):
     Attributes:
         name: what ``--bench`` calls it.
         source: where its questions come from, for people: a Hub id, or "built in".
+        pattern: its files there, as a glob; None where it is no data set of the Hub.
         size: how many questions it has.
         max_new_tokens: the longest answer that is read.
         headline: the key of its main score.
@@ -52,6 +53,8 @@ class Benchmark(Protocol):
     def name(self) -> str: ...
     @property
     def source(self) -> str: ...
+    @property
+    def pattern(self) -> str | None: ...
     @property
     def size(self) -> int | None: ...
     @property

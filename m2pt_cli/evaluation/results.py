@@ -20,6 +20,8 @@ class EvalRun:
         base: the base's name; None where stored predictions were scored.
         adapter: ``{"name", "fingerprint"}``, or None for the bare base.
         benchmarks: a block of scores per benchmark; fractions from 0 to 1, MME in points, ``mmavg`` from 0 to 100.
+        mmavg: the paper's mean of seven accuracies, 0 to 100; None unless all parts are there.
+        scored_by: ``rules``, or ``judge``.
         settings: everything that decides the answers and the scores.
         versions: of this tool and the libraries.
         seconds: wall time of this start of the run, loading left out.
@@ -33,6 +35,8 @@ class EvalRun:
     versions: dict[str, str]
     seconds: float
     resumed: int = 0
+    mmavg: float | None = None
+    scored_by: str = "rules"
 
     @property
     def name(self) -> str:

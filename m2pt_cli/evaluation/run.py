@@ -13,9 +13,12 @@ from m2pt_cli.bases.catalog import BaseEntry, entry_of, resolve_base_name
 from m2pt_cli.errors import SettingsError
 from m2pt_cli.evaluation.benchmark import Benchmark, Request
 from m2pt_cli.evaluation.benchmarks import find_benchmarks
+from m2pt_cli.evaluation.blocks import score_block
 from m2pt_cli.evaluation.events import Events, Notice, ignore
 from m2pt_cli.evaluation.files import write_json
 from m2pt_cli.evaluation.folder import RESULTS, EvaluationFolder
+from m2pt_cli.evaluation.mmavg import mmavg
+from m2pt_cli.evaluation.rescore import rescore
 from m2pt_cli.evaluation.results import EvalResult, EvalRun, library_versions
 from m2pt_cli.evaluation.rows import Item
 from m2pt_cli.evaluation.shuffle import shuffle_images
@@ -23,6 +26,7 @@ from m2pt_cli.settings import EvalSettings
 
 if TYPE_CHECKING:
     from m2pt_cli.bases.loading import LoadedBase
+    from m2pt_cli.evaluation.session import Session
 
 NO_ADAPTER = "none"
 
@@ -46,6 +50,8 @@ def run_evaluation(settings: EvalSettings, *, events: Events = ignore) -> EvalRe
     """
     benchmarks = find_benchmarks(settings.bench)
     _check_options(settings, benchmarks)
+    if settings.predictions is not None:
+        return rescore(settings, benchmarks[0], events=events)
     plans = _plan_runs(settings, benchmarks)
     folder = plans[0].folder.path.parent if len(plans) > 1 else plans[0].folder.path
     events(Notice(f"writing to {folder}"))
@@ -128,6 +134,12 @@ def _check_options(settings: EvalSettings, benchmarks: Sequence[Benchmark]) -> N
             f"--protocol {settings.protocol} means nothing to --bench {without[0]}",
             "leave it out: mme and pope alone have several protocols",
         )
+    if settings.predictions is not None and len(benchmarks) > 1:
+        raise SettingsError("--predictions scores one benchmark", "give --bench once")
+    if settings.source is not None and len(benchmarks) > 1:
+        raise SettingsError("--source is the place of one benchmark's data", "give --bench once")
+    if settings.ocr and all(bench.name != "textvqa" for bench in benchmarks):
+        raise SettingsError("--ocr means something to --bench textvqa alone", "leave it out")
 
 
 def _plan_runs(settings: EvalSettings, benchmarks: Sequence[Benchmark]) -> list[_Plan]:
@@ -193,6 +205,7 @@ def _run(
     from m2pt_cli.bases.adapters import attach_adapter
     from m2pt_cli.evaluation.session import Session
 
+    found = plan.folder.results()
     identity = {**plan.known_identity(settings), "base_fingerprint": loaded.fingerprint}
     plan.folder.claim(identity, overwrite=settings.overwrite)
     for text in plan.warnings(settings):
@@ -207,32 +220,38 @@ def _run(
             batch_tokens=settings.batch_tokens,
         )
         session = Session(engine, plan.folder, name=plan.name, identity=identity, events=events)
-        blocks = {bench.name: _block(session, bench, items[bench.name], settings) for bench in benchmarks}
+        blocks: dict[str, Any] = dict(found["benchmarks"]) if found is not None else {}
+        for bench in benchmarks:
+            earlier = blocks.get(bench.name, {})
+            blocks[bench.name] = _block(session, bench, items[bench.name], settings, earlier)
+            for note in blocks[bench.name]["notes"]:
+                events(Notice(f"{bench.name}: {note}", is_warning=True))
     finally:
         if peft_model is not None:
             peft_model.unload()
-    found = plan.folder.results()
-    earlier = found["benchmarks"] if found is not None else {}
     run = EvalRun(
         base=plan.base,
         adapter=None if plan.adapter is None else {"name": plan.name, "fingerprint": plan.adapter.fingerprint},
-        benchmarks={**earlier, **blocks},
+        benchmarks=blocks,
         settings={key: value for key, value in identity.items() if key not in ("base", "adapter")},
         versions=library_versions("torch", "transformers", "peft"),
         seconds=round(session.seconds, 3),
         resumed=session.resumed,
+        mmavg=mmavg(blocks),
     )
     plan.folder.write_results(dataclasses.asdict(run))
     return run
 
 
-def _block(session: Any, bench: Benchmark, items: list[Item], settings: EvalSettings) -> dict[str, Any]:
+def _block(
+    session: Session, bench: Benchmark, items: list[Item], settings: EvalSettings, earlier: Mapping[str, Any]
+) -> dict[str, Any]:
     """A benchmark's scores, with those of the blind control beside them."""
     most = settings.max_new_tokens or bench.max_new_tokens
     rows = session.rows(bench, items, label=bench.name, max_new_tokens=most)
-    scores = bench.scores(rows, settings.protocol)
+    block = score_block(bench, rows, settings.protocol)
     if not settings.shuffle_images:
-        return {**scores, "shuffled": None}
+        return {**block, "shuffled": earlier.get("shuffled")}
     blind_items = shuffle_images(items, seed=settings.seed)
     blind = session.rows(bench, blind_items, label=f"{bench.name}-shuffled", max_new_tokens=most)
-    return {**scores, "shuffled": bench.scores(blind, settings.protocol)}
+    return {**block, "shuffled": bench.scores(blind, settings.protocol)}

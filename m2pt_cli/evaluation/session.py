@@ -61,7 +61,7 @@ class Session:
             self.resumed += tally.resumed
             self._events(tally.progress())
             try:
-                for row in self._asked([item for item in items if item.id not in rows], max_new_tokens):
+                for row in self._asked(items, known=set(rows), max_new_tokens=max_new_tokens):
                     journal.append(keys[row.id], bench=label, id=row.id, prediction=row.prediction, error=row.error)
                     rows[row.id] = row if row.failed else row.marked(bench.mark(row, protocol))
                     tally.add(rows[row.id])
@@ -81,11 +81,13 @@ class Session:
             )
         return ordered
 
-    def _asked(self, items: Sequence[Item], max_new_tokens: int) -> Iterator[Row]:
+    def _asked(self, items: Sequence[Item], *, known: set[str], max_new_tokens: int) -> Iterator[Row]:
+        """Rows of the questions that are not known; all are handed over, so that batches are planned alike."""
         by_id = {item.id: item for item in items}
         questions = [Question(item.id, item.question, (item.image,), max_new_tokens) for item in items]
-        for reply in self._engine.answer(questions):
-            yield Row.of(by_id[reply.question.id], reply.text, reply.error)
+        for reply in self._engine.answer(questions, known=lambda question: question.id in known):
+            if reply.question.id not in known:
+                yield Row.of(by_id[reply.question.id], reply.text, reply.error)
 
 
 def _known_row(item: Item, answer: str | None, finished: Row | None) -> Row | None:

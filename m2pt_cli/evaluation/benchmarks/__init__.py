@@ -2,40 +2,74 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
+from typing import Any
 
-from m2pt_cli.errors import SettingsError
+from m2pt_cli.errors import InputError, SettingsError
 from m2pt_cli.evaluation.benchmark import Benchmark
+from m2pt_cli.evaluation.hub import cached_files
 from m2pt_cli.settings import closest
 
-# name -> (module, the name of the benchmark in it)
+# name -> (module, the benchmark in it)
 _BENCHMARKS = {
-    "demo": ("demo", "DEMO"),
+    "demo": ("demo", "BENCHMARK"),
+    "mme": ("mme", "BENCHMARK"),
+    "pope": ("pope", "BENCHMARK"),
+    "vsr": ("vsr", "BENCHMARK"),
+    "snli-ve": ("snli_ve", "BENCHMARK"),
+    "cifar10": ("cifar", "CIFAR10"),
+    "cifar100": ("cifar", "CIFAR100"),
+    "mnist": ("mnist", "BENCHMARK"),
+    "textvqa": ("textvqa", "BENCHMARK"),
 }
+# Names that stand for several.
+_GROUPS = {"paper": tuple(name for name in _BENCHMARKS if name != "demo")}
 
 
-def benchmark_names() -> list[str]:
-    """Every name that ``--bench`` knows."""
-    return list(_BENCHMARKS)
+def list_benchmarks() -> list[dict[str, Any]]:
+    """``{"name", "questions", "source", "cached"}`` of every benchmark; ``cached`` is None for a built-in one."""
+    benchmarks = [_load(name) for name in _BENCHMARKS]
+    return [
+        {
+            "name": bench.name,
+            "questions": bench.size,
+            "source": bench.source,
+            "cached": None if bench.pattern is None else bool(cached_files(bench.source, bench.pattern)),
+        }
+        for bench in benchmarks
+    ]
 
 
-def find_benchmarks(names: tuple[str, ...]) -> list[Benchmark]:
-    """The benchmarks that ``--bench`` names, each once; a name may be a list with commas.
+def find_benchmarks(names: Sequence[str]) -> list[Benchmark]:
+    """The benchmarks that ``--bench`` names, each once; a name may be a list with commas, or a file of one's own.
 
     Raises:
         SettingsError: an unknown name; the nearest one is suggested.
+        InputError: a file that is not there.
     """
-    wanted = [name.strip() for words in names for name in words.split(",") if name.strip()]
-    unknown = [name for name in wanted if name not in _BENCHMARKS]
-    if unknown:
-        raise SettingsError(
-            f"--bench {unknown[0]!r} is no benchmark.{closest(unknown[0], _BENCHMARKS)}",
-            "m2pt eval --list names the benchmarks",
-        )
-    return [_load(name) for name in dict.fromkeys(wanted)]
+    found: dict[str, Benchmark] = {}
+    for words in names:
+        # A file's own name may hold a comma.
+        parts = [words] if Path(words).exists() else [part.strip() for part in words.split(",") if part.strip()]
+        for part in parts:
+            for name in _GROUPS.get(part, (part,)):
+                found.setdefault(name, _load(name))
+    return list(found.values())
 
 
 def _load(name: str) -> Benchmark:
-    module, attribute = _BENCHMARKS[name]
-    benchmark: Benchmark = getattr(import_module(f"{__name__}.{module}"), attribute)
-    return benchmark
+    if name in _BENCHMARKS:
+        module, attribute = _BENCHMARKS[name]
+        benchmark: Benchmark = getattr(import_module(f"{__name__}.{module}"), attribute)
+        return benchmark
+    path = Path(name)
+    if path.is_file():
+        from m2pt_cli.evaluation.benchmarks.own import OwnBenchmark
+
+        return OwnBenchmark(path)
+    if path.suffix or "/" in name:
+        raise InputError(f"--bench {name} is no file", "m2pt eval --list names the benchmarks")
+    known = [*_BENCHMARKS, *_GROUPS]
+    raise SettingsError(f"--bench {name!r} is no benchmark.{closest(name, known)}", "m2pt eval --list names them")

@@ -48,6 +48,10 @@ class CIFAR:
     def source(self) -> str:
         return self.table.repo_id
 
+    @property
+    def pattern(self) -> str:
+        return self.table.pattern
+
     def items(self, request: Request) -> list[Item]:
         choices = ", ".join(name.replace("_", " ") for name in self.names)
         question = f"What is the main object in this image? Choose one: {choices}.\nAnswer with one of the choices."

@@ -40,6 +40,7 @@ class MME:
     headline = "total"
     has_protocols = True
     table = Table("lmms-lab/MME", "data/test-*.parquet", ("question_id", "image", "question", "answer", "category"))
+    pattern = table.pattern
 
     def items(self, request: Request) -> list[Item]:
         rows = self.table.rows(request)

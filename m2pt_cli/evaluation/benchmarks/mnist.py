@@ -39,6 +39,7 @@ class MNIST:
     headline = "accuracy"
     has_protocols = False
     table = Table("ylecun/mnist", "mnist/test-*.parquet", ("image", "label"), label_names=False)
+    pattern = table.pattern
 
     def items(self, request: Request) -> list[Item]:
         return [

@@ -31,6 +31,7 @@ class POPE:
         "Full/*.parquet",
         ("question_id", "question", "answer", "image_source", "image", "category"),
     )
+    pattern = table.pattern
 
     def items(self, request: Request) -> list[Item]:
         originals = local_files(request.source, "coco_pope_*.json")

@@ -45,6 +45,7 @@ class SNLIVE:
     headline = "accuracy"
     has_protocols = False
     table = Table("sedrickkeh/snli-ve", "data/test-*.parquet", ("image", "hypothesis", "label"), optional=("filename",))
+    pattern = table.pattern
 
     def items(self, request: Request) -> list[Item]:
         rows = self.table.rows(request)

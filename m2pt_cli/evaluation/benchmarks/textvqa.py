@@ -24,6 +24,7 @@ class TextVQA:
     table = Table(
         "lmms-lab/textvqa", "data/validation-*.parquet", ("image_id", "question_id", "question", "image", "answers")
     )
+    pattern = table.pattern
 
     def items(self, request: Request) -> list[Item]:
         table = self.table.with_columns("ocr_tokens") if request.ocr else self.table

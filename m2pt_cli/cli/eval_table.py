@@ -1,0 +1,142 @@
+"""The tables ``m2pt eval`` ends with: parts of each benchmark, then a row per adapter and a column per benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+
+from m2pt_cli.cli.output import Output
+from m2pt_cli.evaluation.results import EvalResult, EvalRun
+
+# Columns that are points, not shares.
+_POINTS = frozenset(("mme", "mmavg"))
+
+
+def result_tables(result: EvalResult) -> list[Table]:
+    """What stdout shows: the parts of every benchmark that has some, then the summary."""
+    tables = []
+    for run in result.runs:
+        for name, block in run.benchmarks.items():
+            title = f"{Output.clean(name)}: {Output.clean(run.name)}"
+            if "tasks" in block:
+                tables.append(_tasks_table(title, block))
+            elif "categories" in block and "perception" in block:
+                tables.append(_mme_table(title, block))
+            elif "splits" in block:
+                tables.append(_splits_table(title, block))
+    return [*tables, _summary(result.runs)]
+
+
+def percent(share: float | None, interval: Sequence[float] | None = None) -> str:
+    """``61.3`` or ``61.3 (59.2-63.4)``, in percent; a dash for None."""
+    if share is None:
+        return "-"
+    text = f"{100 * share:.1f}"
+    return text if interval is None else f"{text} ({100 * interval[0]:.1f}-{100 * interval[1]:.1f})"
+
+
+def points(value: float | None) -> str:
+    """A number that is no share, with one digit; a dash for None."""
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _table(title: str, *columns: str, left: int = 1) -> Table:
+    """A table whose first ``left`` columns hold words, the others numbers."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number < left else "right")
+    return table
+
+
+def _summary(runs: Sequence[EvalRun]) -> Table:
+    """A row per run, a column per score; the best of several runs is marked."""
+    rows = [_headlines(run) for run in runs]
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    table = _table("Scores, in percent (MME in points)", "run", *(Output.clean(column) for column in columns))
+    for run, row in zip(runs, rows, strict=True):
+        cells = []
+        for column in columns:
+            value = row.get(column)
+            others = [score for other in rows if (score := other.get(column)) is not None]
+            mark = " *" if len(runs) > 1 and value is not None and value == max(others) else ""
+            cells.append((points(value) if column.split()[0] in _POINTS else percent(value)) + mark)
+        table.add_row(Output.clean(run.name), *cells)
+    if len(runs) > 1:
+        table.caption = "* best of its column"
+    return table
+
+
+def _headlines(run: EvalRun) -> dict[str, float | None]:
+    """The numbers of a run that stand for its benchmarks, as the paper's table 1 has them."""
+    row: dict[str, float | None] = {}
+    for name, block in run.benchmarks.items():
+        keys = [key for key in ("perception", "cognition", "total", "seen", "unseen", "accuracy", "f1") if key in block]
+        keys = [key for key in keys if not (key == "f1" and "splits" not in block)]
+        row |= {name if key == "accuracy" else f"{name} {key}": block[key] for key in keys}
+    if run.mmavg is not None:
+        row["mmavg"] = run.mmavg
+    return row
+
+
+def _tasks_table(title: str, block: dict[str, Any]) -> Table:
+    """demo: every task with what guessing the commonest answer gives, and what the model answers blindly."""
+    blind = block["shuffled"]
+    columns = [
+        "task",
+        "",
+        "questions",
+        "right % (95 % interval)",
+        "majority %",
+        *([] if blind is None else ["blind %"]),
+    ]
+    table = _table(title, *columns, left=2)
+    for kind in ("seen", "unseen"):
+        tasks = {name: task for name, task in block["tasks"].items() if task["seen"] is (kind == "seen")}
+        for name, task in tasks.items():
+            cells = [
+                name,
+                kind,
+                f"{task['n']:,}",
+                percent(task["accuracy"], task["interval"]),
+                percent(task["majority"]),
+            ]
+            table.add_row(*cells, *([] if blind is None else [percent(blind["tasks"][name]["accuracy"])]))
+        table.add_section()
+        n = sum(task["n"] for task in tasks.values())
+        whole = percent(block[kind], block["intervals"][kind])
+        cells = [f"all {kind}", "", f"{n:,}", whole, percent(block["majority"][kind])]
+        table.add_row(*cells, *([] if blind is None else [percent(blind[kind])]), style="bold")
+        table.add_section()
+    return table
+
+
+def _mme_table(title: str, block: dict[str, Any]) -> Table:
+    table = _table(title, "category", "score", "acc", "acc+")
+    for name, part in block["categories"].items():
+        table.add_row(Output.clean(name), *(points(part[key]) for key in ("score", "acc", "acc_plus")))
+    table.add_section()
+    for key in ("perception", "cognition", "total"):
+        table.add_row(key, points(block[key]), "", "", style="bold")
+    return table
+
+
+def _splits_table(title: str, block: dict[str, Any]) -> Table:
+    keys = ("accuracy", "precision", "recall", "f1", "yes_ratio")
+    table = _table(title, "split", *keys)
+    for name, part in block["splits"].items():
+        table.add_row(Output.clean(name), *(percent(part[key]) for key in keys))
+    table.add_section()
+    table.add_row("mean", *(percent(block[key]) for key in keys), style="bold")
+    return table
+
+
+def list_table(entries: Sequence[dict[str, Any]]) -> Table:
+    """``m2pt eval --list``."""
+    table = _table("Benchmarks", "name", "source", "cached", "questions", left=3)
+    for entry in entries:
+        cached = {None: "built in", True: "yes", False: "no"}[entry["cached"]]
+        table.add_row(entry["name"], entry["source"], cached, f"{entry['questions']:,}")
+    table.caption = "'paper' stands for all but demo; a JSONL file of image, question and answer is a benchmark too"
+    return table

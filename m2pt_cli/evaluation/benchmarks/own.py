@@ -1,0 +1,98 @@
+"""A benchmark of one's own: a file of questions with answers."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from m2pt_cli.errors import InputError
+from m2pt_cli.evaluation.benchmark import Request
+from m2pt_cli.evaluation.images import ImageFolders
+from m2pt_cli.evaluation.rows import Item, Mark, Row, answered, unique_ids
+from m2pt_cli.evaluation.scores import accuracy_by_category
+from m2pt_cli.evaluation.statistics import mean
+from m2pt_cli.evaluation.tables import read_json_lines
+
+_WORD = re.compile(r"\w+", re.UNICODE)
+_ARTICLES = frozenset(("a", "an", "the"))
+
+
+class OwnBenchmark:
+    """Questions of a JSONL file, ``{"image", "question", "answer"}`` per line.
+
+    ``answer`` is a text or a list of accepted ones; ``id`` and ``category`` are optional. Images are looked for in
+    ``--images``, else beside the file.
+
+    Args:
+        path: the file.
+    """
+
+    has_protocols = False
+    max_new_tokens = 64
+    headline = "accuracy"
+    size = None
+    pattern = None
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.stem
+        self.source = str(path)
+
+    def items(self, request: Request) -> list[Item]:
+        folders = ImageFolders(request.images or (self.path.parent,), request.allow_url, needed_by=self.name)
+        rows = read_json_lines(self.path, ("image", "question", "answer"))[: request.limit]
+        if not rows:
+            raise InputError(f"{self.path} holds no questions", 'a line is {"image", "question", "answer"}')
+        names = [str(row.get("id", row.get("question_id", number))) for number, row in enumerate(rows, start=1)]
+        return [
+            Item(
+                id=identity,
+                question_id=name,
+                category=None if row.get("category") is None else str(row["category"]),
+                image=folders.find(str(row["image"]), str(row["image"])),
+                question=str(row["question"]),
+                answer=[str(one) for one in row["answer"]] if isinstance(row["answer"], list) else str(row["answer"]),
+            )
+            for identity, name, row in zip(unique_ids(names), names, rows, strict=True)
+        ]
+
+    def mark(self, row: Row, protocol: str) -> Mark:
+        words = _normal(row.prediction or "")
+        return Mark(words, words in {_normal(answer) for answer in _answers(row)})
+
+    def scores(self, rows: Sequence[Row], protocol: str) -> dict[str, Any]:
+        """Accuracy = normalised match; exact match, contains and token F1 beside it, each the best over the answers."""
+        good = answered(rows)
+        has_categories = any(row.category is not None for row in good)
+        return {
+            **accuracy_by_category(rows, "categories" if has_categories else None),
+            "exact": mean(float((row.prediction or "").strip() in _answers(row)) for row in good),
+            "contains": mean(float(_contains(row)) for row in good),
+            "token_f1": mean(max(token_f1(row.prediction or "", answer) for answer in _answers(row)) for row in good),
+        }
+
+
+def token_f1(prediction: str, answer: str) -> float:
+    """The harmonic mean of token precision and recall of two texts, after normalisation (as SQuAD scores)."""
+    said, wanted = Counter(_normal(prediction).split()), Counter(_normal(answer).split())
+    if not said or not wanted:
+        return float(said == wanted)
+    common = sum((said & wanted).values())
+    return 2 * common / (said.total() + wanted.total())
+
+
+def _contains(row: Row) -> bool:
+    said = f" {_normal(row.prediction or '')} "
+    return any(f" {words} " in said for answer in _answers(row) if (words := _normal(answer)))
+
+
+def _normal(text: str) -> str:
+    """Lower case, words alone, no articles."""
+    return " ".join(word for word in _WORD.findall(text.lower()) if word not in _ARTICLES)
+
+
+def _answers(row: Row) -> list[str]:
+    return [row.answer] if isinstance(row.answer, str) else row.answer or [""]
