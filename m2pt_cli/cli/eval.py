@@ -10,6 +10,7 @@ import typer
 
 from m2pt_cli.cli import eval_options, options
 from m2pt_cli.cli.output import Output
+from m2pt_cli.errors import SettingsError
 from m2pt_cli.settings import EvalSettings
 
 HELP = "Score adapters, or the bare base, on benchmarks; every answer is kept, and a rerun goes on where it stopped."
@@ -19,6 +20,7 @@ EPILOG = "\n\n".join(
         "  m2pt eval --base nano --bench demo --limit 200",
         "  m2pt eval --adapter runs/demo --adapter none --bench demo --shuffle-images",
         "  m2pt eval --adapter runs/m2pt --bench mme",
+        "  m2pt eval --compare evals/demo-demo --compare evals/nano-demo",
         "  m2pt eval --bench pope --predictions answers.jsonl --protocol lmms-eval",
     ]
 )
@@ -31,7 +33,7 @@ _UNSAID: dict[str, Any] = {
     "dtype": "auto",
     "seed": 0,
 }
-_NOT_SETTINGS = ("list_benchmarks", "config", "json", "quiet", "verbose")
+_NOT_SETTINGS = ("list_benchmarks", "compare", "show_failures", "html", "config", "json", "quiet", "verbose")
 
 
 def command(
@@ -50,6 +52,9 @@ def command(
     batch_tokens: eval_options.BatchTokensOption = None,
     predictions: eval_options.PredictionsOption = None,
     protocol: eval_options.ProtocolOption = None,
+    compare: eval_options.CompareOption = None,
+    show_failures: eval_options.ShowFailuresOption = None,
+    html: eval_options.HtmlOption = None,
     template: options.TemplateOption = None,
     image_fit: options.ImageFitOption = None,
     config: Annotated[
@@ -70,22 +75,40 @@ def command(
     if list_benchmarks:
         _show_benchmarks(output)
         return
+    if compare:
+        _show_comparison(output, compare)
+        return
     flags = {name: None if _UNSAID.get(name) == value else value for name, value in flags.items()}
     if not flags["adapter"] and predictions is None and os.environ.get("M2PT_ADAPTER"):
         flags["adapter"] = [os.environ["M2PT_ADAPTER"]]
     settings = EvalSettings.from_sources(config, flags)
 
     from m2pt_cli.cli.eval_progress import EvalProgress
-    from m2pt_cli.cli.eval_table import result_tables
+    from m2pt_cli.cli.eval_table import failures_table, result_tables
+    from m2pt_cli.evaluation.files import write_text
+    from m2pt_cli.evaluation.gallery import gallery_page
     from m2pt_cli.evaluation.run import run_evaluation
+    from m2pt_cli.evaluation.share import Share
 
+    if html is not None and not html.parent.is_dir():
+        raise SettingsError(f"--html {html}: there is no folder {html.parent}", "make the folder, or name another file")
+    # Of the processes of a shared run, the first one speaks.
+    if not (is_first := Share.from_environment().is_first):
+        output = Output.configure(quiet=True)
     with EvalProgress(output) as progress:
         result = run_evaluation(settings, events=progress)
+    if not is_first:
+        return
+    if html is not None:
+        write_text(html, gallery_page(result))
+        output.status(f"gallery written to {html}")
     if output.is_json:
         output.json(result.to_dict())
         return
     for table in result_tables(result):
         output.table(table)
+    if show_failures:
+        output.table(failures_table(result, show_failures))
 
 
 def _show_benchmarks(output: Output) -> None:
@@ -97,3 +120,16 @@ def _show_benchmarks(output: Output) -> None:
         output.json(entries)
     else:
         output.table(list_table(entries))
+
+
+def _show_comparison(output: Output, folders: list[Path]) -> None:
+    from m2pt_cli.cli.eval_table import comparison_table
+    from m2pt_cli.evaluation.compare import compare_folders
+
+    if len(folders) != 2:
+        raise SettingsError(f"--compare takes two folders, and {len(folders)} was given", "--compare DIR --compare DIR")
+    comparisons = compare_folders(*folders)
+    if output.is_json:
+        output.json({"first": folders[0], "second": folders[1], "benchmarks": comparisons})
+    else:
+        output.table(comparison_table(folders, comparisons))

@@ -96,6 +96,34 @@ ProtocolOption = Annotated[
         rich_help_panel=_SCORES,
     ),
 ]
+CompareOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--compare",
+        metavar="DIR",
+        help="Give it twice: do these two evaluations differ by more than chance (McNemar's test)? Nothing is asked.",
+        rich_help_panel=_SCORES,
+    ),
+]
+ShowFailuresOption = Annotated[
+    int | None,
+    typer.Option(
+        "--show-failures",
+        metavar="N",
+        min=1,
+        help="Show N failed or wrong answers at the end.",
+        rich_help_panel=_SCORES,
+    ),
+]
+HtmlOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--html",
+        metavar="FILE",
+        help="Write a page with the scores and a gallery of questions, images and answers.",
+        rich_help_panel=_SCORES,
+    ),
+]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace another evaluation in --output-dir.", rich_help_panel="Output")
 ]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from m2pt_cli.cli.output import Output
+from m2pt_cli.evaluation.compare import LEVEL, Comparison
 from m2pt_cli.evaluation.results import EvalResult, EvalRun
 
 # Columns that are points, not shares.
@@ -140,3 +142,36 @@ def list_table(entries: Sequence[dict[str, Any]]) -> Table:
         table.add_row(entry["name"], entry["source"], cached, f"{entry['questions']:,}")
     table.caption = "'paper' stands for all but demo; a JSONL file of image, question and answer is a benchmark too"
     return table
+
+
+def comparison_table(folders: Sequence[Path], comparisons: Sequence[Comparison]) -> Table:
+    """``m2pt eval --compare``."""
+    table = _table(
+        "McNemar's exact test on the questions both answered",
+        *("benchmark", "questions", "first %", "second %", "only first right", "only second right", "p", "differ"),
+    )
+    for entry in comparisons:
+        shares = (percent(entry.first), percent(entry.second))
+        counts = (f"{entry.only_first:,}", f"{entry.only_second:,}", f"{entry.p_value:.2g}")
+        verdict = "yes" if entry.significant else "not shown"
+        table.add_row(Output.clean(entry.bench), f"{entry.n:,}", *shares, *counts, verdict)
+    table.caption = Output.clean(f"first: {folders[0]}, second: {folders[1]}; differ: p < {LEVEL}")
+    return table
+
+
+def failures_table(result: EvalResult, most: int) -> Table:
+    """``--show-failures``: failed questions, then wrong answers, each run's in turn."""
+    title = f"At most {most} failed or wrong answers of each run"
+    table = _table(title, "run", "question", "asked", "answer", "said", left=5)
+    for run, benches in result.rows.items():
+        rows = [row for rows in benches.values() for row in rows if row.failed or not row.correct]
+        for row in sorted(rows, key=lambda row: not row.failed)[:most]:
+            answer = row.answer if isinstance(row.answer, str) else ", ".join(dict.fromkeys(row.answer))
+            said = f"failed: {row.error}" if row.failed else row.prediction or ""
+            table.add_row(*(_shorten(text) for text in (run, row.id, row.question, answer, said)))
+    return table
+
+
+def _shorten(text: str, longest: int = 60) -> str:
+    words = " ".join(Output.clean(text).split())
+    return words if len(words) <= longest else words[: longest - 1] + "…"

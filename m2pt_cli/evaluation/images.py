@@ -36,6 +36,18 @@ class FileImage:
 
 
 @dataclass(frozen=True)
+class MissingImage:
+    """An image that was found nowhere: its question fails, the others go on."""
+
+    name: str
+    num_folders: int
+
+    def open(self) -> Image:
+        """Raises InputError."""
+        raise InputError(f"image {self.name} is in none of the {self.num_folders} folders looked at", "check --images")
+
+
+@dataclass(frozen=True)
 class UrlImage:
     """An image behind an http(s) URL, fetched each time it is opened."""
 
@@ -96,10 +108,12 @@ class ImageFolders:
 
     def find(self, name: str, link: str | None) -> ImageReference:
         """The image called ``name``; one that is nowhere fails when it is opened, and its question with it."""
-        safe = Path(name).name
+        path = Path(name)
+        is_inside = not path.is_absolute() and ".." not in path.parts
         for folder in self._folders:
-            if (folder / safe).is_file():
-                return FileImage(safe, folder / safe)
+            for candidate in (folder / path, folder / path.name) if is_inside else ():
+                if candidate.is_file():
+                    return FileImage(name, candidate)
         if self._allow_url and link and urlsplit(link).scheme in ("http", "https"):
-            return UrlImage(safe, link)
-        return FileImage(safe, Path(safe))
+            return UrlImage(name, link)
+        return MissingImage(name, len(self._folders))

@@ -30,8 +30,8 @@ def answer_key(bench: str, item: Item, run: Mapping[str, Any]) -> str:
 class Journal:
     """The answers a folder holds, and a file to append to.
 
-    Use it as a context manager. `answers` maps a key to its prediction; failed questions are not in it, so that a
-    rerun asks them again.
+    Use it as a context manager. `answers` maps a key to its prediction; `errors` maps the key of a failed question to
+    its error: a rerun asks those again.
 
     Args:
         folder: the evaluation directory.
@@ -43,17 +43,13 @@ class Journal:
         self.folder = folder
         self.file = folder / ("journal.jsonl" if rank == 0 else f"journal-{rank}.jsonl")
         self.answers: dict[str, str] = {}
+        self.errors: dict[str, str] = {}
         self._run = dict(run)
         self._stream: TextIO | None = None
 
     def __enter__(self) -> Self:
         _cut_torn_line(self.file)
-        self.answers = {
-            record["key"]: record["prediction"]
-            for file in journal_files(self.folder)
-            for record in read_records(file)
-            if "key" in record and record["error"] is None
-        }
+        self.read()
         self._stream = self.file.open("a", encoding="utf-8", newline="\n")
         if self._stream.tell() == 0:
             self._write({"run": self._run})
@@ -64,11 +60,23 @@ class Journal:
             self._stream.close()
             self._stream = None
 
+    def read(self) -> None:
+        """Take in every journal of the folder, those of other processes too."""
+        for file in journal_files(self.folder):
+            for record in read_records(file):
+                if "key" in record:
+                    self._take(record["key"], record["prediction"], record["error"])
+
     def append(self, key: str, *, bench: str, id: str, prediction: str | None, error: str | None) -> None:
         """Write one answer and hand it to the operating system: a killed process loses nothing written."""
         self._write({"key": key, "bench": bench, "id": id, "prediction": prediction, "error": error})
-        if error is None and prediction is not None:
+        self._take(key, prediction, error)
+
+    def _take(self, key: str, prediction: str | None, error: str | None) -> None:
+        if prediction is not None and error is None:
             self.answers[key] = prediction
+        else:
+            self.errors[key] = error or "no answer"
 
     def _write(self, record: dict[str, Any]) -> None:
         if self._stream is None:

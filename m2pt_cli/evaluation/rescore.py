@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 from m2pt_cli.errors import InputError, SettingsError
@@ -38,6 +37,7 @@ def rescore(settings: EvalSettings, bench: Benchmark, *, events: Events) -> Eval
     for note in block["notes"]:
         events(Notice(note, is_warning=True))
     run = EvalRun(
+        name=file.stem,
         base=None,
         adapter=None,
         benchmarks={bench.name: block},
@@ -50,5 +50,5 @@ def rescore(settings: EvalSettings, bench: Benchmark, *, events: Events) -> Eval
         folder.claim({"base": None, "adapter": None, **run.settings}, overwrite=settings.overwrite)
         folder.create()
         folder.write_predictions(bench.name, marked)
-        folder.write_results(dataclasses.asdict(run))
-    return EvalResult((run,), settings.output_dir)
+        folder.write_results(run.to_dict())
+    return EvalResult((run,), settings.output_dir, rows={run.name: {bench.name: marked}})

@@ -170,5 +170,7 @@ def _row(record: dict[str, Any], identity: str) -> Row:
         question=str(record["question"]),
         answer=record["answer"],
         prediction=None if error else record["prediction"],
+        parsed=record["parsed"] if isinstance(record.get("parsed"), str) else None,
+        correct=record["correct"] if isinstance(record.get("correct"), (bool, int, float)) else None,
         error=str(error) if error else None,
     )

@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from m2pt_cli.bases.adapters import AdapterInfo, read_adapter
-from m2pt_cli.bases.catalog import BaseEntry, entry_of, resolve_base_name
 from m2pt_cli.errors import SettingsError
 from m2pt_cli.evaluation.benchmark import Benchmark, Request
 from m2pt_cli.evaluation.benchmarks import find_benchmarks
 from m2pt_cli.evaluation.blocks import score_block
 from m2pt_cli.evaluation.events import Events, Notice, ignore
 from m2pt_cli.evaluation.files import write_json
-from m2pt_cli.evaluation.folder import RESULTS, EvaluationFolder
+from m2pt_cli.evaluation.folder import RESULTS
 from m2pt_cli.evaluation.mmavg import mmavg
+from m2pt_cli.evaluation.plan import RunPlan, plan_runs
 from m2pt_cli.evaluation.rescore import rescore
 from m2pt_cli.evaluation.results import EvalResult, EvalRun, library_versions
-from m2pt_cli.evaluation.rows import Item
+from m2pt_cli.evaluation.rows import Item, Row
+from m2pt_cli.evaluation.share import Share
 from m2pt_cli.evaluation.shuffle import shuffle_images
 from m2pt_cli.settings import EvalSettings
 
 if TYPE_CHECKING:
     from m2pt_cli.bases.loading import LoadedBase
     from m2pt_cli.evaluation.session import Session
-
-NO_ADAPTER = "none"
 
 
 def run_evaluation(settings: EvalSettings, *, events: Events = ignore) -> EvalResult:
@@ -48,11 +44,12 @@ def run_evaluation(settings: EvalSettings, *, events: Events = ignore) -> EvalRe
         UnavailableError: a base or a data set that can't be had.
         GenerationError: every question of a benchmark failed.
     """
+    share = Share.from_environment()
     benchmarks = find_benchmarks(settings.bench)
     _check_options(settings, benchmarks)
     if settings.predictions is not None:
         return rescore(settings, benchmarks[0], events=events)
-    plans = _plan_runs(settings, benchmarks)
+    plans = plan_runs(settings, benchmarks, share)
     folder = plans[0].folder.path.parent if len(plans) > 1 else plans[0].folder.path
     events(Notice(f"writing to {folder}"))
     request = Request(
@@ -73,58 +70,16 @@ def run_evaluation(settings: EvalSettings, *, events: Events = ignore) -> EvalRe
     loaded = load_base(
         plans[0].base, device=settings.device, dtype=settings.dtype, report=lambda text: events(Notice(text))
     )
-    runs = tuple(_run(plan, settings, loaded, benchmarks, items, events) for plan in plans)
-    result = EvalResult(runs, folder)
-    if len(runs) > 1:
+    done = [_run(plan, settings, loaded, benchmarks, items, share, events) for plan in plans]
+    result = EvalResult(
+        runs=tuple(run for run, _ in done),
+        output_dir=folder,
+        rows={plan.name: rows for plan, (_, rows) in zip(plans, done, strict=True)},
+        images={name: {item.id: item.image for item in members} for name, members in items.items()},
+    )
+    if len(plans) > 1 and share.is_first:
         write_json(folder / RESULTS, result.to_dict())
     return result
-
-
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-    """One run before its base is loaded."""
-
-    name: str
-    base: str
-    entry: BaseEntry
-    adapter: AdapterInfo | None
-    folder: EvaluationFolder
-
-    def known_identity(self, settings: EvalSettings) -> dict[str, Any]:
-        """What decides this run's answers, but for the base's fingerprint."""
-        return {
-            "base": self.base,
-            "adapter": None if self.adapter is None else self.adapter.fingerprint,
-            "template": self._choose("template", settings.template, self.adapter and self.adapter.chat_template),
-            "image_fit": self._choose("image_fit", settings.image_fit, self.adapter and self.adapter.image_fit),
-            "visual_tokens": None if self.adapter is None else self.adapter.visual_tokens,
-            "wording": settings.wording,
-            "protocol": settings.protocol,
-            "source": settings.source,
-            "limit": settings.limit,
-            "max_new_tokens": settings.max_new_tokens,
-            "ocr": settings.ocr,
-            "dtype": settings.dtype,
-            "seed": settings.seed,
-        }
-
-    def warnings(self, settings: EvalSettings) -> list[str]:
-        """Flags that contradict what the adapter was trained with."""
-        if self.adapter is None:
-            return []
-        pairs = [
-            ("--template", settings.template, self.adapter.chat_template),
-            ("--image-fit", settings.image_fit, self.adapter.image_fit),
-        ]
-        return [
-            f"{flag} {said} differs from {own}, with which the adapter {self.name} was trained"
-            for flag, said, own in pairs
-            if said is not None and own is not None and said != own
-        ]
-
-    def _choose(self, name: str, said: str | None, own: str | None) -> str:
-        default: str = getattr(self.entry.defaults, name)
-        return said or own or default
 
 
 def _check_options(settings: EvalSettings, benchmarks: Sequence[Benchmark]) -> None:
@@ -142,72 +97,24 @@ def _check_options(settings: EvalSettings, benchmarks: Sequence[Benchmark]) -> N
         raise SettingsError("--ocr means something to --bench textvqa alone", "leave it out")
 
 
-def _plan_runs(settings: EvalSettings, benchmarks: Sequence[Benchmark]) -> list[_Plan]:
-    """Adapters read, the base named, output folders checked: all that needs no model."""
-    adapters = [None if name == NO_ADAPTER else read_adapter(name) for name in settings.adapter or (NO_ADAPTER,)]
-    own_base = next((info.base for info in adapters if info is not None and info.base is not None), None)
-    base = resolve_base_name(settings.base, own_base)
-    entry = entry_of(base)
-    names = _unique([base_label(base) if info is None else info.name for info in adapters])
-    root = settings.output_dir or default_folder(names, [bench.name for bench in benchmarks])
-    folders = [root] if len(names) == 1 else [root / name for name in names]
-    plans = [
-        _Plan(name, base, entry, info, EvaluationFolder(folder))
-        for name, info, folder in zip(names, adapters, folders, strict=True)
-    ]
-    if len(plans) > 1 and root.is_dir():
-        _check_root(root, names)
-    for plan in plans:
-        plan.folder.claim(plan.known_identity(settings), overwrite=settings.overwrite)
-        plan.folder.create()
-    return plans
-
-
-def _check_root(root: Path, names: Sequence[str]) -> None:
-    """A folder of several runs holds theirs alone."""
-    others = sorted(entry.name for entry in root.iterdir() if entry.name not in {*names, RESULTS})
-    if others:
-        raise SettingsError(
-            f"--output-dir {root} holds {others[0]!r}, which is none of these runs ({', '.join(names)})",
-            "name another --output-dir",
-        )
-
-
-def default_folder(names: Sequence[str], benches: Sequence[str]) -> Path:
-    """``evals/<adapter or base>-<bench>``, several joined by ``+``."""
-    return Path("evals") / f"{'+'.join(names)}-{'+'.join(benches)}"
-
-
-def base_label(base: str) -> str:
-    """A base's name as a part of a path: the last part of a Hub id or folder."""
-    return base.rstrip("/").rpartition("/")[2] or "base"
-
-
-def _unique(names: Sequence[str]) -> list[str]:
-    """Equal names told apart by a number."""
-    counts: Counter[str] = Counter()
-    unique = []
-    for name in names:
-        counts[name] += 1
-        unique.append(name if counts[name] == 1 else f"{name}-{counts[name]}")
-    return unique
-
-
 def _run(
-    plan: _Plan,
+    plan: RunPlan,
     settings: EvalSettings,
     loaded: LoadedBase,
     benchmarks: Sequence[Benchmark],
     items: Mapping[str, list[Item]],
+    share: Share,
     events: Events,
-) -> EvalRun:
+) -> tuple[EvalRun, dict[str, list[Row]]]:
     from m2pt_cli.answering.engine import AnswerEngine, Decoding
     from m2pt_cli.bases.adapters import attach_adapter
     from m2pt_cli.evaluation.session import Session
 
     found = plan.folder.results()
     identity = {**plan.known_identity(settings), "base_fingerprint": loaded.fingerprint}
-    plan.folder.claim(identity, overwrite=settings.overwrite)
+    if share.is_first:
+        plan.folder.claim(identity, overwrite=False)
+    share.wait()
     for text in plan.warnings(settings):
         events(Notice(text, is_warning=True))
     peft_model = None if plan.adapter is None else attach_adapter(loaded, plan.adapter)
@@ -219,17 +126,19 @@ def _run(
             decoding=Decoding(seed=settings.seed),
             batch_tokens=settings.batch_tokens,
         )
-        session = Session(engine, plan.folder, name=plan.name, identity=identity, events=events)
+        session = Session(engine, plan.folder, name=plan.name, identity=identity, share=share, events=events)
         blocks: dict[str, Any] = dict(found["benchmarks"]) if found is not None else {}
+        rows: dict[str, list[Row]] = {}
         for bench in benchmarks:
             earlier = blocks.get(bench.name, {})
-            blocks[bench.name] = _block(session, bench, items[bench.name], settings, earlier)
+            rows[bench.name], blocks[bench.name] = _bench(session, bench, items[bench.name], settings, earlier)
             for note in blocks[bench.name]["notes"]:
                 events(Notice(f"{bench.name}: {note}", is_warning=True))
     finally:
         if peft_model is not None:
             peft_model.unload()
     run = EvalRun(
+        name=plan.name,
         base=plan.base,
         adapter=None if plan.adapter is None else {"name": plan.name, "fingerprint": plan.adapter.fingerprint},
         benchmarks=blocks,
@@ -239,19 +148,22 @@ def _run(
         resumed=session.resumed,
         mmavg=mmavg(blocks),
     )
-    plan.folder.write_results(dataclasses.asdict(run))
-    return run
+    # The others may still be reading the journals that are removed here.
+    share.wait()
+    if share.is_first:
+        plan.folder.write_results(run.to_dict())
+    return run, rows
 
 
-def _block(
+def _bench(
     session: Session, bench: Benchmark, items: list[Item], settings: EvalSettings, earlier: Mapping[str, Any]
-) -> dict[str, Any]:
-    """A benchmark's scores, with those of the blind control beside them."""
+) -> tuple[list[Row], dict[str, Any]]:
+    """A benchmark's rows and scores, with those of the blind control beside them."""
     most = settings.max_new_tokens or bench.max_new_tokens
     rows = session.rows(bench, items, label=bench.name, max_new_tokens=most)
     block = score_block(bench, rows, settings.protocol)
     if not settings.shuffle_images:
-        return {**block, "shuffled": earlier.get("shuffled")}
+        return rows, {**block, "shuffled": earlier.get("shuffled")}
     blind_items = shuffle_images(items, seed=settings.seed)
     blind = session.rows(bench, blind_items, label=f"{bench.name}-shuffled", max_new_tokens=most)
-    return {**block, "shuffled": bench.scores(blind, settings.protocol)}
+    return rows, {**block, "shuffled": bench.scores(blind, settings.protocol)}

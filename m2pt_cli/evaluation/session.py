@@ -13,6 +13,7 @@ from m2pt_cli.evaluation.events import Events, Progress
 from m2pt_cli.evaluation.folder import EvaluationFolder
 from m2pt_cli.evaluation.journal import Journal, answer_key
 from m2pt_cli.evaluation.rows import Item, Row
+from m2pt_cli.evaluation.share import Share
 
 
 class Session:
@@ -23,22 +24,33 @@ class Session:
         folder: the run's own directory, claimed already.
         name: what events call the run.
         identity: what decides the answers; part of every answer's key.
+        share: this process's part of the questions.
         events: told of every answer.
     """
 
     def __init__(
-        self, engine: AnswerEngine, folder: EvaluationFolder, *, name: str, identity: Mapping[str, Any], events: Events
+        self,
+        engine: AnswerEngine,
+        folder: EvaluationFolder,
+        *,
+        name: str,
+        identity: Mapping[str, Any],
+        share: Share,
+        events: Events,
     ) -> None:
         self._engine = engine
         self._folder = folder
         self._name = name
         self._identity = dict(identity)
+        self._share = share
         self._events = events
         self.resumed = 0
         self.seconds = 0.0
 
     def rows(self, bench: Benchmark, items: Sequence[Item], *, label: str, max_new_tokens: int) -> list[Row]:
         """Marked rows of all items in their order, asked or taken over from an earlier start.
+
+        In a shared run every process answers its part; the first one gets all rows, the others their own.
 
         Args:
             bench: marks the answers.
@@ -50,36 +62,69 @@ class Session:
             GenerationError: every question failed; the rows are written all the same.
             Interrupted: Ctrl-C; what was answered is kept.
         """
-        protocol = self._identity["protocol"]
         started = time.monotonic()
-        with Journal(self._folder.path, self._identity) as journal:
-            keys = {item.id: answer_key(label, item, self._identity) for item in items}
-            finished = self._folder.finished_rows(label)
-            known = [_known_row(item, journal.answers.get(keys[item.id]), finished.get(item.id)) for item in items]
-            rows = {row.id: row.marked(bench.mark(row, protocol)) for row in known if row is not None}
-            tally = _Tally(self._name, label, len(items), rows.values())
-            self.resumed += tally.resumed
-            self._events(tally.progress())
-            try:
-                for row in self._asked(items, known=set(rows), max_new_tokens=max_new_tokens):
-                    journal.append(keys[row.id], bench=label, id=row.id, prediction=row.prediction, error=row.error)
-                    rows[row.id] = row if row.failed else row.marked(bench.mark(row, protocol))
-                    tally.add(rows[row.id])
-                    self._events(tally.progress())
-            except KeyboardInterrupt:
-                raise Interrupted(
-                    f"interrupted; {tally.done} of {tally.total} answers of {label} are kept in {self._folder.path}",
-                    "run the same command again to go on",
-                ) from None
+        keys = {item.id: answer_key(label, item, self._identity) for item in items}
+        with Journal(self._folder.path, self._identity, rank=self._share.rank) as journal:
+            rows = self._answer(bench, self._share.of(items), keys, journal, label, max_new_tokens)
+            if self._share.world > 1:
+                self._share.wait()
+                rows |= self._rows_of_others(bench, [item for item in items if item.id not in rows], keys, journal)
         self.seconds += time.monotonic() - started
-        ordered = [rows[item.id] for item in items]
-        self._folder.write_predictions(label, ordered)
-        if all(row.failed for row in ordered):
+        ordered = [rows[item.id] for item in items if item.id in rows]
+        if self._share.is_first:
+            self._folder.write_predictions(label, ordered)
+        if self._share.is_first and all(row.failed for row in ordered):
             raise GenerationError(
                 f"all {len(ordered)} questions of {label} failed, the first with: {ordered[0].error}",
                 f"the errors are in {self._folder.predictions_file(label)}",
             )
         return ordered
+
+    def _answer(
+        self,
+        bench: Benchmark,
+        items: Sequence[Item],
+        keys: Mapping[str, str],
+        journal: Journal,
+        label: str,
+        max_new_tokens: int,
+    ) -> dict[str, Row]:
+        """Marked rows by id: those an earlier start left, and those asked now, which go to the journal."""
+        finished = self._folder.finished_rows(label)
+        known = [_known_row(item, journal.answers.get(keys[item.id]), finished.get(item.id)) for item in items]
+        rows = {row.id: self._marked(bench, row) for row in known if row is not None}
+        tally = _Tally(self._name, label, len(items), rows.values())
+        self.resumed += tally.resumed
+        self._events(tally.progress())
+        try:
+            for row in self._asked(items, known=set(rows), max_new_tokens=max_new_tokens):
+                journal.append(keys[row.id], bench=label, id=row.id, prediction=row.prediction, error=row.error)
+                rows[row.id] = self._marked(bench, row)
+                tally.add(rows[row.id])
+                self._events(tally.progress())
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"interrupted; {tally.done} of {tally.total} answers of {label} are kept in {self._folder.path}",
+                "run the same command again to go on",
+            ) from None
+        return rows
+
+    def _rows_of_others(
+        self, bench: Benchmark, items: Sequence[Item], keys: Mapping[str, str], journal: Journal
+    ) -> dict[str, Row]:
+        """What the other processes of a shared run have answered, out of their journals."""
+        journal.read()
+        rows = {}
+        for item in items:
+            key = keys[item.id]
+            if key in journal.answers:
+                rows[item.id] = self._marked(bench, Row.of(item, journal.answers[key]))
+            elif key in journal.errors:
+                rows[item.id] = Row.of(item, None, journal.errors[key])
+        return rows
+
+    def _marked(self, bench: Benchmark, row: Row) -> Row:
+        return row if row.failed else row.marked(bench.mark(row, self._identity["protocol"]))
 
     def _asked(self, items: Sequence[Item], *, known: set[str], max_new_tokens: int) -> Iterator[Row]:
         """Rows of the questions that are not known; all are handed over, so that batches are planned alike."""

@@ -42,7 +42,7 @@ def test_vsr_items(tmp_path: Path) -> None:
     assert (first.answer, second.answer, first.category) == ("yes", "no", "in front of")
     assert first.image.open().size == (8, 8)
     # A path out of the folders and a link that is no URL lead nowhere; the question fails, not the run.
-    with pytest.raises(InputError, match=r"missing\.jpg can't be read"):
+    with pytest.raises(InputError, match=r"missing\.jpg is in none of the"):
         second.image.open()
 
 

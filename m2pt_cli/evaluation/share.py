@@ -1,0 +1,66 @@
+"""Several processes on one evaluation: each answers its share, the first one merges and scores.
+
+Started by ``torchrun`` or ``accelerate launch``, which set RANK and WORLD_SIZE. Answers travel through the journals in
+the evaluation directory, so the processes need a common file system, and no more.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from m2pt_cli.errors import SettingsError
+from m2pt_cli.evaluation.rows import Item
+
+# A process may be done long before the others.
+_PATIENCE = timedelta(days=7)
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of the work this process does."""
+
+    rank: int = 0
+    world: int = 1
+
+    @classmethod
+    def from_environment(cls) -> Share:
+        """The share that the launcher gave to this process; all the work where there is none.
+
+        Raises:
+            SettingsError: RANK or WORLD_SIZE are not what a launcher sets.
+        """
+        words = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+        try:
+            share = cls(*(int(word) for word in words))
+        except ValueError:
+            share = cls(0, 0)
+        if not 0 <= share.rank < share.world:
+            raise SettingsError(f"RANK={words[0]} and WORLD_SIZE={words[1]} are no share", "start it with torchrun")
+        return share
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process checks, merges, scores and prints."""
+        return self.rank == 0
+
+    def of(self, items: Sequence[Item]) -> list[Item]:
+        """This process's questions: whole images, dealt out in turn, so that shared prefixes stay shared."""
+        if self.world == 1:
+            return list(items)
+        turns: dict[str, int] = {}
+        for item in items:
+            turns.setdefault(item.image.name, len(turns) % self.world)
+        return [item for item in items if turns[item.image.name] == self.rank]
+
+    def wait(self) -> None:
+        """Go on when every process has come here."""
+        if self.world == 1:
+            return
+        from torch import distributed
+
+        if not distributed.is_initialized():
+            distributed.init_process_group("gloo", timeout=_PATIENCE)
+        distributed.barrier()

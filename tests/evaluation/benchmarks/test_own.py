@@ -1,0 +1,75 @@
+"""A benchmark of one's own: its file, its four scores."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from m2pt_cli.errors import InputError, SettingsError
+from m2pt_cli.evaluation.benchmark import Request
+from m2pt_cli.evaluation.benchmarks import find_benchmarks
+from m2pt_cli.evaluation.benchmarks.own import OwnBenchmark, token_f1
+from m2pt_cli.evaluation.rows import Row
+
+
+def _file(folder: Path) -> Path:
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(folder / "a.png")
+    lines = [
+        {"image": "a.png", "question": "What?", "answer": "a cat", "category": "animals"},
+        {"image": "a.png", "question": "Who?", "answer": ["Ada", "Ada Lovelace"], "id": "who"},
+    ]
+    file = folder / "my, questions.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file
+
+
+def test_a_file_is_a_benchmark_even_with_a_comma_in_its_name(tmp_path: Path) -> None:
+    (bench,) = find_benchmarks([str(_file(tmp_path))])
+    first, second = bench.items(Request())
+    assert bench.name == "my, questions"
+    assert (first.id, first.category, second.id, second.answer) == ("1#0", "animals", "who#0", ["Ada", "Ada Lovelace"])
+    assert first.image.open().getpixel((0, 0)) == (1, 2, 3)
+
+
+def test_a_file_that_is_not_there_is_an_input_error_and_a_typo_a_settings_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is no file"):
+        find_benchmarks([str(tmp_path / "none.jsonl")])
+    with pytest.raises(SettingsError, match="Did you mean 'mnist'"):
+        find_benchmarks(["mme,mnst"])
+
+
+def test_groups_and_lists_name_each_benchmark_once() -> None:
+    assert [bench.name for bench in find_benchmarks(["mme,pope", "mme", " vsr "])] == ["mme", "pope", "vsr"]
+    paper = [bench.name for bench in find_benchmarks(["paper"])]
+    assert paper == ["mme", "pope", "vsr", "snli-ve", "cifar10", "cifar100", "mnist", "textvqa"]
+
+
+def test_an_empty_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "none.jsonl").write_text("")
+    with pytest.raises(InputError, match="holds no questions"):
+        OwnBenchmark(tmp_path / "none.jsonl").items(Request())
+
+
+def test_the_four_scores() -> None:
+    bench = OwnBenchmark(Path("mine.jsonl"))
+    said = [
+        ("cat", "cat"),  # exact
+        ("cat", "The Cat!"),  # normalised
+        ("cat", "I see a cat there"),  # contains
+        ("cat", "concatenate"),  # none
+    ]
+    rows = [Row(f"{n}#0", str(n), None, None, "?", answer, text) for n, (answer, text) in enumerate(said)]
+    scores = bench.scores([row.marked(bench.mark(row, "official")) for row in rows], "official")
+    assert (scores["exact"], scores["accuracy"], scores["contains"]) == (0.25, 0.5, 0.75)
+    assert scores["token_f1"] == pytest.approx((1 + 1 + 2 * 1 / (1 + 4) + 0) / 4)
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted", "score"),
+    [("a red car", "red car", 1.0), ("red", "blue", 0.0), ("red red", "red", 2 / 3), ("", "the", 1.0), ("", "x", 0.0)],
+)
+def test_token_f1(said: str, wanted: str, score: float) -> None:
+    assert token_f1(said, wanted) == pytest.approx(score)
