@@ -1,14 +1,32 @@
-"""A training sample: images and a conversation about them, wherever they came from."""
+"""A training sample: images and a conversation about them, wherever they came from.
+
+Images are references, opened when they are needed, so that a large data set costs no memory and no torch.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+from m2pt_cli.errors import InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 IMAGE_MARK = "<image>"
+
+# Pillow's own bound for a suspected decompression bomb: 89 million pixels, 268 MB once decoded.
+MOST_PIXELS = 89_478_485
+# An image this long and thin grows without bound when its shorter side is resized.
+MOST_ASPECT = 200
+_MOST_URL_BYTES = 64 << 20
+_URL_SECONDS = 30.0
+_EXIF_ORIENTATION = 0x0112
 
 
 class ImageReference(Protocol):
@@ -38,3 +56,156 @@ class Sample:
     images: tuple[ImageReference, ...]
     turns: tuple[Turn, ...]
     task: str | None = None
+
+
+@dataclass(frozen=True)
+class FileImage:
+    """An image in a file."""
+
+    name: str
+    path: Path
+
+    def open(self) -> Image:
+        """The image in RGB. Raises InputError where it can't be read."""
+        return decode_image(self.name, self.path)
+
+    def size(self) -> tuple[int, int]:
+        """``(width, height)`` from the file's header. Raises InputError where it is no image."""
+        return read_size(self.name, self.path)
+
+
+@dataclass(frozen=True)
+class BytesImage:
+    """An encoded image in memory."""
+
+    name: str
+    data: bytes = field(repr=False)
+
+    def open(self) -> Image:
+        """The image in RGB. Raises InputError where it can't be read."""
+        return decode_image(self.name, io.BytesIO(self.data))
+
+    def size(self) -> tuple[int, int]:
+        """``(width, height)`` from the header. Raises InputError where it is no image."""
+        return read_size(self.name, io.BytesIO(self.data))
+
+
+@dataclass(frozen=True)
+class UrlImage:
+    """An image behind an http(s) URL, fetched whenever it is opened."""
+
+    name: str
+
+    def open(self) -> Image:
+        """The image in RGB. Raises InputError where it can't be fetched or read."""
+        try:
+            with urlopen(Request(self.name, headers={"User-Agent": "m2pt"}), timeout=_URL_SECONDS) as response:
+                content = response.read(_MOST_URL_BYTES + 1)
+        except (OSError, ValueError) as error:
+            raise InputError(f"image {self.name} can't be fetched: {error}") from None
+        if len(content) > _MOST_URL_BYTES:
+            raise InputError(f"image {self.name} is larger than {_MOST_URL_BYTES >> 20} MiB")
+        return decode_image(self.name, io.BytesIO(content))
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """An image that a caller holds already."""
+
+    name: str
+    image: Image = field(repr=False)
+
+    def open(self) -> Image:
+        """The image in RGB."""
+        return self.image.convert("RGB")
+
+
+def image_reference(image: str | Path | Image, *, folder: Path, allow_url: bool = False) -> ImageReference:
+    """A reference to an image that the user named: a path (relative to ``folder``), a URL, or a PIL image.
+
+    Raises:
+        InputError: no such file, or a URL where ``allow_url`` is False.
+    """
+    if not isinstance(image, (str, Path)):
+        # Equal names mean equal images to whoever shares work between questions, so the name follows the content.
+        digest = hashlib.sha256(repr((image.mode, image.size)).encode() + image.tobytes()).hexdigest()
+        return DecodedImage(f"image {digest[:16]}", image)
+    if is_url(str(image)):
+        if not allow_url:
+            raise InputError(f"image {image} is a URL", "give a file, or allow fetching with --allow-url")
+        return UrlImage(str(image))
+    path = folder / image
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise InputError(f"image {path} {what}", "check the path of the image")
+    return FileImage(str(path), path)
+
+
+def is_url(text: str) -> bool:
+    """Whether ``text`` is an http or https URL."""
+    return urlsplit(text).scheme in ("http", "https") if ":" in text else False
+
+
+def image_size(reference: ImageReference) -> tuple[int, int]:
+    """``(width, height)``, from the header alone where that is possible. Raises InputError where it can't be read."""
+    if isinstance(reference, (FileImage, BytesImage)):
+        return reference.size()
+    return reference.open().size
+
+
+def read_size(name: str, source: Path | io.BytesIO) -> tuple[int, int]:
+    """``(width, height)`` of an encoded image as `decode_image` gives it, without decoding its pixels.
+
+    Raises:
+        InputError: missing, no image, more than `MOST_PIXELS`, or longer than `MOST_ASPECT` times its width.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(source) as image:
+            width, height = image.size
+            turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+    except (*_UNREADABLE, Image.DecompressionBombError) as error:
+        raise _unreadable(name, error) from None
+    _require_bounded(name, width, height)
+    return (height, width) if turned else (width, height)
+
+
+def decode_image(name: str, source: Path | io.BytesIO) -> Image:
+    """Decode an image to RGB, upright where its EXIF data says how it was held (as transformers' ``load_image``).
+
+    Raises:
+        InputError: missing, damaged, truncated, more than `MOST_PIXELS`, or longer than `MOST_ASPECT` times its width.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(source) as image:
+            _require_bounded(name, *image.size)
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I;16"):  # 16-bit grey: a plain conversion would clip it to white
+                upright = upright.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+            return upright.convert("RGB")
+    except (*_UNREADABLE, Image.DecompressionBombError) as error:
+        raise _unreadable(name, error) from None
+
+
+# What Pillow's decoders raise on damaged files, beside its own bomb error.
+_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, MemoryError)
+
+
+def _unreadable(name: str, error: BaseException) -> InputError:
+    if isinstance(error, FileNotFoundError):
+        return InputError(f"image {name} does not exist")
+    if type(error).__name__ == "UnidentifiedImageError":
+        return InputError(f"image {name} can't be read: not an image, or damaged")
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return InputError(f"image {name} can't be read: {reason}")
+
+
+def _require_bounded(name: str, width: int, height: int) -> None:
+    if width * height > MOST_PIXELS:
+        raise InputError(f"image {name} has {width} x {height} pixels, more than {MOST_PIXELS:,}", "make it smaller")
+    if max(width, height) > MOST_ASPECT * min(width, height):
+        raise InputError(f"image {name} is {width} x {height}: one side is over {MOST_ASPECT} times the other")

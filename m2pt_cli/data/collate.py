@@ -1,0 +1,145 @@
+"""Samples -> batch: images opened and prepared, ids padded.
+
+Images are opened here, in the worker processes of a data loader or in an engine's thread, never before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from m2pt_cli.data.encode import UNSUPERVISED, EncodedSample
+from m2pt_cli.data.pixels import PixelPreparer
+from m2pt_cli.data.samples import ImageReference, image_size
+from m2pt_cli.errors import SettingsError
+
+
+class ImagePreparer:
+    """Opens images and prepares them for a base.
+
+    Args:
+        processor: the base's processor. How many tokens an image takes is read from it at each call, so that it may be
+            set for an adapter (``visual_tokens``) later.
+        fit: ``crop``, ``pad`` or ``base``; a base that cuts images into tiles (LLaVA-NeXT) knows only ``base``.
+
+    Raises:
+        SettingsError: the fit does not go with the base.
+    """
+
+    def __init__(self, processor: Any, *, fit: str) -> None:
+        self.processor = processor
+        self.image_processor = pil_image_processor(processor.image_processor)
+        self.is_tiled = hasattr(self.image_processor, "image_grid_pinpoints")
+        if self.is_tiled and fit != "base":
+            raise SettingsError(
+                f"--image-fit {fit} does not go with this base, which cuts images into tiles", "use --image-fit base"
+            )
+        self._pixels = None if self.is_tiled else PixelPreparer(self.image_processor, fit=fit)
+
+    def prepare(self, images: Sequence[ImageReference]) -> dict[str, Tensor]:
+        """What the model takes for ``images``; nothing for none.
+
+        Returns:
+            ``{"pixel_values": (n, 3, height, width)}``, or for a base with tiles
+            ``{"pixel_values": (n, tiles, 3, height, width), "image_sizes": (n, 2)}``.
+
+        Raises:
+            InputError: an image can't be read; it is named.
+        """
+        if not images:
+            return {}
+        opened = [image.open() for image in images]
+        if self._pixels is not None:
+            return {"pixel_values": torch.from_numpy(np.stack([self._pixels.pixels(image) for image in opened]))}
+        inputs = self.image_processor(images=opened, return_tensors="pt")
+        return {"pixel_values": inputs["pixel_values"], "image_sizes": inputs["image_sizes"]}
+
+    def token_counts(self, images: Sequence[ImageReference]) -> list[int]:
+        """Tokens that each image takes in the text.
+
+        Raises:
+            InputError: the size of an image is needed and can't be read.
+        """
+        if not images:
+            return []
+        if self.is_tiled:
+            sizes = [(height, width) for width, height in map(image_size, images)]
+            counts = self.processor._get_num_multimodal_tokens(image_sizes=sizes)["num_image_tokens"]
+            return [int(count) for count in counts]
+        assert self._pixels is not None
+        height, width = self._pixels.fit.size
+        patch = self.processor.patch_size
+        count = (height // patch) * (width // patch) + self.processor.num_additional_image_tokens
+        return [count - (self.processor.vision_feature_select_strategy == "default")] * len(images)
+
+
+class Collator:
+    """Makes a batch of encoded samples; a broken image raises InputError with its name.
+
+    Args:
+        images: opens and prepares images.
+        pad_token_id: fills the shorter rows.
+        padding_side: ``right`` or ``left``.
+        pad_to: row lengths are rounded up to a multiple of this.
+    """
+
+    def __init__(
+        self, images: ImagePreparer, *, pad_token_id: int, padding_side: str = "right", pad_to: int = 1
+    ) -> None:
+        self.images = images
+        self.pad_token_id = pad_token_id
+        self.padding_side = padding_side
+        self.pad_to = pad_to
+
+    def __call__(self, samples: Sequence[EncodedSample]) -> dict[str, Tensor]:
+        """``input_ids``, ``attention_mask``, ``labels``: ``(batch, length)``, and the images in the order of the rows.
+
+        Without an image in the whole batch there is no ``pixel_values``.
+        """
+        longest = max(len(sample.encoded.input_ids) for sample in samples)
+        length = -(-longest // self.pad_to) * self.pad_to
+        ids = torch.full((len(samples), length), self.pad_token_id, dtype=torch.long)
+        labels = torch.full_like(ids, UNSUPERVISED)
+        mask = torch.zeros_like(ids)
+        for row, sample in enumerate(samples):
+            count = len(sample.encoded.input_ids)
+            place = slice(0, count) if self.padding_side == "right" else slice(length - count, length)
+            ids[row, place] = torch.tensor(sample.encoded.input_ids)
+            labels[row, place] = torch.tensor(sample.encoded.labels)
+            mask[row, place] = 1
+        images = join_images([self.images.prepare(sample.sample.images) for sample in samples])
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels, **images}
+
+
+def join_images(prepared: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The images of several rows as one input; rows of fewer tiles are filled up with zeros."""
+    with_images = [inputs for inputs in prepared if inputs]
+    if not with_images:
+        return {}
+    pixels = [inputs["pixel_values"] for inputs in with_images]
+    joined: dict[str, Tensor] = {}
+    if pixels[0].ndim == 5:
+        most = max(part.shape[1] for part in pixels)
+        pixels = [torch.nn.functional.pad(part, (0, 0) * 3 + (0, most - part.shape[1])) for part in pixels]
+        joined["image_sizes"] = torch.cat([inputs["image_sizes"] for inputs in with_images])
+    return {"pixel_values": torch.cat(pixels), **joined}
+
+
+def pil_image_processor(image_processor: Any) -> Any:
+    """The PIL variant of an image processor: its pixels do not depend on whether torchvision is installed.
+
+    Raises:
+        SettingsError: there is no such variant.
+    """
+    if image_processor.backend == "pil":
+        return image_processor
+    import transformers
+
+    name = f"{type(image_processor).__name__}Pil"
+    if not hasattr(transformers, name):
+        raise SettingsError(f"{type(image_processor).__name__} has no PIL variant: this base is not supported")
+    return getattr(transformers, name)(**image_processor.to_dict())
