@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,17 +59,20 @@ class EvaluationFolder:
                 "name another --output-dir, or --overwrite to replace it",
             )
 
-    def create(self) -> None:
-        """Make the folder.
+    def require_writable(self) -> None:
+        """Check that the folder can be made, or written to, and leave nothing behind.
 
         Raises:
-            SettingsError: it can't be made or written to.
+            SettingsError: it can't.
         """
+        nearest = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            raise SettingsError(f"--output-dir {self.path} can't be written", "name another --output-dir")
+
+    def create(self) -> None:
+        """Make the folder. Raises SettingsError where that fails."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.path / ".probe.partial"
-            probe.touch()
-            probe.unlink()
         except OSError as error:
             raise SettingsError(
                 f"--output-dir {self.path} can't be written: {error.strerror}", "name another --output-dir"

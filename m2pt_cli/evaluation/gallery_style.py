@@ -13,7 +13,8 @@ pre { overflow-x: auto; font-size: .8rem; border: 1px solid var(--line); padding
   background: Canvas; padding: .5rem 0; border-bottom: 1px solid var(--line); }
 select, input { font: inherit; } .note, .id { opacity: .7; font-size: .8rem; margin: .2rem 0; }
 main { display: grid; grid-template-columns: repeat(auto-fill, minmax(22rem, 1fr)); gap: 1rem; }
-article { display: flex; align-items: start; gap: .9rem; border: 1px solid var(--line); border-radius: .5rem; padding: .8rem; }
+article { display: flex; align-items: start; gap: .9rem; border: 1px solid var(--line); border-radius: .5rem;
+  padding: .8rem; }
 article[hidden] { display: none; } article > div { min-width: 0; flex: 1; overflow-wrap: anywhere; }
 article img { width: 7rem; height: 7rem; object-fit: contain; background: #8882; border-radius: .3rem; flex: none;
   image-rendering: auto; }

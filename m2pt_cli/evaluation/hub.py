@@ -35,6 +35,8 @@ def download(repo_id: str, pattern: str, *, report: Callable[[str], None]) -> li
         RepositoryNotFoundError,
     )
 
+    # OSError, and the root of the HTTP client's own errors, whichever client this version of the library is built on.
+    network_errors: tuple[type[BaseException], ...] = HfHubHTTPError.__bases__
     where = f"the data set {repo_id}"
     command = f"hf download {repo_id} --repo-type dataset --include '{pattern}'"
     try:
@@ -68,7 +70,7 @@ def download(repo_id: str, pattern: str, *, report: Callable[[str], None]) -> li
         ) from None
     except EntryNotFoundError as error:
         raise UnavailableError(f"{where} has lost a file: {_first_line(error)}", command) from None
-    except (HfHubHTTPError, OSError) as error:
+    except network_errors as error:
         raise UnavailableError(
             f"{where} can't be downloaded: {_first_line(error)}", "run it again: what has arrived is kept"
         ) from None

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
-from urllib.request import Request as UrlRequest
-from urllib.request import urlopen
 
-from m2pt_cli.data.samples import ImageReference
+from m2pt_cli.data.samples import FileImage, ImageReference, UrlImage, is_url
 from m2pt_cli.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,20 +15,6 @@ if TYPE_CHECKING:
 
 # COCO as its zip files unpack.
 _SUBFOLDERS = ("", "images", "val2014", "train2014", "val2017", "train2017", "trainval2017")
-_MOST_BYTES = 64 * 1024 * 1024
-_TIMEOUT = 30.0
-
-
-@dataclass(frozen=True)
-class FileImage:
-    """An image in a file."""
-
-    name: str
-    path: Path
-
-    def open(self) -> Image:
-        """The image in RGB. Raises InputError where it can't be read."""
-        return decode(self.name, self.path)
 
 
 @dataclass(frozen=True)
@@ -45,41 +27,6 @@ class MissingImage:
     def open(self) -> Image:
         """Raises InputError."""
         raise InputError(f"image {self.name} is in none of the {self.num_folders} folders looked at", "check --images")
-
-
-@dataclass(frozen=True)
-class UrlImage:
-    """An image behind an http(s) URL, fetched each time it is opened."""
-
-    name: str
-    url: str
-
-    def open(self) -> Image:
-        """The image in RGB. Raises InputError where it can't be fetched or decoded."""
-        try:
-            with urlopen(UrlRequest(self.url, headers={"User-Agent": "m2pt"}), timeout=_TIMEOUT) as response:
-                content = response.read(_MOST_BYTES + 1)
-        except (OSError, ValueError) as error:
-            raise InputError(f"image {self.url} can't be fetched: {error}") from None
-        if len(content) > _MOST_BYTES:
-            raise InputError(f"image {self.url} is larger than {_MOST_BYTES >> 20} MiB")
-        return decode(self.name, BytesIO(content))
-
-
-def decode(name: str, source: Path | BytesIO) -> Image:
-    """Decode an image to RGB.
-
-    Raises:
-        InputError: it is missing, damaged, or larger than Pillow's guard against decompression bombs allows.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(source) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = (str(error).splitlines() or [error.__class__.__name__])[0]
-        raise InputError(f"image {name} can't be read: {reason}") from None
 
 
 class ImageFolders:
@@ -114,6 +61,6 @@ class ImageFolders:
             for candidate in (folder / path, folder / path.name) if is_inside else ():
                 if candidate.is_file():
                     return FileImage(name, candidate)
-        if self._allow_url and link and urlsplit(link).scheme in ("http", "https"):
-            return UrlImage(name, link)
+        if self._allow_url and link and is_url(link):
+            return UrlImage(link)
         return MissingImage(name, len(self._folders))

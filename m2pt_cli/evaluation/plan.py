@@ -32,12 +32,14 @@ class RunPlan:
 
     def known_identity(self, settings: EvalSettings) -> dict[str, Any]:
         """What decides this run's answers, but for the base's fingerprint."""
+        own = self.adapter
+        defaults = self.entry.defaults
         return {
             "base": self.base,
-            "adapter": None if self.adapter is None else self.adapter.fingerprint,
-            "template": self._choose("template", settings.template, self.adapter and self.adapter.chat_template),
-            "image_fit": self._choose("image_fit", settings.image_fit, self.adapter and self.adapter.image_fit),
-            "visual_tokens": None if self.adapter is None else self.adapter.visual_tokens,
+            "adapter": None if own is None else own.fingerprint,
+            "template": settings.template or (own and own.chat_template) or defaults.template,
+            "image_fit": settings.image_fit or (own and own.image_fit) or defaults.image_fit,
+            "visual_tokens": None if own is None else own.visual_tokens,
             "wording": settings.wording,
             "protocol": settings.protocol,
             "source": settings.source,
@@ -61,10 +63,6 @@ class RunPlan:
             for flag, said, own in pairs
             if said is not None and own is not None and said != own
         ]
-
-    def _choose(self, name: str, said: str | None, own: str | None) -> str:
-        default: str = getattr(self.entry.defaults, name)
-        return said or own or default
 
 
 def plan_runs(settings: EvalSettings, benchmarks: Sequence[Benchmark], share: Share) -> list[RunPlan]:
@@ -92,7 +90,7 @@ def plan_runs(settings: EvalSettings, benchmarks: Sequence[Benchmark], share: Sh
         _check_root(root, names)
     for plan in plans:
         plan.folder.claim(plan.known_identity(settings), overwrite=settings.overwrite)
-        plan.folder.create()
+        plan.folder.require_writable()
     return plans
 
 

@@ -107,20 +107,21 @@ def _run(
     events: Events,
 ) -> tuple[EvalRun, dict[str, list[Row]]]:
     from m2pt_cli.answering.engine import AnswerEngine, Decoding
-    from m2pt_cli.bases.adapters import attach_adapter
+    from m2pt_cli.bases.adapters import attach_adapter, detach_adapter
     from m2pt_cli.evaluation.session import Session
 
     found = plan.folder.results()
     identity = {**plan.known_identity(settings), "base_fingerprint": loaded.fingerprint}
     if share.is_first:
         plan.folder.claim(identity, overwrite=False)
+        plan.folder.create()
     share.wait()
     for text in plan.warnings(settings):
         events(Notice(text, is_warning=True))
     peft_model = None if plan.adapter is None else attach_adapter(loaded, plan.adapter)
     try:
         engine = AnswerEngine(
-            loaded if peft_model is None else dataclasses.replace(loaded, model=peft_model),
+            loaded if peft_model is None else dataclasses.replace(loaded, model=peft_model, adapter=plan.adapter),
             template=identity["template"],
             image_fit=identity["image_fit"],
             decoding=Decoding(seed=settings.seed),
@@ -136,7 +137,7 @@ def _run(
                 events(Notice(f"{bench.name}: {note}", is_warning=True))
     finally:
         if peft_model is not None:
-            peft_model.unload()
+            detach_adapter(loaded, peft_model)
     run = EvalRun(
         name=plan.name,
         base=plan.base,

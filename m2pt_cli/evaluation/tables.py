@@ -11,11 +11,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from m2pt_cli.data.samples import ImageReference
+from m2pt_cli.data.samples import ImageReference, decode_image
 from m2pt_cli.errors import InputError
 from m2pt_cli.evaluation.benchmark import Request
 from m2pt_cli.evaluation.hub import download
-from m2pt_cli.evaluation.images import decode
 
 if TYPE_CHECKING:
     import pyarrow
@@ -116,7 +115,7 @@ class ParquetImage:
         content = cell["bytes"] if isinstance(cell, dict) else cell
         if not content:
             raise InputError(f"image {self.name} is empty")
-        return decode(self.name, BytesIO(content))
+        return decode_image(self.name, BytesIO(content))
 
 
 @lru_cache(maxsize=4)

@@ -88,5 +88,8 @@ def test_overwrite_removes_this_tools_files_alone(tmp_path: Path) -> None:
 
 def test_an_unwritable_place_is_a_settings_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(SettingsError, match="can't be written"):
-        EvaluationFolder(tmp_path / "file" / "below").create()
+    for check in (EvaluationFolder.require_writable, EvaluationFolder.create):
+        with pytest.raises(SettingsError, match="can't be written"):
+            check(EvaluationFolder(tmp_path / "file" / "below"))
+    EvaluationFolder(tmp_path / "a" / "b").require_writable()
+    assert not (tmp_path / "a").exists()
