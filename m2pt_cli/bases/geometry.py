@@ -1,0 +1,361 @@
+"""The shape of a LLaVA, read from its ``config.json``: widths, depths, and every weight with its name and shape.
+
+No torch here: counting parameters and checking files is arithmetic. A test holds the arithmetic against the modules
+that transformers builds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from m2pt_cli.errors import UnavailableError
+
+# model_type of config.json -> the class of transformers that was tested.
+MODEL_CLASSES = {"llava": "LlavaForConditionalGeneration", "llava_next": "LlavaNextForConditionalGeneration"}
+# What a config.json leaves out: the defaults of transformers' configuration classes.
+VISION_DEFAULTS: dict[str, dict[str, Any]] = {
+    "clip_vision_model": {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "num_channels": 3,
+        "image_size": 224,
+        "patch_size": 32,
+    },
+    "siglip_vision_model": {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "num_channels": 3,
+        "image_size": 224,
+        "patch_size": 16,
+        "vision_use_head": True,
+    },
+}
+TEXT_DEFAULTS: dict[str, dict[str, Any]] = {
+    "llama": {
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": None,
+        "attention_bias": False,
+        "mlp_bias": False,
+    },
+    "mistral": {
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+    },
+    "qwen2": {
+        "vocab_size": 151936,
+        "hidden_size": 4096,
+        "intermediate_size": 22016,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+    },
+}
+# A LLaVA config without a vision_config means CLIP ViT-L/14 at 336 pixels.
+_CLIP_LARGE_336 = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+}
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One weight of a base under the name of transformers' module, without the values."""
+
+    group: str
+    name: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class VisionGeometry:
+    """A vision tower: ``num_layers`` layers of width ``hidden_size``, ``d_v`` of the paper."""
+
+    model_type: str
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_channels: int
+    image_size: int
+    patch_size: int
+    has_head: bool
+
+    @property
+    def has_cls(self) -> bool:
+        """Whether a class token stands in front of the patches."""
+        return self.model_type == "clip_vision_model"
+
+    @property
+    def num_patches(self) -> int:
+        return (self.image_size // self.patch_size) ** 2
+
+    def weights(self) -> Iterator[Weight]:
+        width, inner = self.hidden_size, self.intermediate_size
+        shapes: dict[str, tuple[int, ...]] = {}
+        if self.has_cls:
+            shapes["embeddings.class_embedding"] = (width,)
+        shapes["embeddings.patch_embedding.weight"] = (width, self.num_channels, self.patch_size, self.patch_size)
+        if not self.has_cls:
+            shapes["embeddings.patch_embedding.bias"] = (width,)
+        shapes["embeddings.position_embedding.weight"] = (self.num_patches + self.has_cls, width)
+        if self.has_cls:
+            shapes |= _norm("pre_layrnorm", width)  # transformers' own spelling
+        for i in range(self.num_layers):
+            layer = f"encoder.layers.{i}"
+            for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+                shapes |= _linear(f"{layer}.self_attn.{name}", width, width, bias=True)
+            shapes |= _norm(f"{layer}.layer_norm1", width) | _norm(f"{layer}.layer_norm2", width)
+            shapes |= _linear(f"{layer}.mlp.fc1", width, inner, bias=True)
+            shapes |= _linear(f"{layer}.mlp.fc2", inner, width, bias=True)
+        shapes |= _norm("post_layernorm", width)
+        if self.has_head:
+            shapes["head.probe"] = (1, 1, width)
+            shapes |= {"head.attention.in_proj_weight": (3 * width, width), "head.attention.in_proj_bias": (3 * width,)}
+            shapes |= _linear("head.attention.out_proj", width, width, bias=True) | _norm("head.layernorm", width)
+            shapes |= _linear("head.mlp.fc1", width, inner, bias=True) | _linear(
+                "head.mlp.fc2", inner, width, bias=True
+            )
+        for name, shape in shapes.items():
+            yield Weight("vision_tower", f"model.vision_tower.{name}", shape)
+
+
+@dataclass(frozen=True)
+class TextGeometry:
+    """A language model: ``num_layers`` layers of width ``hidden_size``, ``d_t`` of the paper."""
+
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    qkv_bias: bool
+    output_bias: bool
+    mlp_bias: bool
+
+    def weights(self) -> Iterator[Weight]:
+        width, inner = self.hidden_size, self.intermediate_size
+        queries, keys = self.num_heads * self.head_dim, self.num_key_value_heads * self.head_dim
+        shapes: dict[str, tuple[int, ...]] = {"embed_tokens.weight": (self.vocab_size, width)}
+        for i in range(self.num_layers):
+            attention, mlp = f"layers.{i}.self_attn", f"layers.{i}.mlp"
+            shapes |= _linear(f"{attention}.q_proj", width, queries, bias=self.qkv_bias)
+            shapes |= _linear(f"{attention}.k_proj", width, keys, bias=self.qkv_bias)
+            shapes |= _linear(f"{attention}.v_proj", width, keys, bias=self.qkv_bias)
+            shapes |= _linear(f"{attention}.o_proj", queries, width, bias=self.output_bias)
+            shapes |= _linear(f"{mlp}.gate_proj", width, inner, bias=self.mlp_bias)
+            shapes |= _linear(f"{mlp}.up_proj", width, inner, bias=self.mlp_bias)
+            shapes |= _linear(f"{mlp}.down_proj", inner, width, bias=self.mlp_bias)
+            shapes[f"layers.{i}.input_layernorm.weight"] = (width,)
+            shapes[f"layers.{i}.post_attention_layernorm.weight"] = (width,)
+        shapes["norm.weight"] = (width,)
+        for name, shape in shapes.items():
+            yield Weight("language_model", f"model.language_model.{name}", shape)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A whole LLaVA.
+
+    Attributes:
+        model_type: ``llava`` or ``llava_next``.
+        projector: ``linear`` (LLaVA v1) or ``mlp`` (two layers, LLaVA-1.5).
+        feature_layers: the vision hidden states the projector reads, as written in the config; usually ``(-2,)``.
+        feature_strategy: ``default`` drops the first token (CLS), ``full`` keeps it.
+        tied_lm_head: the output layer is the token embedding.
+    """
+
+    model_type: str
+    vision: VisionGeometry
+    text: TextGeometry
+    projector: str
+    projector_bias: bool
+    feature_layers: tuple[int, ...]
+    feature_strategy: str
+    tied_lm_head: bool
+
+    def weights(self) -> Iterator[Weight]:
+        """Every weight of the base once; a tied ``lm_head`` is the embedding and does not appear."""
+        yield from self.vision.weights()
+        for name, shape in self._projector_shapes().items():
+            yield Weight("projector", f"model.{name}", shape)
+        if self.model_type == "llava_next":
+            # An embedding that ends every row of an image: a token of the language model.
+            yield Weight("language_model", "model.image_newline", (self.text.hidden_size,))
+        yield from self.text.weights()
+        if not self.tied_lm_head:
+            yield Weight("lm_head", "lm_head.weight", (self.text.vocab_size, self.text.hidden_size))
+
+    def _projector_shapes(self) -> dict[str, tuple[int, ...]]:
+        wide, bias = self.text.hidden_size, self.projector_bias
+        name = "multi_modal_projector"
+        if self.projector == "linear":
+            return _linear(name, self.feature_size, wide, bias=bias)
+        first = _linear(f"{name}.linear_1", self.feature_size, wide, bias=bias)
+        return first | _linear(f"{name}.linear_2", wide, wide, bias=bias)
+
+    @property
+    def feature_size(self) -> int:
+        """Width of what the projector reads: the hidden states of several layers stand side by side."""
+        return self.vision.hidden_size * len(self.feature_layers)
+
+    @property
+    def feature_indices(self) -> tuple[int, ...]:
+        """`feature_layers` counted from the front: index i is the input of vision layer i, L_v the last output."""
+        return tuple(i if i >= 0 else self.vision.num_layers + 1 + i for i in self.feature_layers)
+
+    @property
+    def group_sizes(self) -> dict[str, int]:
+        """Parameters by part: vision_tower, projector, language_model, lm_head."""
+        sizes = dict.fromkeys(("vision_tower", "projector", "language_model", "lm_head"), 0)
+        for weight in self.weights():
+            sizes[weight.group] += weight.size
+        return sizes
+
+    @property
+    def total_parameters(self) -> int:
+        return sum(self.group_sizes.values())
+
+    def image_tokens(self, visual_tokens: str, num_visual_prompts: int) -> int:
+        """Tokens that one image takes in the language model (PAPER.md, section 2).
+
+        ``patches``: the base's own number. ``official``: one token is dropped, so prompts and CLS arrive as well;
+        with no prompts that is the base's own number again.
+
+        Raises:
+            ValueError: a LLaVA-NeXT, whose number depends on the size of the image.
+        """
+        if self.model_type == "llava_next":
+            raise ValueError("the image tokens of a LLaVA-NeXT depend on the size of the image")
+        own = self.vision.num_patches + self.vision.has_cls - (self.feature_strategy == "default")
+        return own + num_visual_prompts if visual_tokens == "official" else own
+
+
+def geometry_from_config(config: Mapping[str, Any]) -> Geometry:
+    """The geometry of a transformers LLaVA configuration (the content of ``config.json``).
+
+    ``"mm_projector_type": "linear"`` marks the one-layer projector of LLaVA v1.
+
+    Raises:
+        UnavailableError: a model, tower or decoder that was never tested, named by its class; or a damaged config.
+    """
+    model_type = config.get("model_type")
+    if model_type not in MODEL_CLASSES:
+        named = (config.get("architectures") or [model_type or "a model without a model_type"])[0]
+        raise UnavailableError(
+            f"the base is {named}, which m2pt was never tested with",
+            "use one of " + ", ".join(MODEL_CLASSES.values()) + ", or --base nano",
+        )
+    vision, text = config.get("vision_config") or _CLIP_LARGE_336, config.get("text_config") or {}
+    try:
+        return Geometry(
+            model_type=model_type,
+            vision=_vision(vision),
+            text=_text(text),
+            projector=_projector(config),
+            projector_bias=bool(config.get("multimodal_projector_bias", True)),
+            feature_layers=_layers(config.get("vision_feature_layer", -2)),
+            feature_strategy=str(config.get("vision_feature_select_strategy", "default")),
+            # Of a LLaVA-NeXT transformers reads the outer switch alone.
+            tied_lm_head=bool(
+                config.get("tie_word_embeddings", False)
+                or (model_type == "llava" and text.get("tie_word_embeddings", False))
+            ),
+        )
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UnavailableError(f"the base's config.json is damaged: {error}") from None
+
+
+def _vision(config: Mapping[str, Any]) -> VisionGeometry:
+    model_type = config.get("model_type", "clip_vision_model")
+    if model_type not in VISION_DEFAULTS:
+        raise UnavailableError(
+            f"the base's vision tower is {model_type}, which m2pt was never tested with",
+            "towers that work: " + ", ".join(VISION_DEFAULTS),
+        )
+    values = {**VISION_DEFAULTS[model_type], **{k: v for k, v in config.items() if v is not None}}
+    return VisionGeometry(
+        model_type=model_type,
+        hidden_size=int(values["hidden_size"]),
+        intermediate_size=int(values["intermediate_size"]),
+        num_layers=int(values["num_hidden_layers"]),
+        num_heads=int(values["num_attention_heads"]),
+        num_channels=int(values["num_channels"]),
+        image_size=int(values["image_size"]),
+        patch_size=int(values["patch_size"]),
+        has_head=model_type == "siglip_vision_model" and bool(values["vision_use_head"]),
+    )
+
+
+def _text(config: Mapping[str, Any]) -> TextGeometry:
+    model_type = config.get("model_type", "llama")
+    if model_type not in TEXT_DEFAULTS:
+        raise UnavailableError(
+            f"the base's language model is {model_type}, which m2pt was never tested with",
+            "decoders that work: " + ", ".join(TEXT_DEFAULTS),
+        )
+    values = {**TEXT_DEFAULTS[model_type], **{k: v for k, v in config.items() if v is not None}}
+    width, heads = int(values["hidden_size"]), int(values["num_attention_heads"])
+    biased = model_type == "llama" and bool(values["attention_bias"])
+    return TextGeometry(
+        model_type=model_type,
+        vocab_size=int(values["vocab_size"]),
+        hidden_size=width,
+        intermediate_size=int(values["intermediate_size"]),
+        num_layers=int(values["num_hidden_layers"]),
+        num_heads=heads,
+        num_key_value_heads=int(values["num_key_value_heads"] or heads),
+        head_dim=int(values.get("head_dim") or width // heads),
+        qkv_bias=biased or model_type == "qwen2",
+        output_bias=biased,
+        mlp_bias=model_type == "llama" and bool(values["mlp_bias"]),
+    )
+
+
+def _projector(config: Mapping[str, Any]) -> str:
+    said = config.get("mm_projector_type", "mlp2x_gelu")
+    kinds = {"linear": "linear", "mlp2x_gelu": "mlp"}
+    if said not in kinds:
+        raise UnavailableError(
+            f"the base's projector is {said!r}, which m2pt was never tested with", "projectors that work: linear, mlp"
+        )
+    return kinds[said]
+
+
+def _layers(value: Any) -> tuple[int, ...]:
+    return tuple(int(layer) for layer in value) if isinstance(value, (list, tuple)) else (int(value),)
+
+
+def _linear(name: str, inputs: int, outputs: int, *, bias: bool) -> dict[str, tuple[int, ...]]:
+    weight: dict[str, tuple[int, ...]] = {f"{name}.weight": (outputs, inputs)}
+    return weight | {f"{name}.bias": (outputs,)} if bias else weight
+
+
+def _norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
