@@ -1,0 +1,106 @@
+"""What an M²PT adapter is: how many prompts, which interaction layer, which visual tokens reach the language model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from peft import PeftConfig
+
+from m2pt_cli.errors import SettingsError
+
+INTERACTIONS = ("auto", "projector", "residual", "none")
+VISUAL_TOKENS = ("patches", "official")
+INITS = ("xavier", "normal", "zeros")
+
+PROJECTOR = "multi_modal_projector"
+LM_HEAD = "lm_head"
+
+
+class MethodError(SettingsError, ValueError):
+    """Something M²PT can't do as asked: a bad value, a base it was never tested on, a call that would go wrong.
+
+    A `ValueError` too, because that is what callers of PEFT and transformers expect.
+    """
+
+
+@dataclass
+class M2PTConfig(PeftConfig):
+    """Settings of one M²PT adapter (paper, section 3; the paper's best: 20 visual and 10 textual prompts).
+
+    Args:
+        num_visual_prompts: prompt vectors k_v in every layer of the vision tower; 0 for none.
+        num_textual_prompts: prompt vectors k_t in every layer of the language model; 0 for none.
+        interaction: the trained linear map between the two. ``projector`` trains the base's own projector;
+            ``residual`` puts a zero-initialised linear layer beside it, ``projector(x) + f(x)``; ``auto`` is
+            ``projector`` where that is a single linear layer (LLaVA v1) and ``residual`` elsewhere (LLaVA-1.5);
+            ``none`` trains neither.
+        visual_tokens: ``patches`` hands the image patches alone to the language model; ``official`` also hands it
+            ``k_v - 1`` prompts of the last vision layer and the class token, as the authors' code does.
+        train_lm_head: also train the output head, as the authors' script does (1.9 % of a 7B base instead of 0.09 %).
+        init: first values of the prompts: ``xavier`` (the paper's), ``normal`` (standard deviation 0.02) or ``zeros``.
+        chat_template: name of the template the adapter was trained with.
+        image_fit: how images were fitted to the tower while training, ``crop`` or ``pad``.
+        base_fingerprint: fingerprint of the base the adapter was trained on, None where it has none.
+
+    Raises:
+        MethodError: a value is out of range, or nothing would be trained.
+
+    Example::
+
+        model = get_peft_model(llava, M2PTConfig(num_visual_prompts=20, num_textual_prompts=10))
+    """
+
+    num_visual_prompts: int = field(default=20, metadata={"help": "Prompts per layer of the vision tower."})
+    num_textual_prompts: int = field(default=10, metadata={"help": "Prompts per layer of the language model."})
+    interaction: str = field(default="auto", metadata={"help": "auto, projector, residual or none."})
+    visual_tokens: str = field(default="patches", metadata={"help": "patches or official."})
+    train_lm_head: bool = field(default=False, metadata={"help": "Also train the output head."})
+    init: str = field(default="xavier", metadata={"help": "xavier, normal or zeros."})
+    chat_template: str | None = field(default=None, metadata={"help": "Template the adapter was trained with."})
+    image_fit: str | None = field(default=None, metadata={"help": "Image fit the adapter was trained with."})
+    base_fingerprint: str | None = field(default=None, metadata={"help": "Fingerprint of the base."})
+
+    # What PEFT's walk over the modules stops at; no setting, because the method has no other places.
+    target_modules: ClassVar[str] = (
+        r"model\.(vision_tower\.encoder\.layers\.\d+\.(self_attn|mlp)"
+        rf"|language_model\.layers\.\d+\.self_attn|{PROJECTOR})"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = "M2PT"
+        for name in ("num_visual_prompts", "num_textual_prompts"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise MethodError(f"{name} must be a whole number of at least 0, not {value!r}")
+        for name, allowed in (("interaction", INTERACTIONS), ("visual_tokens", VISUAL_TOKENS), ("init", INITS)):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise MethodError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
+        if not isinstance(self.train_lm_head, bool):
+            raise MethodError(f"train_lm_head must be True or False, not {self.train_lm_head!r}")
+        for name in ("chat_template", "image_fit", "base_fingerprint"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise MethodError(f"{name} must be a string or None, not {value!r}")
+        if self.interaction == "none" and not (
+            self.num_visual_prompts or self.num_textual_prompts or self.train_lm_head
+        ):
+            raise MethodError(
+                "nothing to train: num_visual_prompts=0, num_textual_prompts=0, interaction='none' and no lm_head",
+                "give at least one of them another value",
+            )
+
+    @property
+    def modules_to_save(self) -> list[str] | None:
+        """Modules of the base that are trained whole and saved with the adapter (PEFT's name for them)."""
+        modules = [PROJECTOR] if self.interaction == "projector" else []
+        if self.train_lm_head:
+            modules.append(LM_HEAD)
+        return modules or None
+
+    @property
+    def extra_image_tokens(self) -> int:
+        """Image tokens per image beside the patches: k_v with ``visual_tokens="official"``, else 0."""
+        return self.num_visual_prompts if self.visual_tokens == "official" else 0

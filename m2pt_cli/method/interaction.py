@@ -1,0 +1,80 @@
+"""The interaction layer between vision tower and language model (paper, section 3.4), and modules trained whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peft.utils import ModulesToSaveWrapper
+from torch import Tensor, nn
+from torch.nn import functional
+
+from m2pt_cli.method.config import M2PTConfig, MethodError
+from m2pt_cli.method.prompts import M2PTLayer
+
+
+class MasterLinear(nn.Linear):
+    """A linear layer whose parameters stay in fp32 for the optimiser and are cast to the input's dtype at use."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(input.dtype)
+        return functional.linear(input, self.weight.to(input.dtype), bias)
+
+
+class ResidualInteraction(M2PTLayer):
+    """A frozen projector with a linear layer beside it: ``projector(x) + f(x)``, f zero at first.
+
+    Args:
+        base_layer: the projector.
+        in_width, out_width: width of the image features and of the language model's embeddings.
+    """
+
+    adapter_layer_names = ("m2pt_interaction",)
+
+    def __init__(self, base_layer: nn.Module, in_width: int, out_width: int) -> None:
+        super().__init__(base_layer)
+        self.m2pt_interaction = nn.ModuleDict()
+        self.widths = (in_width, out_width)
+
+    def add_layer(self, adapter_name: str, config: M2PTConfig) -> None:
+        """Add an adapter, with a zero linear layer if it has a residual interaction."""
+        self.add(adapter_name, config)
+        if config.interaction == "residual":
+            layer = MasterLinear(*self.widths, device=next(self.base_layer.parameters()).device)
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+            self.m2pt_interaction[adapter_name] = layer.float()
+
+    def forward(self, features: Tensor) -> Tensor:
+        projected = self.base_layer(features)  # (images, tokens, d_t)
+        name = self.active_name
+        if name is None or name not in self.m2pt_interaction:
+            return projected
+        return projected + self.m2pt_interaction[name](features).to(projected.dtype)
+
+
+def train_in_fp32(model: nn.Module, adapter_name: str) -> None:
+    """Turn the linear layers of modules that an adapter trains whole into `MasterLinear`, for M²PT and LoRA alike.
+
+    Raises:
+        MethodError: such a module is quantised.
+    """
+    for path, wrapper in model.named_modules():
+        if not isinstance(wrapper, ModulesToSaveWrapper) or adapter_name not in wrapper.modules_to_save:
+            continue
+        for module in wrapper.modules_to_save[adapter_name].modules():
+            if not isinstance(module, nn.Linear):
+                continue
+            if not module.weight.is_floating_point() or type(module) not in (nn.Linear, MasterLinear):
+                raise MethodError(
+                    f"{path} is quantised ({type(module).__name__}) and can't be trained",
+                    "load the base with this module left out of the quantisation, or choose another interaction",
+                )
+            module.float()
+            module.__class__ = MasterLinear
+
+
+def restore_originals(model: Any) -> None:
+    """Put the base's own modules back where adapters trained copies of them."""
+    for path, wrapper in list(model.named_modules()):
+        if isinstance(wrapper, ModulesToSaveWrapper):
+            model.set_submodule(path, wrapper.original_module)

@@ -1,0 +1,230 @@
+"""Reading an adapter's folder and putting it on a base, strictly: what does not fit is an error that names both sides.
+
+PEFT itself only warns about keys that are missing, and unpickles files that are no safetensors; neither happens here.
+LoRA adapters, the baseline, come in through the same door.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from m2pt_cli.errors import AdapterError
+from m2pt_cli.method.architecture import read_architecture
+from m2pt_cli.method.config import M2PTConfig, MethodError
+from m2pt_cli.method.interaction import train_in_fp32
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+# What must be the same at inference, in the configs of all methods; fields of M2PTConfig.
+INFERENCE_KEYS = ("chat_template", "image_fit", "base_fingerprint")
+
+
+@dataclass(frozen=True)
+class AdapterFiles:
+    """An adapter as it is on disk.
+
+    Attributes:
+        folder: where it was read.
+        config: of M²PT or LoRA.
+        tensors: by the name in the file.
+        inference: ``chat_template``, ``image_fit`` and ``base_fingerprint``, None where the config has none.
+    """
+
+    folder: Path
+    config: PeftConfig
+    tensors: dict[str, Tensor]
+    inference: dict[str, str | None]
+
+
+def read_adapter_config(folder: Path) -> tuple[PeftConfig, dict[str, str | None]]:
+    """Config of the adapter in a folder, and what must be the same at inference (`INFERENCE_KEYS`).
+
+    Raises:
+        AdapterError: no such folder, no config in it, not JSON, not an M²PT or LoRA adapter, a value out of range.
+    """
+    if not folder.is_dir():
+        raise AdapterError(
+            f"there is no adapter at {folder}" + (": it is a file" if folder.is_file() else ""),
+            "give the folder that `m2pt train` printed at its end",
+        )
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        held = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) or "nothing"
+        raise AdapterError(
+            f"{folder} is no adapter: it has no {CONFIG_FILE} (it holds {held})",
+            "give a folder with adapter_config.json and adapter_model.safetensors",
+        )
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise AdapterError(f"{path} can't be read: {error}", "copy the adapter again") from error
+    if not isinstance(stored, dict):
+        raise AdapterError(f"{path} holds a {type(stored).__name__}, not a table of settings", "copy the adapter again")
+    inference = {key: stored.get(key) for key in INFERENCE_KEYS}
+    kinds: dict[Any, type[PeftConfig]] = {"M2PT": M2PTConfig, "LORA": LoraConfig}
+    kind = kinds.get(stored.pop("peft_type", None) if isinstance(stored.get("peft_type"), str) else None)
+    if kind is None:
+        found = json.loads(path.read_text(encoding="utf-8")).get("peft_type")
+        raise AdapterError(f"{path}: peft_type is {found!r}, not M2PT or LORA", "give an adapter made by `m2pt train`")
+    try:
+        return _config(kind, stored), inference
+    except (MethodError, TypeError, ValueError) as error:
+        raise AdapterError(f"{path}: {error}", "the adapter was changed by hand or made by another version") from error
+
+
+def _config(kind: type[PeftConfig], stored: dict[str, Any]) -> PeftConfig:
+    known = {field.name for field in fields(kind) if field.init}
+    unknown = set(stored) - known
+    if kind is LoraConfig:
+        # A name to import, which no adapter of a LLaVA needs.
+        for name in ("megatron_config", "megatron_core"):
+            stored.pop(name, None)
+        unknown -= {*INFERENCE_KEYS, "visual_tokens"}
+    if unknown:
+        raise MethodError(f"unknown setting {sorted(unknown)[0]!r}")
+    return kind(**{name: value for name, value in stored.items() if name in known})
+
+
+def read_adapter(folder: Path) -> AdapterFiles:
+    """Config and tensors of the adapter in a folder.
+
+    Raises:
+        AdapterError: as `read_adapter_config`, or weights that are missing, a pickle, damaged or not finite.
+    """
+    config, inference = read_adapter_config(folder)
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        pickles = sorted(entry.name for entry in folder.iterdir() if entry.suffix in PICKLES)
+        if pickles:
+            raise AdapterError(
+                f"{folder / pickles[0]} is a pickle, which can run code when it is read; it was not opened",
+                f"ask for the adapter as {WEIGHTS_FILE}, or import a checkpoint of the authors with `m2pt import`",
+            )
+        raise AdapterError(f"{folder} has no {WEIGHTS_FILE}", "copy the adapter again, with its weights")
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise AdapterError(f"{path} is damaged: {error}", "copy the adapter again") from error
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+            raise AdapterError(f"{path}: {name} holds values that are not finite numbers", "train the adapter again")
+    return AdapterFiles(folder, config, tensors, inference)
+
+
+def load_adapter_strictly(
+    model: nn.Module,
+    folder: Path,
+    name: str = "default",
+    *,
+    base_fingerprint: str | None = None,
+    trainable: bool = False,
+) -> PeftModel:
+    """Put the M²PT or LoRA adapter in ``folder`` on a base. A failure leaves the model as it was.
+
+    Args:
+        model: a bare LLaVA, which is changed in place, or a PEFT model that gets one adapter more (not made active).
+        folder: with ``adapter_config.json`` and ``adapter_model.safetensors``.
+        name: what to call the adapter in the model.
+        base_fingerprint: of the base, None for a base built in memory: then geometry alone is compared.
+        trainable: whether to go on training it.
+
+    Raises:
+        AdapterError: anything wrong with the adapter, or its base is another one.
+        MethodError: a base that the method was never tested on.
+    """
+    files = read_adapter(folder)
+    trained_on = files.inference["base_fingerprint"]
+    if base_fingerprint is not None and trained_on is not None and base_fingerprint != trained_on:
+        raise AdapterError(
+            f"{folder} was trained on another base: its base has fingerprint {trained_on[:16]}, this one "
+            f"{base_fingerprint[:16]}",
+            f"load the base it was trained on: --base {files.config.base_model_name_or_path or 'NAME'}",
+        )
+    if isinstance(model, PeftModel) and name in model.peft_config:
+        raise AdapterError(f"there is an adapter {name!r} in the model already", "choose another name")
+    files.config.inference_mode = not trainable
+    is_new = not isinstance(model, PeftModel)
+    adapted: Any  # a PeftModel, whose tuner torch types as Tensor | Module
+    try:
+        if isinstance(model, PeftModel):
+            adapted = model
+            adapted.add_adapter(name, files.config)
+        else:
+            adapted = PeftModel(model, files.config, name)
+    except MethodError:
+        raise
+    except ValueError as error:
+        raise AdapterError(f"{folder} does not fit the model: {error}", "load the base it was trained on") from error
+    if isinstance(files.config, LoraConfig):
+        train_in_fp32(adapted, name)
+    try:
+        wanted = get_peft_model_state_dict(adapted, adapter_name=name, save_embedding_layers=False)
+        _compare(files, wanted, adapted.base_model.model)
+    except AdapterError:
+        if is_new:
+            adapted.base_model.unload()
+        else:
+            adapted.delete_adapter(name)
+        raise
+    set_peft_model_state_dict(adapted, files.tensors, adapter_name=name)
+    if is_new and not trainable:
+        adapted.eval()
+    return adapted
+
+
+def _compare(files: AdapterFiles, wanted: Mapping[str, Tensor], base: nn.Module) -> None:
+    """Raise an `AdapterError` unless the file holds exactly the wanted tensors."""
+    found = files.tensors
+    missing, unexpected = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    misshapen = sorted(key for key in wanted.keys() & found.keys() if wanted[key].shape != found[key].shape)
+    if not (missing or unexpected or misshapen):
+        return
+    adapter, own = _geometry(found), _geometry(wanted)
+    if any(adapter[part] != own[part] for part in adapter.keys() & own.keys()):
+        raise AdapterError(
+            f"{files.folder} is an adapter for a base with {_describe(adapter)}; "
+            f"this base has {read_architecture(base).describe()}",
+            f"load the base it was trained on: --base {files.config.base_model_name_or_path or 'NAME'}",
+        )
+    faults = [
+        f"{len(keys)} {kind} (the first is {keys[0]})"
+        for kind, keys in (("missing", missing), ("unexpected", unexpected))
+        if keys
+    ]
+    if misshapen:
+        key = misshapen[0]
+        faults.append(f"{key} is {list(found[key].shape)} in the file and {list(wanted[key].shape)} by the config")
+    raise AdapterError(
+        f"the weights in {files.folder} are not those its config describes: {'; '.join(faults)}",
+        "copy the adapter again; config and weights must come from the same run",
+    )
+
+
+def _geometry(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
+    """Layers and width of ``vision`` and ``text``, as far as prompts tell."""
+    layers: dict[str, set[int]] = {}
+    widths: dict[str, int] = {}
+    for name, tensor in tensors.items():
+        match = re.search(r"\.(vision_tower|language_model)\..*\blayers\.(\d+)\.self_attn\.m2pt_prompts$", name)
+        if match is not None and tensor.ndim == 2:
+            part = "vision" if match[1] == "vision_tower" else "text"
+            layers.setdefault(part, set()).add(int(match[2]))
+            widths[part] = tensor.shape[1]
+    # The highest layer, so that a hole in the middle counts as missing keys, not as another base.
+    return {part: (max(indices) + 1, widths[part]) for part, indices in layers.items()}
+
+
+def _describe(geometry: Mapping[str, tuple[int, int]]) -> str:
+    return ", ".join(f"{layers} {part} layers of width {width}" for part, (layers, width) in sorted(geometry.items()))

@@ -1,0 +1,266 @@
+"""Textual prompts in front of the language model: positions, masks and the KV cache.
+
+Everything outside the language model speaks of real tokens: attention masks, position ids, the length a cache reports.
+`add_textual_prompts`, run before the language model, adds the k prompts to all three, which occupy positions 0 .. k-1
+and are visible to every token. Only a four-dimensional mask may include them already; its number of keys tells:
+``past + n`` is extended, ``past + n + k`` is taken as it is, and the position ids given with it are then taken as they
+are too.
+
+In generation the prompts enter once, as the first rows of the cache; later steps find them there at no extra cost.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache
+
+from m2pt_cli.method.architecture import attention_window
+from m2pt_cli.method.config import MethodError
+from m2pt_cli.method.prompts import TextualPrompts
+
+# Attention implementations whose masks are known here.
+IMPLEMENTATIONS = ("sdpa", "eager")
+
+
+class PromptedCache(DynamicCache):
+    """A `DynamicCache` whose first rows are an adapter's textual prompts; its length is that of the real tokens.
+
+    So `generate`, which cuts the given tokens by the cache's length, loses none.
+
+    Attributes:
+        adapter: the adapter's name.
+        num_prompts: its k.
+    """
+
+    adapter: str
+    num_prompts: int
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return max(0, super().get_seq_length(layer_idx) - self.num_prompts)
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        return super().get_seq_length(layer_idx)
+
+    @property
+    def is_seeded(self) -> bool:
+        return self.get_query_offset() > 0
+
+
+def real_positions(mask: Tensor) -> Tensor:
+    """Position ids of real tokens ``(batch, n)`` from a mask of the same shape, on whichever side the padding is."""
+    return (mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def prefix_cache(language_model: Any, batch_size: int, dtype: torch.dtype) -> PromptedCache:
+    """A cache that holds the active adapter's prompts and no token yet, for ``batch_size`` rows.
+
+    Give it to the model, or to `generate`, with masks and positions of the real tokens alone.
+
+    Raises:
+        MethodError: no adapter with textual prompts is active.
+    """
+    cache = DynamicCache(config=language_model.config)
+    if active_adapter(language_model)[1] == 0:
+        raise MethodError("there is no cache of textual prompts: no adapter with textual prompts is active")
+    return _seed(language_model, cache, batch_size, dtype)
+
+
+def active_adapter(language_model: Any) -> tuple[str | None, int]:
+    """Name of the active adapter and its number of textual prompts; ``(None, 0)`` for the bare base."""
+    attention = language_model.layers[0].self_attn
+    if not isinstance(attention, TextualPrompts) or (config := attention.active_config) is None:
+        return None, 0
+    return attention.active_name, config.num_textual_prompts
+
+
+def add_textual_prompts(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Forward pre-hook of the language model; see the top of this file.
+
+    Raises:
+        MethodError: a cache or a mask with which prompts would be lost, hidden or counted twice.
+    """
+    name, prompts = active_adapter(model)
+    cache = kwargs.get("past_key_values")
+    if isinstance(cache, PromptedCache) and cache.is_seeded and cache.adapter != name:
+        raise MethodError(
+            f"the cache begins with the prompts of adapter {cache.adapter!r}, but "
+            + ("no adapter is active" if name is None else f"{name!r} is active"),
+            "use a cache with the adapter it was filled by",
+        )
+    if prompts == 0:
+        return None
+    tokens = kwargs.get("inputs_embeds")
+    if tokens is None:
+        tokens = args[0] if args else kwargs["input_ids"]
+    batch, new = tokens.shape[:2]
+    dtype = tokens.dtype if tokens.is_floating_point() else model.embed_tokens.weight.dtype
+
+    if is_checkpointing(model):
+        # Checkpointed layers are run without a cache: each puts its prompts in front by itself.
+        if cache is not None and cache.get_seq_length() > 0:
+            raise MethodError(
+                "gradient checkpointing can't continue from a filled cache",
+                "call `eval()` or `gradient_checkpointing_disable()` first",
+            )
+        cache = kwargs["past_key_values"] = None
+        kwargs["use_cache"] = False
+        if kwargs.get("inputs_embeds") is not None:
+            kwargs["inputs_embeds"] = with_gradient(model, tokens)
+    else:
+        use_cache = kwargs.get("use_cache")
+        if cache is None and (model.config.use_cache if use_cache is None else use_cache):
+            cache = DynamicCache(config=model.config)
+        if cache is not None:
+            cache = kwargs["past_key_values"] = _prompted(model, cache, batch, dtype)
+    past = 0 if cache is None else cache.get_seq_length()
+
+    window = attention_window(model.config)
+    if window is not None and prompts + past + new > window:
+        raise MethodError(
+            f"{type(model).__name__} attends to the last {window} tokens alone, and {prompts} prompts and {past + new} "
+            "tokens are more: the prompts would drop out of sight",
+            "shorten the text, or load the base with `sliding_window=None` in its text config",
+        )
+    mask = kwargs.get("attention_mask")
+    positions = kwargs.get("position_ids")
+    counts_prompts = includes_prompts(mask, past + new, prompts)
+    if positions is None:
+        if mask is not None and mask.ndim == 2:
+            positions = real_positions(mask)[:, -new:]
+        else:
+            positions = torch.arange(past, past + new, device=tokens.device)[None]
+        positions = positions + prompts
+    elif not counts_prompts:
+        if mask is None and cache is not None and past == 0 and bool((positions[:, 0] == prompts).all()):
+            # `generate` drops a mask without padding, but not the positions it made of it.
+            raise MethodError(
+                f"the position ids begin at {prompts}, as if the attention mask had counted the {prompts} prompts",
+                "give `generate` the mask of the real tokens alone; the adapter adds its prompts",
+            )
+        positions = positions + prompts
+    kwargs["position_ids"] = positions
+    kwargs["attention_mask"] = attention_form(
+        model, mask, batch=batch, new=new, past=past, prompts=prompts, dtype=dtype, device=tokens.device
+    )
+    return args, kwargs
+
+
+def includes_prompts(mask: Tensor | None, real_keys: int, prompts: int) -> bool:
+    """Whether a mask counts the prompts already, which only a four-dimensional one may.
+
+    Raises:
+        MethodError: its number of keys is neither that of the real tokens nor that plus the prompts.
+    """
+    if mask is None:
+        return False
+    if not isinstance(mask, Tensor) or mask.ndim not in (2, 4):
+        raise MethodError(f"the attention mask must have 2 or 4 dimensions, not {getattr(mask, 'ndim', type(mask))}")
+    keys = mask.shape[-1]
+    if keys == real_keys or (mask.ndim == 4 and keys == real_keys + prompts):
+        return keys != real_keys
+    raise MethodError(
+        f"the attention mask has {keys} columns for {real_keys} tokens, cached ones included",
+        f"masks speak of the real tokens alone; the adapter adds its {prompts} prompts",
+    )
+
+
+def attention_form(
+    model: Any,
+    mask: Tensor | None,
+    *,
+    batch: int,
+    new: int,
+    past: int,
+    prompts: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor | None:
+    """The mask that the decoder layers get, ``(batch, 1, new, prompts + past + new)``, or None where nothing is hidden.
+
+    The one place that decides in which form the attention runs.
+
+    Args:
+        model: the language model.
+        mask: of the real tokens ``(batch, past + new)``, or with four dimensions (see the top of this file), or None.
+        batch, new, past, prompts: rows, tokens of this call, real tokens in the cache, prompts.
+        dtype: of the hidden states.
+
+    Raises:
+        MethodError: an attention implementation whose masks are not known here, or a mask of whole numbers.
+    """
+    implementation = model.config._attn_implementation
+    if implementation not in IMPLEMENTATIONS:
+        raise MethodError(
+            f"M²PT was never tested on attn_implementation={implementation!r}, only on {' and '.join(IMPLEMENTATIONS)}",
+            "load the base with attn_implementation='sdpa'",
+        )
+    if mask is None and new == 1:
+        return None
+    if mask is not None and mask.ndim == 4:
+        if mask.is_floating_point():
+            limit = torch.finfo(dtype)
+            visible = mask.clamp(limit.min, limit.max).to(dtype)
+            return _with_front(visible, prompts, past + new, 0.0)
+        if mask.dtype != torch.bool:
+            raise MethodError(f"a four-dimensional attention mask must be of bool or float, not {mask.dtype}")
+        visible = _with_front(mask, prompts, past + new, True)
+    else:
+        keys = torch.arange(prompts + past + new, device=device)
+        visible = (keys <= keys[-new:, None]).expand(batch, 1, -1, -1)  # causal: (batch, 1, new, keys)
+        if mask is not None:
+            real = mask.to(device=device, dtype=torch.bool)[:, None, None]
+            visible = visible & _with_front(real, prompts, past + new, True)
+    if implementation == "sdpa":
+        return visible
+    return torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)
+
+
+def is_checkpointing(model: Any) -> bool:
+    """Whether the layers of a language model or vision encoder run under gradient checkpointing now."""
+    return model.training and model.layers[0].gradient_checkpointing
+
+
+def with_gradient(model: Any, hidden: Tensor) -> Tensor:
+    """``hidden``, such that reentrant checkpointing, which looks at inputs alone, passes gradients to the prompts."""
+    if hidden.requires_grad or not torch.is_grad_enabled() or not is_checkpointing(model):
+        return hidden
+    return hidden.detach().requires_grad_(True)
+
+
+def _with_front(mask: Tensor, prompts: int, real_keys: int, visible: bool | float) -> Tensor:
+    if mask.shape[-1] != real_keys:
+        return mask
+    return nn.functional.pad(mask, (prompts, 0), value=visible)
+
+
+def _prompted(model: Any, cache: Cache, batch: int, dtype: torch.dtype) -> PromptedCache:
+    """The cache with the prompts in front: seeded if it is empty, refused if something else stands there."""
+    if type(cache) not in (DynamicCache, PromptedCache):
+        raise MethodError(
+            f"M²PT puts its prompts in front of a growing cache, and a {type(cache).__name__} is none",
+            "leave `cache_implementation` and `past_key_values` at their defaults",
+        )
+    if isinstance(cache, PromptedCache) and cache.is_seeded:
+        return cache
+    if cache.get_seq_length() > 0:
+        raise MethodError(
+            f"the cache holds {cache.get_seq_length()} tokens that never saw the prompts of the active adapter",
+            "begin with an empty cache, or with one that the model filled while this adapter was active",
+        )
+    return _seed(model, cache, batch, dtype)
+
+
+def _seed(model: Any, cache: Cache, batch: int, dtype: torch.dtype) -> PromptedCache:
+    # In place: the caller goes on with the cache it gave.
+    cache.__class__ = PromptedCache
+    assert isinstance(cache, PromptedCache)
+    name, cache.num_prompts = active_adapter(model)
+    assert name is not None
+    cache.adapter = name
+    for index, layer in enumerate(model.layers):
+        keys, values = layer.self_attn.rows(dtype)
+        cache.update(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), index)
+    return cache

@@ -1,0 +1,35 @@
+"""Makes ``M2PT`` one of PEFT's methods, once per process."""
+
+from __future__ import annotations
+
+from peft import PeftType
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from peft.utils import register_peft_method
+
+from m2pt_cli.method.config import M2PTConfig
+from m2pt_cli.method.tuner import M2PTModel
+
+NAME = "M2PT"
+
+
+def add_peft_type(name: str) -> PeftType:
+    """Add a member to PEFT's enum of methods, which Python forbids to subclass; the member if it is there already."""
+    if name in PeftType.__members__:
+        return PeftType[name]
+    member = str.__new__(PeftType, name)
+    member._name_ = name
+    member._value_ = name
+    member.__objclass__ = PeftType  # type: ignore[attr-defined]
+    member._sort_order_ = len(PeftType.__members__)  # type: ignore[attr-defined]
+    # EnumMeta refuses new attributes; `type` sets them.
+    type.__setattr__(PeftType, name, member)
+    PeftType._member_names_.append(name)
+    PeftType._member_map_[name] = member
+    PeftType._value2member_map_[name] = member
+    return member
+
+
+def register() -> None:
+    """Register the method with PEFT; further calls change nothing."""
+    if add_peft_type(NAME) not in PEFT_TYPE_TO_TUNER_MAPPING:
+        register_peft_method(name=NAME.lower(), config_cls=M2PTConfig, model_cls=M2PTModel)

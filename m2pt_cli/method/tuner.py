@@ -1,0 +1,210 @@
+"""M²PT as a PEFT tuner: where the prompts go in a LLaVA, and PEFT's habits kept strict."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
+from torch import nn
+
+from m2pt_cli.method.architecture import check_official_tokens, read_architecture, resolve
+from m2pt_cli.method.config import PROJECTOR, M2PTConfig, MethodError
+from m2pt_cli.method.images import add_visual_tokens, check_images, keep_gradient
+from m2pt_cli.method.interaction import ResidualInteraction, restore_originals, train_in_fp32
+from m2pt_cli.method.prefix import PromptedCache, active_adapter, add_textual_prompts, prefix_cache
+from m2pt_cli.method.prompts import IdleMLP, M2PTLayer, TextualPrompts, VisualPrompts, refuse_merge
+from m2pt_cli.method.selection import adapter_of
+
+
+class M2PTModel(BaseTuner):
+    """A LLaVA with M²PT adapters; made by `peft.get_peft_model` and `peft.PeftModel.from_pretrained`.
+
+    Several adapters of different lengths live side by side, one of them active. Prompts and interaction layer are fp32
+    whatever the base is. Loading through PEFT is strict: missing, unexpected and misshapen keys are errors.
+    transformers' own ``model.load_adapter`` works too; it reports missing and unexpected keys instead of raising.
+
+    Raises:
+        MethodError: a base that was never tested, a tied output head that would be trained, another PEFT method in
+            the same model, or ``visual_tokens="official"`` where it has no meaning.
+    """
+
+    prefix = "m2pt_"
+    tuner_layer_cls = M2PTLayer
+    target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 - PEFT declares it so
+
+    # ---- putting an adapter in ----
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        self.peft_config[adapter_name] = self._resolved(model, self.peft_config[adapter_name])
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        train_in_fp32(model, adapter_name)
+        for hooks, register, hook in _hooks(model):
+            if hook not in hooks.values():
+                register(hook)
+
+    def _resolved(self, model: Any, config: Any) -> M2PTConfig:
+        """A copy of the config with ``auto`` resolved, after all that can be refused was."""
+        architecture = read_architecture(model)
+        others = {
+            type(module).__name__
+            for module in model.modules()
+            if isinstance(module, BaseTunerLayer) and not isinstance(module, M2PTLayer)
+        }
+        if others:
+            raise _not_alone(others)
+        check_official_tokens(config, architecture)
+        if config.train_lm_head and model.lm_head.weight is model.get_input_embeddings().weight:
+            raise MethodError(
+                "train_lm_head=True needs an output head of its own, but this base shares it with the embeddings",
+                "leave train_lm_head at False",
+            )
+        config = copy.copy(config)
+        config.interaction = resolve(config, architecture)
+        kinds = {c.interaction for c in self.peft_config.values() if isinstance(c, M2PTConfig)} & {"residual"}
+        if {config.interaction, *kinds} >= {"projector", "residual"} or (
+            config.interaction == "residual"
+            and isinstance(model.get_submodule(f"model.{PROJECTOR}"), ModulesToSaveWrapper)
+        ):
+            raise MethodError(
+                "adapters with interaction='projector' and with 'residual' can't share a model",
+                "load them into two models, or give both the same interaction",
+            )
+        return config
+
+    def _create_and_replace(
+        self,
+        peft_config: Any,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: Any,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        architecture = read_architecture(self.model)
+        layer = target if isinstance(target, M2PTLayer) else None
+        if target_name == PROJECTOR:
+            if layer is None and peft_config.interaction != "residual":
+                return
+            layer = layer or ResidualInteraction(target, architecture.feature_width, architecture.text_width)
+            layer.add_layer(adapter_name, peft_config)
+        elif ".language_model." in current_key:
+            rotary = self.model.model.language_model.rotary_emb
+            layer = layer or TextualPrompts(target, parent.input_layernorm, architecture.text_width, rotary)
+            layer.add_prompts(adapter_name, peft_config, peft_config.num_textual_prompts)
+        else:
+            is_idle = int(current_key.split(".")[-2]) >= architecture.layers_run
+            if target_name == "mlp":
+                if not is_idle:
+                    return
+                layer = layer or IdleMLP(target)
+                layer.add(adapter_name, peft_config)
+            else:
+                layer = layer or VisualPrompts(target, parent.layer_norm1, architecture.vision_width, is_idle)
+                layer.add_prompts(adapter_name, peft_config, peft_config.num_visual_prompts)
+        setattr(parent, target_name, layer)
+
+    def _mark_only_adapters_as_trainable(self, model: nn.Module) -> None:
+        for name, parameter in model.named_parameters():
+            if adapter_of(name) is None:
+                parameter.requires_grad = False
+
+    # ---- PEFT's habits ----
+
+    def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
+        """Make one adapter the active one.
+
+        Raises:
+            MethodError: several names.
+        """
+        if not isinstance(adapter_name, str) and len(adapter_name) > 1:
+            raise MethodError(f"one M²PT adapter can be active at a time, not {', '.join(adapter_name)}")
+        super().set_adapter(adapter_name, inference_mode=inference_mode)
+
+    def unload(self) -> nn.Module:
+        """The bare base, exactly as it was before any adapter."""
+        for hooks, _, hook in _hooks(self.model):
+            for key in [key for key, value in hooks.items() if value is hook]:
+                del hooks[key]
+        restore_originals(self.model)
+        return super().unload()
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        # PEFT moves a `weight` along, which attention modules don't have.
+        setattr(parent, child_name, new_module)
+
+    def _check_merge_allowed(self) -> None:
+        refuse_merge()
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        # PEFT loads with strict=False and warns; what stands in error_msgs is raised all the same.
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        owned = {prefix + name for name, _ in self.named_parameters() if adapter_of(name) is not None}
+        given = {key for key in state_dict if "m2pt_" in key or adapter_of(key) is not None}
+        named = {adapter_of(key) for key in given}
+        missing = {key for key in owned - given if adapter_of(key) in named or not state_dict}
+        for kind, keys in (("missing", sorted(missing)), ("unexpected", sorted(given - owned))):
+            if keys:
+                error_msgs.append(f"{len(keys)} {kind} key(s) of an M²PT adapter, the first is {keys[0]}")
+
+    # ---- for those who run the model themselves ----
+
+    @property
+    def num_textual_prompts(self) -> int:
+        """k_t of the active adapter, 0 while adapters are disabled."""
+        return active_adapter(self.model.model.language_model)[1]
+
+    def prefix_cache(self, batch_size: int = 1, dtype: torch.dtype | None = None) -> PromptedCache:
+        """A KV cache with the active adapter's prompts and no token yet; see `prefix.prefix_cache`."""
+        return prefix_cache(self.model.model.language_model, batch_size, dtype or self.model.dtype)
+
+
+def check_alone(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Forward pre-hook of the whole LLaVA: transformers' ``load_adapter`` can put another method in later.
+
+    Raises:
+        MethodError: another PEFT method is in the same model.
+    """
+    others = {str(c.peft_type) for c in getattr(model, "peft_config", {}).values() if not isinstance(c, M2PTConfig)}
+    if others:
+        raise _not_alone(others)
+
+
+def _not_alone(others: set[str]) -> MethodError:
+    return MethodError(
+        f"M²PT can't share a model with another PEFT method, and this one has {', '.join(sorted(others))}",
+        "load the base again for each method",
+    )
+
+
+def _hooks(model: Any) -> Iterator[tuple[dict[int, Any], Callable[..., Any], Callable[..., Any]]]:
+    """Where the method listens: the module's hooks, how to register one, and ours.
+
+    Ours are functions of the module they are called on, so that copies of the model work alike.
+    """
+    llava = model.model
+    for module, hook in (
+        (model, check_alone),
+        (llava, check_images),
+        (llava.vision_tower.encoder, keep_gradient),
+        (llava.language_model, add_textual_prompts),
+    ):
+        yield module._forward_pre_hooks, partial(module.register_forward_pre_hook, with_kwargs=True), hook
+    tower = llava.vision_tower
+    yield tower._forward_hooks, tower.register_forward_hook, add_visual_tokens
