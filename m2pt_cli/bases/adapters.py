@@ -124,9 +124,10 @@ def attach_adapter(loaded: LoadedBase, info: AdapterInfo, *, name: str = "defaul
 
 def detach_adapter(loaded: LoadedBase, model: Any) -> None:
     """Take the adapter out of ``model`` (what `attach_adapter` returned): the base and its processor are as before."""
+    from m2pt_cli.bases.attachment import unload
     from m2pt_cli.bases.processor import set_visual_tokens
 
-    model.unload()
+    unload(model)
     set_visual_tokens(loaded.processor, loaded.model)
 
 

@@ -11,6 +11,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict
 from m2pt_cli.bases.adapters import CONFIG, AdapterInfo
 from m2pt_cli.errors import AdapterError, M2PTError
 from m2pt_cli.method import M2PTConfig, train_in_fp32
+from m2pt_cli.method.interaction import restore_originals
 
 
 def load_peft_model(model: Any, info: AdapterInfo, *, name: str) -> PeftModel:
@@ -33,12 +34,19 @@ def load_peft_model(model: Any, info: AdapterInfo, *, name: str) -> PeftModel:
             peft_model.load_adapter(info.folder, name, is_trainable=False, torch_device=str(model.device))
     except (M2PTError, RuntimeError, ValueError, TypeError, KeyError) as error:
         if peft_model is not None:
-            peft_model.unload()
+            unload(peft_model)
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise _refused(info, error) from None
     peft_model.requires_grad_(False)
     return peft_model.eval()
+
+
+def unload(peft_model: Any) -> None:
+    """Take every adapter out again: the base is exactly what it was."""
+    # PEFT leaves the trained copies of whole modules (LoRA's projector) in the base.
+    restore_originals(peft_model)
+    peft_model.unload()
 
 
 def _peft_config(info: AdapterInfo) -> PeftConfig:

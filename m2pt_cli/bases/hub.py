@@ -47,6 +47,15 @@ def fetch_base(repo_id: str, *, report: Report | None = None) -> Path:
         return _download(repo_id, _base_files, report)
 
 
+def fetch_texts(repo_id: str, *, report: Report | None = None) -> Path:
+    """The folder of a base's configs, tokenizer and processor, without its weights. Raises UnavailableError."""
+    cached = _cached_folder(repo_id, "config.json")
+    if cached is not None and not [name for name in missing_base_files(cached) if not name.endswith(".safetensors")]:
+        return cached
+    with _hub_errors("base", repo_id):
+        return _download(repo_id, _text_files, report)
+
+
 def fetch_adapter(repo_id: str, *, report: Report | None = None) -> Path:
     """The folder of an adapter on the Hub. Raises AdapterError."""
     cached = _cached_folder(repo_id, ADAPTER_FILES[0])
@@ -97,7 +106,11 @@ def _base_files(repo_id: str, sizes: dict[str, int]) -> list[str]:
             f"{repo_id} holds no model.safetensors: {said}",
             "convert it with save_pretrained and give the folder with --base, or use --base llava-1.5-7b",
         )
-    return [*weights, *(name for name in sizes if "/" not in name and name.endswith(_TEXTS))]
+    return [*weights, *_text_files(repo_id, sizes)]
+
+
+def _text_files(repo_id: str, sizes: dict[str, int]) -> list[str]:
+    return [name for name in sizes if "/" not in name and name.endswith(_TEXTS)]
 
 
 def _adapter_files(repo_id: str, sizes: dict[str, int]) -> list[str]:

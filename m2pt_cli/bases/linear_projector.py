@@ -1,20 +1,43 @@
-"""LLaVA v1: one linear layer between the vision tower and the language model, where LLaVA-1.5 has two."""
+"""LLaVA v1: one linear layer between the vision tower and the language model, where LLaVA-1.5 has two.
+
+transformers' class always builds the two. The linear layer goes in while the model is built, so that the class, and with
+it the names of the weights in files, stay transformers' own. ``"mm_projector_type": "linear"`` in ``config.json`` is
+what marks such a base (LLaVA's own key).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from torch import nn
-from transformers import LlavaConfig, LlavaForConditionalGeneration
+from transformers import LlavaConfig
+from transformers.models.llava import modeling_llava
 
 
-class LinearLlava(LlavaForConditionalGeneration):
-    """`LlavaForConditionalGeneration` with a linear projector; ``"mm_projector_type": "linear"`` in its config."""
+def mark_linear(config: LlavaConfig) -> LlavaConfig:
+    """The config, marked as that of a base with a linear projector."""
+    config.mm_projector_type = "linear"
+    return config
 
-    def __init__(self, config: LlavaConfig) -> None:
-        config.mm_projector_type = "linear"
-        super().__init__(config)
-        layers = config.vision_feature_layer
-        width = config.vision_config.hidden_size * (1 if isinstance(layers, int) else len(layers))
-        self.model.multi_modal_projector = nn.Linear(
-            width, config.text_config.hidden_size, bias=config.multimodal_projector_bias
-        )
-        self.post_init()
+
+@contextmanager
+def linear_projector() -> Iterator[None]:
+    """Inside, every `LlavaForConditionalGeneration` is built with a linear projector.
+
+    Example:
+        >>> with linear_projector():
+        ...     model = LlavaForConditionalGeneration(mark_linear(config))
+    """
+    two_layers = modeling_llava.LlavaMultiModalProjector
+    modeling_llava.LlavaMultiModalProjector = _one_layer  # type: ignore[misc,assignment]
+    try:
+        yield
+    finally:
+        modeling_llava.LlavaMultiModalProjector = two_layers  # type: ignore[misc]
+
+
+def _one_layer(config: LlavaConfig) -> nn.Linear:
+    layers = config.vision_feature_layer
+    width = config.vision_config.hidden_size * (1 if isinstance(layers, int) else len(layers))
+    return nn.Linear(width, config.text_config.hidden_size, bias=config.multimodal_projector_bias)

@@ -7,18 +7,21 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import transformers
 
 from m2pt_cli.bases.catalog import BaseEntry, entry_of
 from m2pt_cli.bases.device import choose_device, choose_dtype, said_device, set_seed, set_threads
 from m2pt_cli.bases.fingerprint import base_fingerprint
 from m2pt_cli.bases.folder import require_base_files
-from m2pt_cli.bases.geometry import Geometry
-from m2pt_cli.bases.hub import fetch_base, gigabytes
+from m2pt_cli.bases.geometry import MODEL_CLASSES, Geometry
+from m2pt_cli.bases.hub import fetch_base, fetch_texts, gigabytes
+from m2pt_cli.bases.linear_projector import linear_projector
 from m2pt_cli.bases.processor import load_processor, quiet_transformers, set_visual_tokens
 from m2pt_cli.errors import DeviceError, SettingsError, UnavailableError
 
@@ -31,6 +34,8 @@ __all__ = [
     "choose_device",
     "choose_dtype",
     "load_base",
+    "load_base_processor",
+    "require_fast_enough",
     "set_seed",
     "set_threads",
     "set_visual_tokens",
@@ -90,8 +95,7 @@ def load_base(
     place = choose_device(device)
     kind = choose_dtype(dtype, place)
     geometry = entry.geometry
-    if place.type == "cpu" and said_device(device) is None and geometry.total_parameters >= _NEEDS_GPU:
-        raise _too_slow(entry.name, geometry)
+    require_fast_enough(entry, device)
     options = _quantization_options(quantization, kind, place)
     folder = _folder_of(entry, report)
     require_base_files(folder)
@@ -102,6 +106,29 @@ def load_base(
     # PEFT writes this name into an adapter's config.
     model.name_or_path = model.config._name_or_path = name
     return LoadedBase(model, processor, name, entry, fingerprint, place, kind)
+
+
+def require_fast_enough(entry: BaseEntry, device: str | None) -> None:
+    """Refuse a large base where there is no GPU and the user did not ask for the CPU.
+
+    Raises:
+        DeviceError: with an estimate of what it would cost.
+    """
+    if said_device(device) is not None or entry.geometry.total_parameters < _NEEDS_GPU:
+        return
+    if choose_device(device).type == "cpu":
+        raise _too_slow(entry.name, entry.geometry)
+
+
+def load_base_processor(entry: BaseEntry, *, report: Report | None = None) -> Any:
+    """The processor of a base alone: no weights are fetched or read.
+
+    Raises:
+        UnavailableError: the base can't be had, or its processor can't be used.
+    """
+    if entry.folder is None and entry.repo_id is not None:
+        return load_processor(fetch_texts(entry.repo_id, report=report), entry.geometry)
+    return load_processor(_folder_of(entry, report), entry.geometry)
 
 
 def _folder_of(entry: BaseEntry, report: Report | None) -> Path:
@@ -119,25 +146,18 @@ def _folder_of(entry: BaseEntry, report: Report | None) -> Path:
 def _load_model(
     folder: Path, geometry: Geometry, dtype: torch.dtype, device: torch.device, options: dict[str, Any]
 ) -> Any:
-    import transformers
-
-    from m2pt_cli.bases.geometry import MODEL_CLASSES
-
     if "quantization_config" in json.loads((folder / "config.json").read_text(encoding="utf-8")):
         raise UnavailableError(
             f"the weights in {folder} are stored quantised", "use the unquantised base, and quantise it at loading"
         )
-    if geometry.projector == "linear":
-        from m2pt_cli.bases.linear_projector import LinearLlava
-
-        model_class: Any = LinearLlava
-    else:
-        model_class = getattr(transformers, MODEL_CLASSES[geometry.model_type])
-    with quiet_transformers():
+    model_class: Any = getattr(transformers, MODEL_CLASSES[geometry.model_type])
+    projector = linear_projector() if geometry.projector == "linear" else nullcontext()
+    with quiet_transformers(), projector:
         model, info = model_class.from_pretrained(
             folder,
             dtype=dtype,
-            device_map={"": device},
+            # On a CPU a device map would only add hooks.
+            device_map=None if device.type == "cpu" else {"": device},
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
