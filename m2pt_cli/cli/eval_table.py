@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from m2pt_cli.cli.output import Output
 from m2pt_cli.evaluation.compare import LEVEL, Comparison
@@ -16,9 +18,9 @@ from m2pt_cli.evaluation.results import EvalResult, EvalRun
 _POINTS = frozenset(("mme", "mmavg"))
 
 
-def result_tables(result: EvalResult) -> list[Table]:
+def result_tables(result: EvalResult) -> list[RenderableType]:
     """What stdout shows: the parts of every benchmark that has some, then the summary."""
-    tables = []
+    tables: list[RenderableType] = []
     for run in result.runs:
         for name, block in run.benchmarks.items():
             title = f"{Output.clean(name)}: {Output.clean(run.name)}"
@@ -39,24 +41,29 @@ def percent(share: float | None, interval: Sequence[float] | None = None) -> str
     return text if interval is None else f"{text} ({100 * interval[0]:.1f}-{100 * interval[1]:.1f})"
 
 
+def _titled(title: str, table: Table, caption: str | None = None) -> RenderableType:
+    """A table between lines of its own; rich would break a title at the table's width."""
+    return Group(Text(title, style="bold"), table, *([] if caption is None else [Text(caption)]))
+
+
 def points(value: float | None) -> str:
     """A number that is no share, with one digit; a dash for None."""
     return "-" if value is None else f"{value:.1f}"
 
 
-def _table(title: str, *columns: str, left: int = 1) -> Table:
+def _table(*columns: str, left: int = 1) -> Table:
     """A table whose first ``left`` columns hold words, the others numbers."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table()
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number < left else "right")
     return table
 
 
-def _summary(runs: Sequence[EvalRun]) -> Table:
+def _summary(runs: Sequence[EvalRun]) -> RenderableType:
     """A row per run, a column per score; the best of several runs is marked."""
     rows = [_headlines(run) for run in runs]
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    table = _table("Scores, in percent (MME in points)", "run", *(Output.clean(column) for column in columns))
+    table = _table("run", *(Output.clean(column) for column in columns))
     for run, row in zip(runs, rows, strict=True):
         cells = []
         for column in columns:
@@ -65,9 +72,7 @@ def _summary(runs: Sequence[EvalRun]) -> Table:
             mark = " *" if len(runs) > 1 and value is not None and value == max(others) else ""
             cells.append((points(value) if column.split()[0] in _POINTS else percent(value)) + mark)
         table.add_row(Output.clean(run.name), *cells)
-    if len(runs) > 1:
-        table.caption = "* best of its column"
-    return table
+    return _titled("Scores, in percent (MME in points)", table, "* best of its column" if len(runs) > 1 else None)
 
 
 def _headlines(run: EvalRun) -> dict[str, float | None]:
@@ -82,7 +87,7 @@ def _headlines(run: EvalRun) -> dict[str, float | None]:
     return row
 
 
-def _tasks_table(title: str, block: dict[str, Any]) -> Table:
+def _tasks_table(title: str, block: dict[str, Any]) -> RenderableType:
     """demo: every task with what guessing the commonest answer gives, and what the model answers blindly."""
     blind = block["shuffled"]
     columns = [
@@ -111,65 +116,62 @@ def _tasks_table(title: str, block: dict[str, Any]) -> Table:
         cells = [f"all {kind}", "", f"{n:,}", whole, percent(block["majority"][kind])]
         table.add_row(*cells, *([] if blind is None else [percent(blind[kind])]), style="bold")
         table.add_section()
-    return table
+    return _titled(title, table)
 
 
-def _mme_table(title: str, block: dict[str, Any]) -> Table:
-    table = _table(title, "category", "score", "acc", "acc+")
+def _mme_table(title: str, block: dict[str, Any]) -> RenderableType:
+    table = _table("category", "score", "acc", "acc+")
     for name, part in block["categories"].items():
         table.add_row(Output.clean(name), *(points(part[key]) for key in ("score", "acc", "acc_plus")))
     table.add_section()
     for key in ("perception", "cognition", "total"):
         table.add_row(key, points(block[key]), "", "", style="bold")
-    return table
+    return _titled(title, table)
 
 
-def _splits_table(title: str, block: dict[str, Any]) -> Table:
+def _splits_table(title: str, block: dict[str, Any]) -> RenderableType:
     keys = ("accuracy", "precision", "recall", "f1", "yes_ratio")
-    table = _table(title, "split", *keys)
+    table = _table("split", *keys)
     for name, part in block["splits"].items():
         table.add_row(Output.clean(name), *(percent(part[key]) for key in keys))
     table.add_section()
     table.add_row("mean", *(percent(block[key]) for key in keys), style="bold")
-    return table
+    return _titled(title, table)
 
 
-def list_table(entries: Sequence[dict[str, Any]]) -> Table:
+def list_table(entries: Sequence[dict[str, Any]]) -> RenderableType:
     """``m2pt eval --list``."""
-    table = _table("Benchmarks", "name", "source", "cached", "questions", left=3)
+    table = _table("name", "source", "cached", "questions", left=3)
     for entry in entries:
         cached = {None: "built in", True: "yes", False: "no"}[entry["cached"]]
         table.add_row(entry["name"], entry["source"], cached, f"{entry['questions']:,}")
-    table.caption = "'paper' stands for all but demo; a JSONL file of image, question and answer is a benchmark too"
-    return table
+    caption = "'paper' stands for all but demo; a JSONL file of image, question and answer is a benchmark too"
+    return _titled("Benchmarks", table, caption)
 
 
-def comparison_table(folders: Sequence[Path], comparisons: Sequence[Comparison]) -> Table:
+def comparison_table(folders: Sequence[Path], comparisons: Sequence[Comparison]) -> RenderableType:
     """``m2pt eval --compare``."""
-    table = _table(
-        "McNemar's exact test on the questions both answered",
-        *("benchmark", "questions", "first %", "second %", "only first right", "only second right", "p", "differ"),
-    )
+    columns = ("benchmark", "questions", "first %", "second %", "only first right", "only second right", "p", "differ")
+    table = _table(*columns)
     for entry in comparisons:
         shares = (percent(entry.first), percent(entry.second))
         counts = (f"{entry.only_first:,}", f"{entry.only_second:,}", f"{entry.p_value:.2g}")
         verdict = "yes" if entry.significant else "not shown"
         table.add_row(Output.clean(entry.bench), f"{entry.n:,}", *shares, *counts, verdict)
-    table.caption = Output.clean(f"first: {folders[0]}, second: {folders[1]}; differ: p < {LEVEL}")
-    return table
+    caption = Output.clean(f"first: {folders[0]}, second: {folders[1]}; differ: p < {LEVEL}")
+    return _titled("McNemar's exact test on the questions both answered", table, caption)
 
 
-def failures_table(result: EvalResult, most: int) -> Table:
+def failures_table(result: EvalResult, most: int) -> RenderableType:
     """``--show-failures``: failed questions, then wrong answers, each run's in turn."""
-    title = f"At most {most} failed or wrong answers of each run"
-    table = _table(title, "run", "question", "asked", "answer", "said", left=5)
+    table = _table("run", "question", "asked", "answer", "said", left=5)
     for run, benches in result.rows.items():
         rows = [row for rows in benches.values() for row in rows if row.failed or not row.correct]
         for row in sorted(rows, key=lambda row: not row.failed)[:most]:
             answer = row.answer if isinstance(row.answer, str) else ", ".join(dict.fromkeys(row.answer))
             said = f"failed: {row.error}" if row.failed else row.prediction or ""
             table.add_row(*(_shorten(text) for text in (run, row.id, row.question, answer, said)))
-    return table
+    return _titled(f"At most {most} failed or wrong answers of each run", table)
 
 
 def _shorten(text: str, longest: int = 60) -> str:

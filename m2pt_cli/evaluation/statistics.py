@@ -20,7 +20,10 @@ def wilson(successes: float, n: int) -> list[float] | None:
     share = successes / n
     centre = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
     half = _Z / (1 + _Z**2 / n) * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
-    return [max(0.0, centre - half), min(1.0, centre + half)]
+    # The ends are exact where rounding would leave a trace.
+    low = 0.0 if successes <= 0 else max(0.0, centre - half)
+    high = 1.0 if successes >= n else min(1.0, centre + half)
+    return [low, high]
 
 
 def mean(values: Iterable[float]) -> float | None:

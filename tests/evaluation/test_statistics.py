@@ -24,7 +24,9 @@ def test_wilson_matches_published_values() -> None:
 def test_wilson_of_nothing_and_of_everything() -> None:
     assert wilson(0, 0) is None
     interval = wilson(10, 10)
-    assert interval is not None and interval[1] == pytest.approx(1.0) and 0.7 < interval[0] < 0.73
+    assert interval is not None and interval[1] == 1.0 and 0.7 < interval[0] < 0.73
+    none = wilson(0, 12)
+    assert none is not None and none[0] == 0.0
 
 
 def test_mean_of_nothing_is_null() -> None:

@@ -1,0 +1,261 @@
+"""Whole evaluations on a tiny base: files, resuming, kills, failures, several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from m2pt_cli.errors import GenerationError, InputError, Interrupted, SettingsError, UnavailableError
+from m2pt_cli.evaluation import folder as folder_module
+from m2pt_cli.evaluation.events import Notice, Progress
+from m2pt_cli.evaluation.journal import read_records
+from m2pt_cli.evaluation.run import run_evaluation
+from m2pt_cli.settings import EvalSettings
+
+from . import forked
+
+
+@pytest.fixture
+def settings(tiny_base: Path, questions: Path) -> Callable[..., EvalSettings]:
+    def make(output_dir: Path, **changes: Any) -> EvalSettings:
+        values: dict[str, Any] = {
+            "base": str(tiny_base),
+            "bench": (str(questions),),
+            "template": "plain",
+            "output_dir": output_dir,
+            "max_new_tokens": 4,
+            "batch_tokens": 64,
+            "device": "cpu",
+        }
+        return EvalSettings(**{**values, **changes})
+
+    return make
+
+
+def _predictions(folder: Path, name: str = "noise") -> bytes:
+    return (folder / f"predictions-{name}.jsonl").read_bytes()
+
+
+def _results(folder: Path) -> dict[str, Any]:
+    """results.json without what may differ between two runs of the same thing."""
+    content: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    return {key: value for key, value in content.items() if key not in ("seconds", "resumed")}
+
+
+def _resumed(folder: Path) -> int:
+    return int(json.loads((folder / "results.json").read_text())["resumed"])
+
+
+def test_a_run_writes_its_files_and_reports(settings: Callable[..., EvalSettings], tmp_path: Path) -> None:
+    events: list[Notice | Progress] = []
+    result = run_evaluation(settings(tmp_path / "out"), events=events.append)
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["predictions-noise.jsonl", "results.json"]
+    rows = [json.loads(line) for line in _predictions(tmp_path / "out").splitlines()]
+    assert len(rows) == 36 and [row["id"] for row in rows] == [f"{n}#0" for n in range(1, 37)]
+    assert len({row["prediction"] for row in rows}) >= 12
+    content = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert {"base", "adapter", "benchmarks", "settings", "versions", "seconds"} <= content.keys()
+    assert content == json.loads(json.dumps(result.to_dict()))
+    assert content["adapter"] is None and content["settings"]["template"] == "plain"
+    block = content["benchmarks"]["noise"]
+    assert block["n"] == 36 and block["failed"] == 0 and block["shuffled"] is None
+    assert block["accuracy"] == sum(row["correct"] for row in rows) / 36
+    progress = [event for event in events if isinstance(event, Progress)]
+    assert [event.done for event in progress] == list(range(37)) and progress[-1].total == 36
+
+
+def test_a_rerun_asks_nothing_and_another_run_is_refused(settings: Callable[..., EvalSettings], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run_evaluation(settings(out))
+    before = _predictions(out), _results(out)
+    events: list[Notice | Progress] = []
+    run_evaluation(settings(out), events=events.append)
+    assert (_predictions(out), _results(out)) == before and _resumed(out) == 36
+    assert [event.done for event in events if isinstance(event, Progress)] == [36]
+    with pytest.raises(SettingsError, match="max_new_tokens was 4, now 3"):
+        run_evaluation(settings(out, max_new_tokens=3))
+    assert (_predictions(out), _results(out)) == before
+    run_evaluation(settings(out, max_new_tokens=3, overwrite=True))
+    assert _resumed(out) == 0
+
+
+def test_shuffled_images_change_the_answers_and_stand_beside(
+    settings: Callable[..., EvalSettings], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run_evaluation(settings(out))
+    plain = _predictions(out)
+    run_evaluation(settings(out, shuffle_images=True))
+    assert _predictions(out) == plain and _resumed(out) == 36
+    rows, blind = (
+        [json.loads(line) for line in _predictions(out, name).splitlines()] for name in ("noise", "noise-shuffled")
+    )
+    assert all(a["image"] != b["image"] and a["question"] == b["question"] for a, b in zip(rows, blind, strict=True))
+    assert sum(a["prediction"] != b["prediction"] for a, b in zip(rows, blind, strict=True)) > 18
+    assert _results(out)["benchmarks"]["noise"]["shuffled"]["accuracy"] is not None
+    # Without the flag the blind score stays.
+    run_evaluation(settings(out))
+    assert _results(out)["benchmarks"]["noise"]["shuffled"] is not None
+
+
+def test_a_broken_image_fails_alone_and_is_asked_again(
+    settings: Callable[..., EvalSettings], questions: Path, tmp_path: Path
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for file in questions.parent.glob("*.png"):
+        (images / file.name).write_bytes(file.read_bytes())
+    good = (images / "3.png").read_bytes()
+    (images / "3.png").write_bytes(good[:60])
+    out = tmp_path / "out"
+    result = run_evaluation(settings(out, images=(images,)))
+    block = result.runs[0].benchmarks["noise"]
+    assert (block["n"], block["failed"]) == (33, 3) and "3 questions failed" in block["notes"][0]
+    failed = [json.loads(line) for line in _predictions(out).splitlines() if json.loads(line)["error"]]
+    assert [row["image"] for row in failed] == ["3.png"] * 3
+    assert all(row["correct"] is None and row["prediction"] is None for row in failed)
+    (images / "3.png").write_bytes(good)
+    mended = run_evaluation(settings(out, images=(images,))).runs[0]
+    assert mended.resumed == 33 and mended.benchmarks["noise"]["failed"] == 0
+
+
+def test_every_question_failing_is_an_error(
+    settings: Callable[..., EvalSettings], questions: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "images").mkdir()
+    with pytest.raises(GenerationError, match=r"all 36 questions of noise failed, the first with: image 0\.png"):
+        run_evaluation(settings(tmp_path / "out", images=(tmp_path / "images",)))
+    assert len(_predictions(tmp_path / "out").splitlines()) == 36
+
+
+def test_ctrl_c_keeps_the_answers(settings: Callable[..., EvalSettings], tmp_path: Path) -> None:
+    def stop(event: Notice | Progress) -> None:
+        if isinstance(event, Progress) and event.done == 10:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    with pytest.raises(Interrupted, match="10 of 36 answers") as caught:
+        run_evaluation(settings(out), events=stop)
+    assert caught.value.exit_code == 130
+    assert len(read_records(out / "journal.jsonl")) == 11
+    assert run_evaluation(settings(out)).runs[0].resumed == 10
+
+
+def test_what_is_wrong_without_a_model_leaves_nothing_behind(
+    settings: Callable[..., EvalSettings], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    for error, changes in [
+        (SettingsError, {"bench": ("dmo",)}),
+        (SettingsError, {"protocol": "lmms-eval"}),
+        (SettingsError, {"ocr": True}),
+        (InputError, {"bench": (str(tmp_path / "none.jsonl"),)}),
+        (InputError, {"images": (tmp_path / "none",)}),
+        (UnavailableError, {"base": str(tmp_path / "no-base")}),
+    ]:
+        with pytest.raises(error):
+            run_evaluation(settings(out, **changes))
+    assert not out.exists()
+
+
+def test_kill_minus_nine_anywhere_loses_and_repeats_nothing(
+    settings: Callable[..., EvalSettings], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed at sizes of the journal that are spread evenly, and at each step of the writing at the end."""
+    whole = tmp_path / "whole"
+    run_evaluation(settings(whole, shuffle_images=True))
+    expected = _predictions(whole), _predictions(whole, "noise-shuffled"), _results(whole)
+    size = _journal_size(settings(tmp_path / "sizing", shuffle_images=True))
+    phases: dict[str, int] = {}
+    points = 12
+    for point in range(points):
+        out = tmp_path / f"at-{point}"
+        journal = out / "journal.jsonl"
+        least = size * point // points + 1
+
+        def ready(journal: Path = journal, least: int = least) -> bool:
+            return journal.is_file() and journal.stat().st_size >= least
+
+        child = forked.start(lambda out=out: run_evaluation(settings(out, shuffle_images=True)))
+        assert forked.kill_when(child, ready)
+        found = [record for record in read_records(journal) if "key" in record]
+        keys = {record["key"] for record in found}
+        torn = not journal.read_bytes().endswith(b"\n")
+        phase = "before the first answer" if not keys else "while a line was written" if torn else "between two answers"
+        phases[phase] = phases.get(phase, 0) + 1
+        assert len(keys) == len(found)
+        run_evaluation(settings(out, shuffle_images=True))
+        assert _resumed(out) == len(keys)
+        assert (_predictions(out), _predictions(out, "noise-shuffled"), _results(out)) == expected
+    for step in ("write_rows", "write_json", "journal_files"):
+        for moment in ("before", "after"):
+            out = tmp_path / f"{step}-{moment}"
+            child = forked.start(lambda: _die_at(step, moment, settings(out, shuffle_images=True)))  # noqa: B023
+            assert forked.finish(child) == -9
+            run_evaluation(settings(out, shuffle_images=True))
+            assert (_predictions(out), _predictions(out, "noise-shuffled"), _results(out)) == expected
+            assert _resumed(out) >= 36
+            phases["at the end"] = phases.get("at the end", 0) + 1
+    with capsys.disabled():
+        print(f"\nkilled {sum(phases.values())} times: " + ", ".join(f"{n} {phase}" for phase, n in phases.items()))
+    assert phases["between two answers"] >= 4
+
+
+def _journal_size(settings: EvalSettings) -> int:
+    """Bytes of the whole journal: a child is stopped before it removes it."""
+    child = forked.start(lambda: _die_at("write_json", "before", settings))
+    assert forked.finish(child) == -9
+    assert settings.output_dir is not None
+    return (settings.output_dir / "journal.jsonl").stat().st_size
+
+
+def _die_at(step: str, moment: str, settings: EvalSettings) -> None:
+    """Run, and die before or after the first call of one step of the writing; only ever called in a child."""
+    work = getattr(folder_module, step)
+
+    def deadly(*arguments: Any) -> Any:
+        if step == "journal_files" and not (settings.output_dir or Path()).joinpath("results.json").is_file():
+            return work(*arguments)
+        if moment == "before":
+            forked.die()
+        work(*arguments)
+        forked.die()
+
+    setattr(folder_module, step, deadly)
+    run_evaluation(settings)
+
+
+def test_two_processes_give_what_one_gives(settings: Callable[..., EvalSettings], tmp_path: Path) -> None:
+    run_evaluation(settings(tmp_path / "one", shuffle_images=True))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    out = tmp_path / "two"
+
+    def work(rank: int) -> None:
+        os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        counts: list[Progress] = []
+        run_evaluation(
+            settings(out, shuffle_images=True),
+            events=lambda event: counts.append(event) if isinstance(event, Progress) else None,
+        )
+        (tmp_path / f"asked-{rank}").write_text(str(counts[-1].done))
+
+    children = [forked.start(lambda rank=rank: work(rank)) for rank in range(2)]
+    assert [forked.finish(child) for child in children] == [0, 0]
+    asked = [int((tmp_path / f"asked-{rank}").read_text()) for rank in range(2)]
+    assert asked == [18, 18]
+    assert _predictions(out) == _predictions(tmp_path / "one")
+    assert _predictions(out, "noise-shuffled") == _predictions(tmp_path / "one", "noise-shuffled")
+    assert _results(out) == _results(tmp_path / "one")
+    assert sorted(file.name for file in out.iterdir()) == [
+        "predictions-noise-shuffled.jsonl",
+        "predictions-noise.jsonl",
+        "results.json",
+    ]
