@@ -7,29 +7,6 @@ from pathlib import Path
 from tiny_models import IMAGE_SIZE, IMAGE_TOKEN, VOCABULARY, tiny_llava
 
 _TEXT = "yes no not sure is it a the dog cat red blue one two three left right what which image answer with"
-    "yes",
-    "no",
-    "not",
-    "sure",
-    "is",
-    "it",
-    "a",
-    "the",
-    "dog",
-    "cat",
-    "red",
-    "blue",
-    "one",
-    "two",
-    "three",
-    "left",
-    "right",
-    "what",
-    "which",
-    "image",
-    "answer",
-    "with",
-]
 
 
 def write_tiny_base(folder: Path, *, seed: int = 0) -> Path:
