@@ -7,6 +7,10 @@ from m2pt_cli.errors import InputError
 SHOWN = 20
 
 
+class RowFault(Exception):
+    """Why one row of a data set can't be used; gathered by `Faults`."""
+
+
 class Faults:
     """Counts faulty samples and keeps the first few in words.
 
@@ -17,13 +21,13 @@ class Faults:
     def __init__(self, *, skip_bad: bool = False) -> None:
         self.skip_bad = skip_bad
         self.total = 0
-        self._shown: list[str] = []
+        self.shown: list[str] = []
 
     def add(self, where: str, reason: str) -> None:
         """Note that ``where`` (a sample, a line) is faulty."""
         self.total += 1
-        if len(self._shown) < SHOWN:
-            self._shown.append(f"{where}: {reason}")
+        if len(self.shown) < SHOWN:
+            self.shown.append(f"{where}: {reason}")
 
     def raise_any(self, hint: str) -> None:
         """Raise one InputError with the first `SHOWN` faults and their number, if there are any and none is skipped."""
@@ -31,4 +35,4 @@ class Faults:
             return
         more = f"; and {self.total - SHOWN:,} more" if self.total > SHOWN else ""
         samples = "sample" if self.total == 1 else "samples"
-        raise InputError(f"{self.total:,} faulty {samples}: {'; '.join(self._shown)}{more}", hint)
+        raise InputError(f"{self.total:,} faulty {samples}: {'; '.join(self.shown)}{more}", hint)

@@ -9,7 +9,7 @@ import hashlib
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import IO, TYPE_CHECKING, Literal, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
@@ -38,6 +38,14 @@ class ImageReference(Protocol):
 
     def open(self) -> Image:
         """The image in RGB. Raises InputError where it can't be read."""
+
+
+@runtime_checkable
+class EncodedImage(ImageReference, Protocol):
+    """An image that is stored in a file format: its size is known without decoding it, and it may be damaged."""
+
+    def size(self) -> tuple[int, int]:
+        """``(width, height)`` from the header. Raises InputError where it is no image."""
 
 
 @dataclass(frozen=True)
@@ -148,12 +156,12 @@ def is_url(text: str) -> bool:
 
 def image_size(reference: ImageReference) -> tuple[int, int]:
     """``(width, height)``, from the header alone where that is possible. Raises InputError where it can't be read."""
-    if isinstance(reference, (FileImage, BytesImage)):
+    if isinstance(reference, EncodedImage):
         return reference.size()
     return reference.open().size
 
 
-def read_size(name: str, source: Path | io.BytesIO) -> tuple[int, int]:
+def read_size(name: str, source: Path | IO[bytes]) -> tuple[int, int]:
     """``(width, height)`` of an encoded image as `decode_image` gives it, without decoding its pixels.
 
     Raises:
@@ -171,7 +179,7 @@ def read_size(name: str, source: Path | io.BytesIO) -> tuple[int, int]:
     return (height, width) if turned else (width, height)
 
 
-def decode_image(name: str, source: Path | io.BytesIO) -> Image:
+def decode_image(name: str, source: Path | IO[bytes]) -> Image:
     """Decode an image to RGB, upright where its EXIF data says how it was held (as transformers' ``load_image``).
 
     Raises:

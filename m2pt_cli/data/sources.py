@@ -1,0 +1,226 @@
+"""Where training data comes from: a known source, a file, a folder, or a data set on the Hub. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from m2pt_cli.data.checks import image_key, with_readable_images
+from m2pt_cli.data.faults import Faults, RowFault
+from m2pt_cli.data.image_folders import ImageFolders
+from m2pt_cli.data.reading import SUFFIXES, chosen, read_rows
+from m2pt_cli.data.rows import sample_of
+from m2pt_cli.data.samples import Sample
+from m2pt_cli.errors import InputError, SettingsError
+from m2pt_cli.settings import closest
+
+Report = Callable[[str], None]
+
+KNOWN = ("demo", "vision-flan")
+
+
+@dataclass(frozen=True)
+class LoadedSamples:
+    """Samples that passed every check, and what is to be said about them.
+
+    Attributes:
+        faults: faulty samples that were met (with ``skip_bad``; without it they are an error).
+        skipped: how many of them were dropped.
+        description: the sources in words, for a model card.
+        fingerprint: sha256 over ids, conversations and image names; changes when the data does.
+    """
+
+    samples: list[Sample]
+    faults: int
+    skipped: int
+    description: str
+    fingerprint: str
+
+
+def load_samples(
+    data: Sequence[str],
+    *,
+    images: Sequence[Path] = (),
+    limit: int | None = None,
+    skip_bad: bool = False,
+    seed: int = 0,
+    allow_url: bool = False,
+    report: Report | None = None,
+) -> LoadedSamples:
+    """Read and check everything that ``--data`` names.
+
+    Each name is a known source (``demo``, ``vision-flan``), else an existing path (``./demo`` for a folder of that
+    name), else the id of a data set on the Hub (``owner/name``, or ``owner/name:subset``).
+
+    Args:
+        images: folders of the images; by default the folder of each file.
+        limit: at most this many samples, chosen by ``seed``, in their order.
+        skip_bad: drop and count faulty samples.
+        allow_url: images may be fetched by URL.
+        report: told about downloads and long checks, in lines.
+
+    Raises:
+        InputError: a file is missing or invalid, or samples are faulty: the first 20 and their number.
+        UnavailableError: a data set can't be had.
+    """
+    say = report or (lambda text: None)
+    for spec in data:
+        _require_plausible(spec)
+    faults = Faults(skip_bad=skip_bad)
+    parts: list[tuple[str, list[Sample]]] = []
+    for spec in data:
+        request = SourceRequest(spec, tuple(images), limit, seed, allow_url, faults, say)
+        parts.append((spec, with_readable_images(_read(request), faults, report=say)))
+    faults.raise_any("mend them, or drop them with --skip-bad")
+    merged = [(index, sample) for index, (_, samples) in enumerate(parts) for sample in samples]
+    merged = chosen(merged, limit, seed)
+    if not merged:
+        said = f": all {faults.total:,} were faulty, the first {faults.shown[0]}" if faults.total else ""
+        raise InputError(f"no samples in {', '.join(data)}{said}")
+    counts = [sum(index == number for index, _ in merged) for number in range(len(parts))]
+    samples = [sample for _, sample in merged]
+    return LoadedSamples(
+        samples=samples,
+        faults=faults.total,
+        skipped=faults.total if skip_bad else 0,
+        description=" + ".join(
+            f"{_shown_name(spec)} ({count:,} samples)" for (spec, _), count in zip(parts, counts, strict=True)
+        ),
+        fingerprint=fingerprint(samples),
+    )
+
+
+@dataclass(frozen=True)
+class SourceRequest:
+    """What is asked of one source."""
+
+    spec: str
+    images: tuple[Path, ...]
+    limit: int | None
+    seed: int
+    allow_url: bool
+    faults: Faults
+    report: Report
+
+
+def split_validation(
+    samples: Sequence[Sample],
+    spec: str,
+    seed: int,
+    *,
+    images: Sequence[Path] = (),
+    skip_bad: bool = False,
+    allow_url: bool = False,
+    report: Report | None = None,
+) -> tuple[list[Sample], list[Sample]]:
+    """``(training, validation)``: a share of the samples set aside by ``seed``, or a second source.
+
+    Samples about the same image stay on one side, so that the validation loss is that of images never trained on.
+
+    Args:
+        spec: a share such as ``0.05``, or a source as `load_samples` takes it.
+
+    Raises:
+        SettingsError: the share is not between 0 and 1, or leaves one side empty.
+        InputError, UnavailableError: as `load_samples`.
+    """
+    share = _number(spec)
+    if share is None:
+        loaded = load_samples([spec], images=images, seed=seed, skip_bad=skip_bad, allow_url=allow_url, report=report)
+        return list(samples), loaded.samples
+    if not 0 < share < 1:
+        raise SettingsError(f"--validation {spec} is not a share between 0 and 1", "--validation 0.05, or a file")
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for index, sample in enumerate(samples):
+        key = image_key(sample.images) or ("", str(index))
+        groups.setdefault(key, []).append(index)
+    order = list(groups.values())
+    random.Random(seed).shuffle(order)
+    wanted = max(1, round(share * len(samples)))
+    chosen_indices: set[int] = set()
+    for group in order:
+        if len(chosen_indices) >= wanted:
+            break
+        chosen_indices.update(group)
+    if len(chosen_indices) == len(samples):
+        raise SettingsError(
+            f"--validation {spec} of {len(samples)} samples leaves none to train on", "give a second file instead"
+        )
+    training = [sample for index, sample in enumerate(samples) if index not in chosen_indices]
+    return training, [samples[index] for index in sorted(chosen_indices)]
+
+
+def fingerprint(samples: Sequence[Sample]) -> str:
+    """sha256 over ids, conversations and the file names of images, wherever the folder lies."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        names = [Path(image.name).name for image in sample.images]
+        turns = [(turn.role, turn.text) for turn in sample.turns]
+        digest.update(repr((sample.id, names, turns)).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def _require_plausible(spec: str) -> None:
+    """Raise for a name that can be none of the three kinds, before anything is read."""
+    if spec in KNOWN or Path(spec).exists():
+        return
+    near = closest(spec, KNOWN)
+    if Path(spec).suffix.lower() in (*SUFFIXES, ".parquet", ".arrow", ".csv") or spec.startswith((".", "/", "~")):
+        raise InputError(f"--data {spec}: no such file or folder", "check the path given to --data")
+    owner, _, name = spec.partition("/")
+    if not (owner and name and "/" not in name):
+        raise InputError(
+            f"--data {spec!r} is no known source, no file here, and no Hub id (owner/name).{near}",
+            f"known sources: {', '.join(KNOWN)}",
+        )
+
+
+def _read(request: SourceRequest) -> list[Sample]:
+    if request.spec == "demo":
+        from m2pt_cli.data.scenes import demo_train_samples
+
+        return demo_train_samples(request.limit, request.seed)
+    if request.spec == "vision-flan":
+        from m2pt_cli.data.vision_flan import read_vision_flan
+
+        rows, folders = read_vision_flan(limit=request.limit, seed=request.seed, report=request.report)
+        return samples_of(rows, request, folders, where="vision-flan")
+    path = Path(request.spec)
+    if path.is_file() and path.suffix.lower() in SUFFIXES:
+        rows = chosen(read_rows(path, request.faults), request.limit, request.seed)
+        return samples_of(rows, request, request.images or (path.parent,), where=path.name)
+    from m2pt_cli.data.hub_sets import cache_folders, open_data_set
+
+    table = open_data_set(request.spec, report=request.report)
+    numbers = chosen(list(range(len(table))), request.limit, request.seed)
+    own = (path if path.is_dir() else path.parent,) if path.exists() else cache_folders()
+    numbered = ((number + 1, table[number]) for number in numbers)
+    return samples_of(numbered, request, request.images or own, where=_shown_name(request.spec))
+
+
+def samples_of(rows: Any, request: SourceRequest, folders: Sequence[Path], *, where: str) -> list[Sample]:
+    """The good samples among numbered rows; the others are added to the request's faults."""
+    find = ImageFolders(folders, allow_url=request.allow_url).find
+    samples = []
+    for number, row in rows:
+        try:
+            samples.append(sample_of(row, number, find))
+        except RowFault as fault:
+            said = row.get("id") if isinstance(row, dict) else None
+            request.faults.add(f"{where} sample {number}" + (f" ({said})" if said is not None else ""), str(fault))
+    return samples
+
+
+def _shown_name(spec: str) -> str:
+    return Path(spec).name if Path(spec).exists() and spec not in KNOWN else spec
+
+
+def _number(spec: str) -> float | None:
+    try:
+        return float(spec)
+    except ValueError:
+        return None
