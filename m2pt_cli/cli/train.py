@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from m2pt_cli.cli import options
 from m2pt_cli.cli import train_options as its
 from m2pt_cli.cli.output import Output
@@ -83,7 +81,9 @@ def command(
     file = settings_file(config, output_dir=output_dir, resume=resume)
     settings = TrainSettings.from_sources(file, flags)
     if dry_run:
-        _show_plan(settings, output)
+        from m2pt_cli.cli.train_plan import show_plan
+
+        show_plan(settings, output)
         return
 
     from m2pt_cli.cli.progress import TrainProgress
@@ -97,16 +97,3 @@ def command(
         output.json(result)
     else:
         output.text(result.output_dir)
-
-
-def _show_plan(settings: TrainSettings, output: Output) -> None:
-    from m2pt_cli.cli.progress import TrainProgress
-    from m2pt_cli.cli.train_plan import plan_text
-    from m2pt_cli.training.dry_run import dry_run
-
-    with TrainProgress(output) as progress:
-        plan = dry_run(settings, events=progress)
-    if output.is_json:
-        output.json(dataclasses.asdict(plan))
-    else:
-        output.text(output.clean(plan_text(plan)))

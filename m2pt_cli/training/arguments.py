@@ -28,6 +28,13 @@ def total_steps(settings: TrainSettings, samples: int) -> int:
     return math.ceil((settings.epochs or 1) * per_epoch)
 
 
+def worker_count(settings: TrainSettings, device: torch.device) -> int:
+    """Processes that prepare images: as many as the user said, none beside a CPU that computes, else up to four."""
+    if settings.workers is not None or device.type == "cpu":
+        return settings.workers or 0
+    return min(4, (os.cpu_count() or 1) // process_count())
+
+
 def training_arguments(
     settings: TrainSettings, *, run_dir: Path, steps: int, validates: bool, device: torch.device, autocast: str | None
 ) -> TrainingArguments:
@@ -43,7 +50,7 @@ def training_arguments(
         # accelerate takes the first visible device otherwise.
         os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
     every = settings.save_steps or max(1, math.ceil(steps / 5))
-    workers = settings.workers or 0
+    workers = worker_count(settings, device)
     reporters = [name for name in settings.report_to if name != "none"]
     if "tensorboard" in reporters:
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(run_dir / "trackers"))

@@ -21,17 +21,6 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def local_device(settings: TrainSettings) -> str | None:
-    """The device of this process: with several, ``cuda`` means the one of its ``LOCAL_RANK``."""
-    if process_count() == 1 or settings.device not in (None, "cuda"):
-        return settings.device
-    import torch
-
-    if settings.device is None and not torch.cuda.is_available():
-        return None
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-
-
 def connect(settings: TrainSettings) -> None:
     """Join the other processes; nothing to do when there are none."""
     if process_count() == 1:
@@ -40,10 +29,12 @@ def connect(settings: TrainSettings) -> None:
 
     if torch.distributed.is_initialized():
         return
-    device = local_device(settings) or "cpu"
-    if device.startswith("cuda"):
+    from m2pt_cli.bases.device import choose_device
+
+    device = choose_device(settings.device)
+    if device.type == "cuda":
         torch.cuda.set_device(device)
-        torch.distributed.init_process_group("nccl", device_id=torch.device(device))
+        torch.distributed.init_process_group("nccl", device_id=device)
     else:
         torch.distributed.init_process_group("gloo")
 

@@ -56,7 +56,7 @@ def finish(plan: Plan, prepared: Prepared, record: dict[str, Any], *, seconds: f
             plot_loss(rows, run_dir / LOSS_FILE, title=title)
         card = model_card(
             plan.settings,
-            base=plan.base,
+            base=prepared.loaded.name,
             data=plan.data,
             result=result,
             parts=prepared.parts,

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from m2pt_cli.bases.catalog import BaseEntry, entry_of, resolve_base_name
 from m2pt_cli.data.samples import Sample
 from m2pt_cli.data.sources import load_samples, split_validation
+from m2pt_cli.errors import SettingsError
 from m2pt_cli.settings import TrainSettings
 from m2pt_cli.training.events import Events, Notice
+
+# owner/name, or owner/name:subset; a name with the suffix of a data file is a file that is not there.
+_HUB_ID = re.compile(r"(?![./~])[\w.-]+/[\w.-]+(?<!\.json)(?<!\.jsonl)(:\S+)?")
 
 
 @dataclass(frozen=True)
@@ -24,11 +30,15 @@ class Plan:
     """
 
     settings: TrainSettings
-    base: str
     entry: BaseEntry
     train: Sequence[Sample]
     validation: Sequence[Sample]
     data: dict[str, Any]
+
+    @property
+    def base(self) -> str:
+        """The base's name: an alias, a Hub id or an absolute path."""
+        return self.entry.name
 
 
 def make_plan(settings: TrainSettings, *, base: str, events: Events) -> Plan:
@@ -39,6 +49,15 @@ def make_plan(settings: TrainSettings, *, base: str, events: Events) -> Plan:
         UnavailableError: the base or a data set can't be had.
         SettingsError: the settings contradict each other once the defaults are known.
     """
+
+    def report(text: str) -> None:
+        events(Notice(text))
+
+    if any(needs_download(name) for name in settings.data):
+        # A download takes hours; whether this machine can train that base at all is known in seconds.
+        from m2pt_cli.bases.loading import require_fast_enough
+
+        require_fast_enough(entry_of(base), settings.device)
     loaded = load_samples(
         settings.data,
         images=settings.images,
@@ -46,14 +65,22 @@ def make_plan(settings: TrainSettings, *, base: str, events: Events) -> Plan:
         skip_bad=settings.skip_bad,
         seed=settings.seed,
         allow_url=settings.allow_url,
-        report=lambda text: events(Notice(text)),
+        report=report,
     )
     train: Sequence[Sample] = loaded.samples
     validation: Sequence[Sample] = ()
     if settings.validation is not None:
-        train, validation = split_validation(loaded.samples, settings.validation, settings.seed)
+        train, validation = split_validation(
+            loaded.samples,
+            settings.validation,
+            settings.seed,
+            images=settings.images,
+            skip_bad=settings.skip_bad,
+            allow_url=settings.allow_url,
+            report=report,
+        )
     entry = entry_of(base)
-    resolved = resolve(settings, entry, base=base)
+    resolved = resolve(settings, entry)
     data = {
         "description": loaded.description,
         "samples": len(train),
@@ -62,7 +89,12 @@ def make_plan(settings: TrainSettings, *, base: str, events: Events) -> Plan:
         "skipped": loaded.skipped,
         "fingerprint": loaded.fingerprint,
     }
-    return Plan(settings=resolved, base=base, entry=entry, train=train, validation=validation, data=data)
+    return Plan(settings=resolved, entry=entry, train=train, validation=validation, data=data)
+
+
+def needs_download(name: str) -> bool:
+    """Whether a name given to ``--data`` stands for something on the Hub."""
+    return name == "vision-flan" or (bool(_HUB_ID.fullmatch(name)) and not Path(name).exists())
 
 
 def base_name(settings: TrainSettings) -> str:
@@ -70,11 +102,22 @@ def base_name(settings: TrainSettings) -> str:
     return resolve_base_name(settings.base, None)
 
 
-def resolve(settings: TrainSettings, entry: BaseEntry, *, base: str) -> TrainSettings:
+def resolve(settings: TrainSettings, entry: BaseEntry) -> TrainSettings:
     """Settings with the base's defaults for the method; a number of epochs rules out a default of steps, and back."""
     defaults = dict(entry.defaults.for_method(settings.method))
+    defaults.pop("workers", None)  # a matter of the machine, decided where the device is known
     if settings.epochs is not None:
         defaults.pop("max_steps", None)
     if settings.max_steps is not None:
         defaults.pop("epochs", None)
-    return dataclasses.replace(settings.resolve(defaults), base=base)
+    if settings.learning_rate is not None:  # a rate that was said is for every part that has none of its own said
+        defaults = {name: value for name, value in defaults.items() if not name.endswith("_lr")}
+    resolved = dataclasses.replace(settings.resolve(defaults), base=entry.name)
+    prompts = (resolved.visual_prompts or 0) + (resolved.textual_prompts or 0)
+    is_prompted = resolved.method not in ("lora", "full")
+    if is_prompted and not prompts and resolved.interaction == "none" and not resolved.train_lm_head:
+        raise SettingsError(
+            f"--method {resolved.method} with no prompts and --interaction none trains nothing",
+            "raise --visual-prompts or --textual-prompts, or leave out --interaction none",
+        )
+    return resolved

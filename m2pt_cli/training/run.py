@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from m2pt_cli.errors import DeviceError, Interrupted
+from m2pt_cli.errors import DeviceError, InputError, Interrupted
 from m2pt_cli.records import TrainResult
 from m2pt_cli.settings import TrainSettings
 from m2pt_cli.training.distributed import agreed, connect, first_then_others, is_first_process
@@ -51,7 +52,10 @@ def run_training(settings: TrainSettings, *, events: Events = ignore) -> TrainRe
     try:
         events(Notice(f"output directory: {run_dir}"))
         plan = first_then_others(lambda: make_plan(settings, base=base, events=events))
-        return _run(plan, run_dir, events)
+        with warnings.catch_warnings():
+            # Deprecations and advice of libraries to their callers: nothing a user of this one can act on.
+            warnings.simplefilter("ignore")
+            return _run(plan, run_dir, events)
     finally:
         if is_new and is_first_process():
             with suppress(OSError):
@@ -108,7 +112,7 @@ def _train(plan: Plan, prepared: Prepared, events: Events) -> None:
         said = f"resuming from {checkpoint}" if checkpoint else f"{run_dir} holds no checkpoint: starting from step 0"
         events(Notice(said))
     with stop_on_signals() as request:
-        trainer = prepared.make_trainer(plan, request, events)
+        trainer = prepared.make_trainer(request, events)
         events(
             Started(
                 output_dir=run_dir,
@@ -117,8 +121,8 @@ def _train(plan: Plan, prepared: Prepared, events: Events) -> None:
                 device=str(prepared.loaded.device),
                 steps=prepared.steps,
                 first_step=int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0,
-                samples=len(plan.train),
-                validation=len(plan.validation),
+                samples=len(prepared.data.train),
+                validation=len(prepared.data.validation or ()),
                 trainable=sum(prepared.parts.values()),
                 total=prepared.total,
             )
@@ -127,8 +131,12 @@ def _train(plan: Plan, prepared: Prepared, events: Events) -> None:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except OutOfMemoryError as error:
             raise out_of_memory(settings, error) from error
+        except InputError as error:
+            raise broken_sample(error) from error
         finally:
             prepared.recorder.close()
+    if trainer.skipped:
+        events(Notice(f"{trainer.skipped:,} samples with a broken image were skipped", is_warning=True))
     step = trainer.state.global_step
     if request.signal_number is not None and step < prepared.steps:
         raise Interrupted(
@@ -136,6 +144,12 @@ def _train(plan: Plan, prepared: Prepared, events: Events) -> None:
             f"m2pt train --resume --output-dir {run_dir}",
             signal_number=request.signal_number,
         )
+
+
+def broken_sample(error: InputError) -> InputError:
+    """The one line for an image that can't be decoded, out of what torch wraps around a worker's exception."""
+    said = error.message.strip().splitlines()[-1].rpartition("InputError: ")[2]
+    return InputError(said, "mend or remove it and continue with --resume, or with --resume --skip-bad")
 
 
 def out_of_memory(settings: TrainSettings, error: Exception) -> DeviceError:

@@ -24,7 +24,7 @@ RUNS = Path("runs")
 # What may differ between a run and its continuation: none of it changes what is learned.
 _FREE = {
     "output_dir", "resume", "overwrite", "device", "threads", "workers", "report_to", "keep", "save_steps",
-    "allow_url", "images",
+    "allow_url", "images", "skip_bad",
 }  # fmt: skip
 # What a run writes, and all that --overwrite removes.
 _OWN = (
@@ -57,18 +57,31 @@ def claim(settings: TrainSettings, base: str) -> Path:
     """
     if settings.output_dir is None:
         return _claim_default(settings, base)
+    check_free(settings)
+    _make(settings.output_dir)
+    return settings.output_dir
+
+
+def check_free(settings: TrainSettings) -> None:
+    """Refuse an output directory that may not be used; the default one always may.
+
+    Raises:
+        SettingsError: see `claim`.
+    """
     folder = settings.output_dir
+    if folder is None:
+        return
     if folder.exists() and not folder.is_dir():
         raise SettingsError(f"--output-dir {folder} is a file", "name a folder that is empty or does not exist")
     if settings.resume and not (folder / RUN_FILE).is_file():
-        raise SettingsError(f"--resume: {folder} holds no {RUN_FILE}, so there is no run to continue", None)
-    _make(folder)
-    if any(folder.iterdir()) and not (settings.resume or settings.overwrite):
+        raise SettingsError(
+            f"--resume: {folder} holds no {RUN_FILE}, so there is no run to continue", "leave out --resume to begin one"
+        )
+    if folder.is_dir() and any(folder.iterdir()) and not (settings.resume or settings.overwrite):
         raise SettingsError(
             f"--output-dir {folder} is not empty",
             "name another folder, or use --resume to continue the run in it, or --overwrite to start anew",
         )
-    return folder
 
 
 def _claim_default(settings: TrainSettings, base: str) -> Path:

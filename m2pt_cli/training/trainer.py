@@ -59,6 +59,7 @@ class M2PTTrainer(Trainer):
         self.learning_rates = learning_rates
         self.keep = keep
         self.tokens_seen = 0
+        self.skipped = 0
         self.sampler: LengthGroupedSampler | None = None
         super().__init__(
             model=model,
@@ -84,6 +85,7 @@ class M2PTTrainer(Trainer):
         """The mean over the supervised tokens of the whole effective batch; see `supervised_loss`."""
         if return_outputs:
             raise NotImplementedError("the outputs of a training step are not kept")
+        self.skipped += int(inputs.pop("skipped", 0))
         self.tokens_seen += int(inputs["attention_mask"].sum())
         loss = supervised_loss(model, inputs, num_items_in_batch)
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
@@ -117,6 +119,7 @@ class M2PTTrainer(Trainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             for batch in loader:
                 inputs = self._prepare_inputs(batch)
+                inputs.pop("skipped", None)
                 tokens = int((inputs["labels"][:, 1:] != IGNORED).sum())
                 totals += torch.tensor([supervised_loss(self.model, inputs).item() * tokens, tokens])
         self.model.train()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
+from tiny_models import tiny_llava
 
 from m2pt_cli.errors import DeviceError, InputError
 from m2pt_cli.training.checkpoints import (
@@ -22,8 +23,6 @@ from m2pt_cli.training.checkpoints import (
     staged,
     write_text,
 )
-
-from .tiny import tiny_llava
 
 
 def checkpoint(run_dir: Path, step: int) -> Path:

@@ -5,11 +5,12 @@ import copy
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from tiny_models import VOCABULARY, tiny_llava
 from torch import nn
 
 from m2pt_cli.training.loss import output_head, supervised_loss
 
-from .tiny import collate, tiny_llava, toy_samples
+from .tiny import collate, toy_samples
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_logits_only_at_supervised_positions(batch: dict[str, torch.Tensor]) -> 
     seen: list[tuple[int, ...]] = []
     model.lm_head.register_forward_hook(lambda head, inputs, output: seen.append(tuple(output.shape)))
     supervised_loss(model, batch)
-    assert seen == [(int((batch["labels"] != -100).sum()), 64)]
+    assert seen == [(int((batch["labels"] != -100).sum()), VOCABULARY)]
     # The model is as it was: an ordinary call gives logits everywhere.
     assert model(**batch).logits.shape[:2] == batch["input_ids"].shape
 

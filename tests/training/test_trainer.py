@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
+from tiny_models import tiny_llava
 from torch import nn
 
 from m2pt_cli.errors import DivergenceError
@@ -19,7 +20,7 @@ from m2pt_cli.training.loss import supervised_loss
 from m2pt_cli.training.signals import StopRequest
 from m2pt_cli.training.trainer import M2PTTrainer
 
-from .tiny import collate, tiny_llava, toy_samples
+from .tiny import collate, toy_samples
 
 Make = Callable[..., M2PTTrainer]
 

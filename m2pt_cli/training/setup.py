@@ -1,0 +1,217 @@
+"""From a plan to a trainer: the base on its device, the method in it, the encoded samples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model
+from torch import nn
+
+from m2pt_cli.bases.loading import LoadedBase, choose_device, choose_dtype, load_base, set_seed, set_threads
+from m2pt_cli.bases.processor import set_visual_tokens
+from m2pt_cli.method import PARTS, M2PTConfig, parts_of, preset, select_full, train_in_fp32
+from m2pt_cli.settings import TrainSettings
+from m2pt_cli.training.arguments import total_steps, training_arguments
+from m2pt_cli.training.callbacks import Flow, Recorder
+from m2pt_cli.training.encoding import EncodedData, encode_data
+from m2pt_cli.training.events import Events, Notice
+from m2pt_cli.training.plan import Plan
+from m2pt_cli.training.signals import StopRequest
+from m2pt_cli.training.trainer import M2PTTrainer
+
+ADAPTER = "default"
+# What the optimiser's steps are computed in where the trained weights are wider than the base.
+_AUTOCAST = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+@dataclass
+class Prepared:
+    """A run with its model loaded.
+
+    Attributes:
+        model: a PEFT model, or a LLaVA for full fine-tuning.
+        data: encoded samples and their collator.
+        part_of: the part of every trained parameter; parts: parameters by part; total: parameters of the base.
+        steps: optimiser steps of the whole run.
+        trainer, recorder: set by `make_trainer`.
+    """
+
+    settings: TrainSettings
+    run_dir: Path
+    loaded: LoadedBase
+    model: nn.Module
+    data: EncodedData
+    part_of: Mapping[str, str]
+    parts: dict[str, int]
+    total: int
+    steps: int
+    autocast: str | None
+    trainer: M2PTTrainer = field(init=False)
+    recorder: Recorder = field(init=False)
+
+    def make_trainer(self, request: StopRequest, events: Events) -> M2PTTrainer:
+        """The trainer of this run; ``request`` stops it."""
+        settings = self.settings
+        flow, self.recorder = Flow(request), Recorder(self.run_dir, events)
+        self.trainer = M2PTTrainer(
+            model=self.model,
+            args=training_arguments(
+                settings,
+                run_dir=self.run_dir,
+                steps=self.steps,
+                validates=self.data.validation is not None,
+                device=self.loaded.device,
+                autocast=self.autocast,
+            ),
+            run_dir=self.run_dir,
+            train_samples=self.data.train,  # type: ignore[arg-type]
+            validation_samples=self.data.validation,  # type: ignore[arg-type]
+            collator=self.data.collator,
+            lengths=self.data.train.lengths,
+            part_of=self.part_of,
+            learning_rates=learning_rates(settings),
+            keep=settings.keep or 2,
+            callbacks=[flow, self.recorder],
+        )
+        flow.trainer = self.recorder.trainer = self.trainer
+        return self.trainer
+
+    def device_record(self) -> dict[str, Any]:
+        """What the run computes on, for ``run.yaml``."""
+        device = self.loaded.device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+        return {
+            "name": name,
+            "dtype": str(self.loaded.dtype).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+        }
+
+    def save_final(self, folder: Path) -> None:
+        """Write what a user loads: an adapter, or for full fine-tuning a transformers model folder."""
+        if isinstance(self.model, PeftModel):
+            self.model.save_pretrained(str(folder), save_embedding_layers=False)
+            (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card
+            record_in_adapter(folder, self.settings, self.loaded)
+        else:
+            self.model.save_pretrained(str(folder))  # type: ignore[operator]
+            self.loaded.processor.save_pretrained(str(folder))
+
+
+def prepare(plan: Plan, run_dir: Path, events: Events) -> Prepared:
+    """Load the base, put the method into it and encode the samples.
+
+    Raises:
+        UnavailableError, DeviceError: the base or the device can't be had.
+        SettingsError: the method can't be used on this base.
+        InputError: samples with nothing to learn from.
+    """
+    settings = plan.settings
+    set_threads(settings.threads)
+    set_seed(settings.seed)
+    is_full = settings.method == "full"
+    device = choose_device(settings.device)
+    dtype = choose_dtype(settings.dtype, device)
+    loaded = load_base(
+        plan.base,
+        device=settings.device,
+        dtype="float32" if is_full else settings.dtype,  # an optimiser step is lost in a narrow weight
+        report=lambda text: events(Notice(text)),
+    )
+    total = sum(p.numel() for p in loaded.model.parameters())
+    model = add_method(loaded, settings)
+    set_visual_tokens(loaded.processor, loaded.model, settings.visual_tokens, settings.visual_prompts or 0)
+    if settings.gradient_checkpointing:
+        enable_checkpointing(model)
+    data = encode_data(plan, loaded.processor, events)
+    part_of = parts_of(model)
+    return Prepared(
+        settings=settings,
+        run_dir=run_dir,
+        loaded=loaded,
+        model=model,
+        data=data,
+        part_of=part_of,
+        parts=count_parts(model, part_of),
+        total=total,
+        steps=total_steps(settings, len(data.train)),
+        autocast=_AUTOCAST.get(dtype) if is_full or dtype == torch.float16 else None,
+    )
+
+
+def method_config(settings: TrainSettings, base_config: Any) -> PeftConfig | None:
+    """The PEFT config of the settings' method; None for full fine-tuning."""
+    return preset(
+        settings.method,
+        base_config,
+        num_visual_prompts=settings.visual_prompts or 0,
+        num_textual_prompts=settings.textual_prompts or 0,
+        interaction=settings.interaction,
+        visual_tokens=settings.visual_tokens,
+        train_lm_head=settings.train_lm_head,
+        init=settings.init,
+        lora_rank=settings.lora_rank,
+    )
+
+
+def add_method(loaded: LoadedBase, settings: TrainSettings) -> nn.Module:
+    """The base with what is to be trained in it."""
+    config = method_config(settings, loaded.model.config)
+    if config is None:
+        select_full(loaded.model)
+        return loaded.model
+    config.base_model_name_or_path = loaded.name
+    if isinstance(config, M2PTConfig):
+        config.chat_template = settings.template
+        config.image_fit = settings.image_fit
+        config.base_fingerprint = loaded.fingerprint
+    model = get_peft_model(loaded.model, config, adapter_name=ADAPTER)
+    train_in_fp32(model, ADAPTER)
+    return model
+
+
+def record_in_adapter(folder: Path, settings: TrainSettings, loaded: LoadedBase) -> None:
+    """Put into ``adapter_config.json`` what must be the same at inference, whatever the adapter's type."""
+    file = folder / "adapter_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = loaded.name
+    config["chat_template"] = settings.template
+    config["image_fit"] = settings.image_fit
+    config["base_fingerprint"] = loaded.fingerprint
+    config.setdefault("visual_tokens", "patches")
+    file.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+
+
+def enable_checkpointing(model: Any) -> None:
+    """Recompute activations in the backward pass.
+
+    Not reentrant: the inputs of a frozen base need no gradient, and a reentrant checkpoint would cut off the prompts'.
+    """
+    options = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):  # its name from transformers 5.20 on
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+
+
+def count_parts(model: nn.Module, part_of: Mapping[str, str]) -> dict[str, int]:
+    """Trained parameters by part, in the order of `PARTS`; parts of which nothing is trained are left out."""
+    parts = dict.fromkeys(PARTS, 0)
+    for name, parameter in model.named_parameters():
+        if name in part_of:
+            parts[part_of[name]] += parameter.numel()
+    return {part: count for part, count in parts.items() if count}
+
+
+def learning_rates(settings: TrainSettings) -> dict[str, float]:
+    """The learning rates of parts that have their own."""
+    rates = {
+        "visual_prompts": settings.visual_lr,
+        "textual_prompts": settings.textual_lr,
+        "interaction": settings.interaction_lr,
+    }
+    return {part: rate for part, rate in rates.items() if rate is not None}
