@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from m2pt_cli.cli import count_params, infer, train
 from m2pt_cli.cli import eval as eval_command
 from m2pt_cli.cli.output import ClosedPipe, Output
 from m2pt_cli.errors import DeviceError, M2PTError, SettingsError
@@ -37,7 +38,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _COMMANDS: dict[str, ModuleType] = {
+    "train": train,
     "eval": eval_command,
+    "infer": infer,
+    "count-params": count_params,
 }
 for _name, _module in _COMMANDS.items():
     app.command(_name, help=_module.HELP, epilog=_module.EPILOG)(_module.command)

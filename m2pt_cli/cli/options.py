@@ -80,7 +80,7 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="JSON on stdout, errors as JSON on stderr.", rich_help_panel=_OUTPUT)
 ]
 QuietOption = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.", rich_help_panel=_OUTPUT)
+    bool, typer.Option("--quiet", help="Nothing on stderr but errors.", rich_help_panel=_OUTPUT)
 ]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="More detail on stderr.", rich_help_panel=_OUTPUT)]
 OutputDirOption = Annotated[

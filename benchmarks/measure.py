@@ -1,0 +1,143 @@
+"""What every benchmark here needs: interleaved timing, ratios with spread, memory peaks, a JSON with its setting."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def interleaved(
+    variants: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Seconds of every variant, one after the other in each round, so that a drift of the machine meets all alike.
+
+    On a CPU the process's own CPU seconds are counted (the machine may be busy), on CUDA wall seconds between
+    synchronisations.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for number in range(warmup + rounds):
+        for name, run in variants.items():
+            synchronise(device)
+            start = clock(device)
+            run()
+            synchronise(device)
+            if number >= warmup:
+                seconds[name].append(clock(device) - start)
+    return seconds
+
+
+def clock(device: torch.device) -> float:
+    return time.perf_counter() if device.type == "cuda" else time.process_time()
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def ratio(of: list[float], to: list[float]) -> dict[str, float]:
+    """Round by round ``of / to``: median, least and greatest."""
+    values = [a / b for a, b in zip(of, to, strict=True)]
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def peak_bytes(prepare: Callable[[], Callable[[], object]], device: torch.device, *, runs: int = 2) -> int:
+    """Most bytes in use while running what ``prepare`` returns, above what was in use after preparing.
+
+    On a CPU the peak resident size of this process is read (Linux), so call it in a process of its own
+    (`in_child`): freed memory of an earlier run would hide a later one.
+    """
+    run = prepare()
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        for _ in range(runs):
+            run()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+    for _ in range(runs):
+        run()
+    return _status("VmHWM") - before
+
+
+def in_child(work: Callable[[], int]) -> int | None:
+    """``work()`` in a forked child; None where it failed. Fork is safe here: torch runs on one thread."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writer, str(work()).encode())
+            os._exit(0)
+        except BaseException as error:
+            print(f"in child: {type(error).__name__}: {error}", file=sys.stderr)
+            os._exit(1)
+    os.close(writer)
+    with os.fdopen(reader) as answer:
+        text = answer.read()
+    os.waitpid(child, 0)
+    return int(text) if text else None
+
+
+def _status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key + ":"))
+
+
+def setting(device: torch.device) -> dict[str, Any]:
+    """Device, versions and commit of a measurement."""
+    import peft
+    import transformers
+
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "peft": peft.__version__,
+        "commit": commit.stdout.strip() or None,
+    }
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def write(name: str, content: Mapping[str, Any], folder: Path = RESULTS) -> Path:
+    """Write ``<folder>/<name>.json``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def table(title: str, header: list[str], rows: list[list[str]]) -> str:
+    """A plain text table."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+
+    def line(row: list[str]) -> str:
+        cells = zip(row, widths, strict=True)
+        return "  ".join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(cells))
+
+    return "\n".join([title, line(header), line(["-" * width for width in widths]), *map(line, rows)])

@@ -1,0 +1,337 @@
+"""Questions in, answers out: the same tokens as plain ``generate`` asked one by one, several times faster.
+
+Greedy answers share the prefix of all questions about an image (see `packed`); sampling and beam search are left to
+transformers' ``generate``. A question that fails is a reply with an error; the others go on.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers.generation.streamers import BaseStreamer
+
+from m2pt_cli.answering.packed import answer_rows
+from m2pt_cli.answering.plan import Row, plan_batches, plan_rows
+from m2pt_cli.data.chat import ChatTemplate, get_template
+from m2pt_cli.data.collate import ImagePreparer, join_images
+from m2pt_cli.data.encode import encode_prompt
+from m2pt_cli.data.samples import ImageReference
+from m2pt_cli.errors import M2PTError
+
+if TYPE_CHECKING:
+    from m2pt_cli.bases.loading import LoadedBase
+
+# Prepared image batches that wait for the model: enough to hide decoding, few enough to bound memory.
+_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about images (none for a question in text alone).
+
+    ``max_new_tokens`` overrides the engine's own limit.
+    """
+
+    id: str
+    text: str
+    images: tuple[ImageReference, ...] = ()
+    max_new_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The answer to a question, or why there is none."""
+
+    question: Question
+    text: str | None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How answers are produced: greedy at temperature 0 with one beam."""
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    num_beams: int = 1
+    seed: int = 0
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature == 0 and self.num_beams == 1
+
+
+class AnswerEngine:
+    """Answers questions with one model, bare or with its active adapter.
+
+    Args:
+        loaded: base, processor and device; ``loaded.model`` may be a PeftModel.
+        template: name of the chat template.
+        image_fit: ``crop``, ``pad`` or ``base``.
+        decoding: greedy, sampling or beams, and the longest answer.
+        batch_tokens: padded tokens of a batch; by default what the device's free memory holds.
+        report: told in one line when a batch did not fit and is halved.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedBase,
+        *,
+        template: str,
+        image_fit: str,
+        decoding: Decoding | None = None,
+        batch_tokens: int | None = None,
+        report: Callable[[str], None] | None = None,
+    ) -> None:
+        self.loaded = loaded
+        self.decoding = decoding or Decoding()
+        self.template: ChatTemplate = get_template(template, loaded.processor)
+        self.images = ImagePreparer(loaded.processor, fit=image_fit)
+        self.batch_tokens = batch_tokens or default_batch_tokens(loaded)
+        self.report = report or (lambda _: None)
+        self.eos_ids = _eos_ids(loaded)
+        self.pad_id = _pad_id(loaded, self.eos_ids)
+
+    def answer(
+        self, questions: Iterable[Question], *, known: Callable[[Question], bool] | None = None
+    ) -> Iterator[Reply]:
+        """Replies in the order of production: questions about one image stay together.
+
+        Args:
+            questions: all questions; batches are planned from the whole list.
+            known: questions that need no answer any more. A batch of known questions alone is not run; others run as
+                planned, so that a resumed run computes what an uninterrupted one would have.
+        """
+        asked = list(questions)
+        known_ids = {question.id for question in asked if known is not None and known(question)}
+        prompts, able = [], []
+        for question in asked:
+            try:
+                prompts.append(self.encode(question))
+                able.append(question)
+            except M2PTError as error:
+                if question.id not in known_ids:
+                    yield Reply(question, None, error.message)
+        keys = [tuple(image.name for image in question.images) for question in able]
+        rows = plan_rows(prompts, keys, image_token_id=self.loaded.model.config.image_token_id)
+        batches = [
+            batch
+            for batch in plan_batches(rows, batch_tokens=self.batch_tokens)
+            if any(able[member].id not in known_ids for row in batch for member in row.members)
+        ]
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="images") as pool:
+            for batch, images in _ahead(pool, batches, lambda batch: self._open(batch, able)):
+                for reply in self._answer_batch(batch, images, able):
+                    if reply.question.id not in known_ids:
+                        yield reply
+
+    def encode(self, question: Question) -> list[int]:
+        """Token ids of a question's whole prompt, ending where the answer begins."""
+        return encode_prompt(
+            question.text,
+            len(question.images),
+            self.template,
+            self.loaded.processor.tokenizer,
+            image_token_id=self.loaded.model.config.image_token_id,
+            image_tokens=self.images.token_counts(question.images),
+        )
+
+    def stream(self, question: Question, write: Callable[[str], None]) -> Reply:
+        """Answer one question, handing every piece of text to ``write`` as it is produced (not with beams)."""
+        try:
+            prompt = self.encode(question)
+            inputs = self.images.prepare(question.images)
+            tokens = self._generate([prompt], inputs, self._limit(question), _Pieces(self.loaded.processor, write))
+        except M2PTError as error:
+            return Reply(question, None, error.message)
+        return Reply(question, self._decode(tokens[0]))
+
+    def _open(self, batch: Sequence[Row], questions: Sequence[Question]) -> list[dict[str, torch.Tensor] | str]:
+        """Per row its prepared images, or what is wrong with them."""
+        opened: list[dict[str, torch.Tensor] | str] = []
+        for row in batch:
+            try:
+                opened.append(self.images.prepare(questions[row.members[0]].images))
+            except M2PTError as error:
+                opened.append(error.message)
+        return opened
+
+    def _answer_batch(
+        self, batch: Sequence[Row], images: Sequence[dict[str, torch.Tensor] | str], questions: Sequence[Question]
+    ) -> Iterator[Reply]:
+        rows, inputs = [], []
+        for row, prepared in zip(batch, images, strict=True):
+            if isinstance(prepared, str):
+                yield from (Reply(questions[member], None, prepared) for member in row.members)
+            else:
+                rows.append(row)
+                inputs.append(prepared)
+        if not rows:
+            return
+        try:
+            answers = self._run(rows, inputs, questions)
+        except torch.OutOfMemoryError as error:
+            if len(rows) == 1:
+                yield from (Reply(questions[member], None, _first_line(error)) for member in rows[0].members)
+                return
+            half = len(rows) // 2
+            torch.cuda.empty_cache()
+            self.report(f"out of memory: a batch of {len(rows)} rows is answered in halves")
+            self.batch_tokens = max(1, self.batch_tokens // 2)
+            yield from self._answer_batch(rows[:half], inputs[:half], questions)
+            yield from self._answer_batch(rows[half:], inputs[half:], questions)
+            return
+        except (RuntimeError, ValueError) as error:
+            if len(rows) > 1:
+                for row, prepared in zip(rows, inputs, strict=True):
+                    yield from self._answer_batch([row], [prepared], questions)
+                return
+            yield from (Reply(questions[member], None, _first_line(error)) for member in rows[0].members)
+            return
+        for row, row_answers in zip(rows, answers, strict=True):
+            for member, tokens in zip(row.members, row_answers, strict=True):
+                yield Reply(questions[member], self._decode(tokens))
+
+    def _run(
+        self, rows: Sequence[Row], inputs: Sequence[dict[str, torch.Tensor]], questions: Sequence[Question]
+    ) -> list[list[list[int]]]:
+        """New token ids per row and question."""
+        if self.decoding.is_greedy:
+            return answer_rows(
+                self.loaded.model,
+                rows,
+                self._to_device(join_images(inputs)),
+                limits=[[self._limit(questions[member]) for member in row.members] for row in rows],
+                eos_ids=self.eos_ids,
+                pad_id=self.pad_id,
+            )
+        # One question at a time: a sampled answer then depends on the seed and its place alone, not on its batch.
+        return [
+            [
+                self._generate([[*row.prefix, *tail]], prepared, self._limit(questions[member]))[0]
+                for tail, member in zip(row.tails, row.members, strict=True)
+            ]
+            for row, prepared in zip(rows, inputs, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def _generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        inputs: dict[str, torch.Tensor],
+        limit: int,
+        streamer: BaseStreamer | None = None,
+    ) -> list[list[int]]:
+        ids = torch.tensor(prompts, device=self.loaded.device)
+        sampling: dict[str, Any] = {"do_sample": False, "num_beams": self.decoding.num_beams}
+        if self.decoding.temperature > 0:
+            sampling = {"do_sample": True, "temperature": self.decoding.temperature, "top_k": 0, "top_p": 1.0}
+        out = self.loaded.model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=limit,
+            pad_token_id=self.pad_id,
+            eos_token_id=sorted(self.eos_ids) or None,
+            streamer=streamer,
+            **sampling,
+            **self._to_device(inputs),
+        )
+        return out[:, ids.shape[1] :].tolist()
+
+    def _limit(self, question: Question) -> int:
+        return question.max_new_tokens or self.decoding.max_new_tokens
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        return self.loaded.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+
+    def _to_device(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        dtype = self.loaded.dtype
+        return {
+            key: value.to(self.loaded.device, dtype if value.is_floating_point() else None)
+            for key, value in inputs.items()
+        }
+
+
+class _Pieces(BaseStreamer):
+    """Hands on the text of an answer as far as it can't change any more."""
+
+    def __init__(self, processor: Any, write: Callable[[str], None]) -> None:
+        self.tokenizer = processor.tokenizer
+        self.write = write
+        self.tokens: list[int] | None = None
+        self.written = 0
+
+    def put(self, value: torch.Tensor) -> None:
+        if self.tokens is None:  # the first call brings the prompt
+            self.tokens = []
+            return
+        self.tokens += value.flatten().tolist()
+        text = self._text()
+        # A word may still grow, and a half character is shown as U+FFFD: both wait for the next space.
+        safe = len(text) if text.endswith((" ", "\n")) else max(text.rfind(" "), text.rfind("\n")) + 1
+        self._write_up_to(text, safe)
+
+    def end(self) -> None:
+        text = self._text().rstrip()
+        self._write_up_to(text, len(text))
+
+    def _text(self) -> str:
+        return self.tokenizer.decode(self.tokens or [], skip_special_tokens=True).lstrip()
+
+    def _write_up_to(self, text: str, end: int) -> None:
+        if end > self.written:
+            self.write(text[self.written : end])
+            self.written = end
+
+
+def default_batch_tokens(loaded: LoadedBase) -> int:
+    """Padded tokens of a batch: on CUDA what half of the free memory holds, else a fixed number that fills the caches.
+
+    A token costs its keys and values in every layer and, while it passes through, a few activations of the MLP.
+    """
+    if loaded.device.type != "cuda":
+        return 4096
+    free, _ = torch.cuda.mem_get_info(loaded.device)
+    text = loaded.model.config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    size = torch.finfo(loaded.dtype).bits // 8
+    per_token = size * (2 * text.num_hidden_layers * heads * width + 4 * text.intermediate_size + 8 * text.hidden_size)
+    return int(min(max(free // 2 // per_token, 2048), 65536))
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, batches: Sequence[list[Row]], work: Callable[[list[Row]], Any]
+) -> Iterator[tuple[list[Row], Any]]:
+    """Batches with their prepared images, a few batches ahead of the model."""
+    waiting: deque[tuple[list[Row], Future[Any]]] = deque()
+    for batch in batches:
+        waiting.append((batch, pool.submit(work, batch)))
+        if len(waiting) > _AHEAD:
+            done, future = waiting.popleft()
+            yield done, future.result()
+    for done, future in waiting:
+        yield done, future.result()
+
+
+def _eos_ids(loaded: LoadedBase) -> frozenset[int]:
+    configured = loaded.model.generation_config.eos_token_id
+    if configured is None:
+        configured = loaded.processor.tokenizer.eos_token_id
+    if configured is None:
+        return frozenset()
+    return frozenset([configured] if isinstance(configured, int) else configured)
+
+
+def _pad_id(loaded: LoadedBase, eos_ids: frozenset[int]) -> int:
+    pad = loaded.processor.tokenizer.pad_token_id
+    return pad if pad is not None else min(eos_ids, default=0)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,117 @@
+"""The commands as functions, for notebooks and scripts; every name is importable from ``m2pt_cli`` itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from m2pt_cli.errors import GenerationError, SettingsError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from m2pt_cli.bases.loading import LoadedBase
+    from m2pt_cli.evaluation.results import EvalResult
+    from m2pt_cli.records import TrainResult
+    from m2pt_cli.settings import EvalSettings, TrainSettings
+
+
+def load(
+    base: str | None = None, adapter: str | None = None, *, device: str | None = None, dtype: str = "auto"
+) -> LoadedBase:
+    """A base with its processor on a device, and an adapter attached to it.
+
+    Args:
+        base: alias, Hub id or folder; by default the adapter's own, then ``$M2PT_BASE``, then ``llava-1.5-7b``.
+        adapter: folder or Hub id of an M²PT or LoRA adapter; None loads the bare base.
+        device: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; by default the best there is.
+        dtype: ``auto`` (bfloat16 on CUDA, else float32), ``float32``, ``bfloat16`` or ``float16``.
+
+    Raises:
+        AdapterError: the adapter is missing, damaged, or of another base.
+        UnavailableError, DeviceError: the base or the device can't be had.
+
+    Example:
+        >>> loaded = load(base="nano", adapter="runs/demo")
+        >>> loaded.model, loaded.processor
+    """
+    from m2pt_cli.bases.adapters import attach_adapter, read_adapter
+    from m2pt_cli.bases.catalog import resolve_base_name
+    from m2pt_cli.bases.loading import load_base
+
+    info = None if adapter is None else read_adapter(adapter)
+    loaded = load_base(resolve_base_name(base, info.base if info else None), device=device, dtype=dtype)
+    if info is None:
+        return loaded
+    return dataclasses.replace(loaded, model=attach_adapter(loaded, info), adapter=info)
+
+
+def answer(
+    loaded: LoadedBase,
+    images: Sequence[str | Path | Image],
+    questions: Sequence[str],
+    *,
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    num_beams: int = 1,
+) -> list[str]:
+    """Answers to question i about image i; a single image, or a single question, serves all.
+
+    Args:
+        loaded: what `load` returned.
+        images: paths or PIL images.
+        questions: one per image.
+
+    Raises:
+        SettingsError: the numbers of images and questions do not fit.
+        InputError: an image can't be read.
+        GenerationError: a question failed.
+    """
+    from m2pt_cli.answering.engine import AnswerEngine, Decoding, Question
+    from m2pt_cli.data.samples import image_reference
+
+    most = max(len(images), len(questions))
+    if not images or not questions or len({len(images), len(questions), most} - {1}) > 1:
+        raise SettingsError(
+            f"{len(images)} images and {len(questions)} questions", "give as many of both, or one of either"
+        )
+    pictures = [image_reference(image, folder=Path()) for image in images]
+    pictures *= most if len(pictures) == 1 else 1
+    texts = list(questions) * (most if len(questions) == 1 else 1)
+    info, defaults = loaded.adapter, loaded.entry.defaults
+    engine = AnswerEngine(
+        loaded,
+        template=(info and info.chat_template) or defaults.template,
+        image_fit=(info and info.image_fit) or defaults.image_fit,
+        decoding=Decoding(max_new_tokens, temperature, num_beams),
+    )
+    asked = [Question(str(i), text, (picture,)) for i, (text, picture) in enumerate(zip(texts, pictures, strict=True))]
+    replies = {reply.question.id: reply for reply in engine.answer(asked)}
+    answers = []
+    for question in asked:
+        reply = replies[question.id]
+        if reply.text is None:
+            raise GenerationError(f"question {int(question.id) + 1} failed: {reply.error}")
+        answers.append(reply.text)
+    return answers
+
+
+def train(settings: TrainSettings) -> TrainResult:
+    """Train as ``m2pt train`` does, silently; the result names the folder that holds the adapter.
+
+    Example:
+        >>> train(TrainSettings(base="nano", data=("demo",), output_dir=Path("runs/demo"))).output_dir
+        'runs/demo'
+    """
+    from m2pt_cli.training.run import run_training
+
+    return run_training(settings)
+
+
+def evaluate(settings: EvalSettings) -> EvalResult:
+    """Evaluate as ``m2pt eval`` does, silently; the result holds the content of ``results.json``."""
+    from m2pt_cli.evaluation.run import run_evaluation
+
+    return run_evaluation(settings)

@@ -1,0 +1,192 @@
+"""The answer engine against plain ``generate``, one question at a time, for the bare base and for adapters."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from evaluation.tiny_base import write_tiny_base
+from peft import get_peft_model
+from PIL import Image
+from tiny_models import fill_adapter
+
+from m2pt_cli.answering.engine import AnswerEngine, Decoding, Question
+from m2pt_cli.bases.loading import LoadedBase, load_base
+from m2pt_cli.bases.processor import set_visual_tokens
+from m2pt_cli.data.encode import encode_prompt
+from m2pt_cli.data.samples import BytesImage, DecodedImage
+from m2pt_cli.method import preset
+
+WORDS = "yes no not sure is it a the dog cat red blue one two three left right what which answer with".split()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_base(tmp_path_factory.mktemp("base"))
+
+
+def picture(number: int) -> DecodedImage:
+    generator = torch.Generator().manual_seed(number)
+    pixels = torch.randint(0, 255, (14, 15 + number % 3, 3), generator=generator, dtype=torch.uint8)
+    return DecodedImage(f"picture {number}", Image.fromarray(pixels.numpy()))
+
+
+def questions(seed: int = 0) -> list[Question]:
+    """Ragged questions: several about one image, one about another, some in text alone, one about two images."""
+    generator = torch.Generator().manual_seed(seed)
+    asked = []
+    for group, count in enumerate([3, 1, 6, 2, 1]):
+        for number in range(count):
+            length = int(torch.randint(2, 12, (1,), generator=generator))
+            text = " ".join(WORDS[int(i)] for i in torch.randint(len(WORDS), (length,), generator=generator))
+            asked.append(Question(f"{group}-{number}", text, (picture(group),), max_new_tokens=3 + number % 4))
+    asked += [Question("text-0", "what is it"), Question("text-1", "what is red"), Question("text-2", "what is red")]
+    asked.append(Question("pair", "which dog", (picture(7), picture(8))))
+    # Answers about one image must not depend on what stands between its questions.
+    return asked[1::2] + asked[::2]
+
+
+@pytest.fixture(params=["bare", "m2pt", "official", "visual", "textual", "lora"])
+def loaded(request: pytest.FixtureRequest, folder: Path) -> Iterator[LoadedBase]:
+    base = load_base(str(folder), device="cpu")
+    if request.param == "bare":
+        yield base
+        return
+    method = "m2pt" if request.param == "official" else request.param
+    visual_tokens = "official" if request.param == "official" else "patches"
+    options: dict[str, Any] = {} if method == "lora" else {"visual_tokens": visual_tokens}
+    config = preset(method, base.model.config, num_visual_prompts=3, num_textual_prompts=4, **options)
+    model = get_peft_model(base.model, config)
+    fill_adapter(model, scale=0.1 if method == "lora" else 0.5)
+    set_visual_tokens(base.processor, base.model, visual_tokens, 3 if visual_tokens == "official" else 0)
+    yield dataclasses.replace(base, model=model.eval())
+
+
+def plain_answer(engine: AnswerEngine, question: Question) -> str:
+    """One question through the processor's own path and ``generate``."""
+    loaded = engine.loaded
+    inputs = engine.images.prepare(question.images)
+    ids = torch.tensor(
+        [
+            encode_prompt(
+                question.text,
+                len(question.images),
+                engine.template,
+                loaded.processor.tokenizer,
+                image_token_id=loaded.model.config.image_token_id,
+                image_tokens=engine.images.token_counts(question.images),
+            )
+        ]
+    )
+    with torch.inference_mode():
+        out = loaded.model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=question.max_new_tokens or engine.decoding.max_new_tokens,
+            do_sample=False,
+            **inputs,
+        )
+    return loaded.processor.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
+
+
+@pytest.mark.parametrize("batch_tokens", [40, 10_000], ids=["small batches", "one batch"])
+def test_the_engine_gives_the_tokens_of_plain_generate(loaded: LoadedBase, batch_tokens: int) -> None:
+    engine = AnswerEngine(loaded, template="plain", image_fit="crop", decoding=Decoding(8), batch_tokens=batch_tokens)
+    asked = questions()
+    replies = {reply.question.id: reply for reply in engine.answer(asked)}
+    assert len(replies) == len(asked)
+    wanted = {question.id: plain_answer(engine, question) for question in asked}
+    assert {id: reply.text for id, reply in replies.items()} == wanted
+    assert len(set(wanted.values())) > 8, "answers that hardly differ would prove little"
+
+
+def test_known_questions_are_not_asked_again_and_the_others_do_not_change(folder: Path) -> None:
+    engine = AnswerEngine(
+        load_base(str(folder), device="cpu"), template="plain", image_fit="crop", decoding=Decoding(6), batch_tokens=40
+    )
+    asked = questions()
+    whole = {reply.question.id: reply.text for reply in engine.answer(asked)}
+    known = {question.id for question in asked[::3]}
+    rest = {reply.question.id: reply.text for reply in engine.answer(asked, known=lambda q: q.id in known)}
+    assert rest == {id: text for id, text in whole.items() if id not in known}
+
+
+def test_a_broken_image_fails_its_own_questions_alone(folder: Path) -> None:
+    engine = AnswerEngine(
+        load_base(str(folder), device="cpu"), template="plain", image_fit="crop", decoding=Decoding(4)
+    )
+    broken = BytesImage("broken.png", b"\x89PNG no")
+    asked = [
+        Question("a", "what is it", (picture(0),)),
+        Question("b", "what is it", (broken,)),
+        Question("c", "is it red", (broken,)),
+        Question("d", "what <image> <image> is it", (picture(1),)),
+    ]
+    replies = {reply.question.id: reply for reply in engine.answer(asked)}
+    assert replies["a"].text is not None
+    for name in "bc":
+        assert replies[name].text is None
+        assert "broken.png" in str(replies[name].error)
+    assert replies["d"].error is not None
+
+
+def test_out_of_memory_halves_the_batch_and_loses_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    engine = AnswerEngine(
+        load_base(str(folder), device="cpu"),
+        template="plain",
+        image_fit="crop",
+        decoding=Decoding(4),
+        batch_tokens=10_000,
+        report=told.append,
+    )
+    asked = [Question(str(i), "what is it", (picture(i),)) for i in range(7)]
+    whole = {reply.question.id: reply.text for reply in engine.answer(asked)}
+    run = engine._run
+
+    def run_small(rows: list[Any], *rest: Any) -> Any:
+        if len(rows) > 2:
+            raise torch.OutOfMemoryError("too much")
+        return run(rows, *rest)
+
+    monkeypatch.setattr(engine, "_run", run_small)
+    assert {reply.question.id: reply.text for reply in engine.answer(asked)} == whole
+    assert told
+    assert all("out of memory" in line for line in told)
+
+
+def test_sampling_follows_the_seed_and_beams_follow_generate(folder: Path) -> None:
+    loaded = load_base(str(folder), device="cpu")
+    asked = questions()[:6]
+    hot = AnswerEngine(loaded, template="plain", image_fit="crop", decoding=Decoding(6, temperature=2.0))
+    drawn = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        drawn.append({reply.question.id: reply.text for reply in hot.answer(asked)})
+    assert drawn[0] == drawn[1]
+    assert drawn[0] != drawn[2]
+    beams = AnswerEngine(loaded, template="plain", image_fit="crop", decoding=Decoding(6, num_beams=3))
+    (reply,) = beams.answer(asked[:1])
+    ids = torch.tensor([beams.encode(asked[0])])
+    out = loaded.model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=asked[0].max_new_tokens,
+        num_beams=3,
+        do_sample=False,
+        **beams.images.prepare(asked[0].images),
+    )
+    assert reply.text == loaded.processor.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
+
+
+def test_streamed_pieces_are_the_answer(loaded: LoadedBase) -> None:
+    engine = AnswerEngine(loaded, template="plain", image_fit="crop", decoding=Decoding(8))
+    pieces: list[str] = []
+    question = questions()[0]
+    reply = engine.stream(question, pieces.append)
+    assert "".join(pieces) == reply.text == plain_answer(engine, question)
+    assert len(pieces) > 1

@@ -1,0 +1,107 @@
+"""The error boundary and the weight of the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from m2pt_cli.cli.app import app, main
+
+HEAVY = ("torch", "transformers", "peft", "datasets", "matplotlib", "sklearn")
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "m2pt_cli", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--version"], ["train", "--help"], ["eval", "--help"], ["infer", "--help"], ["count-params", "--help"]]
+    + [["train"], ["train", "--data", "demo", "--method", "loro"], ["infer", "missing.png", "What?"], ["eval"]],
+    ids=" ".join,
+)
+def test_help_and_mistakes_import_nothing_heavy(arguments: list[str]) -> None:
+    script = (
+        "import sys; from m2pt_cli.cli.app import main; main(sys.argv[1:]);"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_every_command_of_the_contract_has_help_and_examples() -> None:
+    assert {command.name for command in app.registered_commands} >= {"train", "eval", "infer", "count-params"}
+    for command in app.registered_commands:
+        assert command.help
+        assert command.epilog
+        assert "m2pt " in command.epilog
+
+
+def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert "Usage" in capsys.readouterr().out
+
+
+def test_an_unknown_command_and_an_unknown_flag_are_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trian"]) == 2
+    assert main(["train", "--dta", "demo"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert [line.partition(":")[0] for line in err.splitlines()] == ["error", "hint"] * 2
+
+
+def test_a_parse_error_is_json_where_json_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--max-steps", "many", "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    error = json.loads(err)["error"]
+    assert set(error) == {"type", "message", "hint"}
+    assert "max-steps" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["train", "--data", "demo", "--learning-rate", "-1"], 2),
+        (["infer", "no-such.png", "What?", "--base", "nano"], 3),
+        (["infer", "--input", "no-such.jsonl", "--base", "nano"], 3),
+        (["eval", "--bench", "demo", "--adapter", "no-such-folder"], 4),
+        (["eval", "--bench", "dmeo"], 2),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
+)
+def test_exit_codes(arguments: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+
+
+def test_codes_reach_the_shell_and_no_traceback_does() -> None:
+    done = run("infer", "no-such.png", "What?", "--base", "nano")
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_debug_shows_the_traceback() -> None:
+    done = run("infer", "no-such.png", "What?", "--base", "nano", M2PT_DEBUG="1")
+    assert done.returncode == 3
+    assert "Traceback" in done.stderr
+
+
+def test_a_closed_pipe_ends_quietly() -> None:
+    script = f"{sys.executable} -m m2pt_cli --help | head -n 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0"
+    assert done.stderr == ""
