@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import mmap
+import os
+from contextlib import ExitStack
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from m2pt_cli.bases.catalog import read_geometry
 from m2pt_cli.bases.folder import base_tensors
@@ -26,20 +28,24 @@ def base_fingerprint(folder: Path) -> str:
     """
     geometry = read_geometry(folder)
     digest = hashlib.sha256(json.dumps(dataclasses.asdict(geometry), sort_keys=True).encode())
-    maps: dict[Path, mmap.mmap] = {}
-    try:
+    with ExitStack() as stack:
+        opened: dict[Path, BinaryIO] = {}
         for name, tensor in sorted(base_tensors(folder, geometry).items()):
             digest.update(f"\n{name}{list(tensor.shape)}".encode())
             if len(tensor.shape) != 2:
                 continue
-            if tensor.file not in maps:
-                with tensor.file.open("rb") as stream:
-                    maps[tensor.file] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-            values = maps[tensor.file]
+            if tensor.file not in opened:
+                opened[tensor.file] = stack.enter_context(_open_for_samples(tensor.file))
+            stream = opened[tensor.file]
             for sample in range(SAMPLES):
-                place = tensor.start + tensor.width * (sample * (tensor.size - 1) // (SAMPLES - 1))
-                digest.update(values[place : place + tensor.width])
-    finally:
-        for opened in maps.values():
-            opened.close()
+                stream.seek(tensor.start + tensor.width * (sample * (tensor.size - 1) // (SAMPLES - 1)))
+                digest.update(stream.read(tensor.width))
     return digest.hexdigest()
+
+
+def _open_for_samples(file: Path) -> BinaryIO:
+    stream = file.open("rb", buffering=0)
+    if hasattr(os, "posix_fadvise"):
+        # Without this the kernel reads ahead at every sample: gigabytes at 7B.
+        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+    return cast(BinaryIO, stream)

@@ -1,14 +1,15 @@
 """LLaVA v1: one linear layer between the vision tower and the language model, where LLaVA-1.5 has two.
 
-transformers' class always builds the two. The linear layer goes in while the model is built, so that the class, and with
-it the names of the weights in files, stay transformers' own. ``"mm_projector_type": "linear"`` in ``config.json`` is
-what marks such a base (LLaVA's own key).
+transformers' class always builds the two. The linear layer goes in while the model is built, so that the class, and
+with it the names of the weights in files, stay transformers' own. ``"mm_projector_type": "linear"`` in ``config.json``
+is what marks such a base (LLaVA's own key).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 from transformers import LlavaConfig
@@ -37,7 +38,7 @@ def linear_projector() -> Iterator[None]:
         modeling_llava.LlavaMultiModalProjector = two_layers  # type: ignore[misc]
 
 
-def _one_layer(config: LlavaConfig) -> nn.Linear:
+def _one_layer(config: Any) -> nn.Linear:
     layers = config.vision_feature_layer
     width = config.vision_config.hidden_size * (1 if isinstance(layers, int) else len(layers))
     return nn.Linear(width, config.text_config.hidden_size, bias=config.multimodal_projector_bias)

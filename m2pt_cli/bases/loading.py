@@ -18,7 +18,7 @@ import transformers
 from m2pt_cli.bases.catalog import BaseEntry, entry_of
 from m2pt_cli.bases.device import choose_device, choose_dtype, said_device, set_seed, set_threads
 from m2pt_cli.bases.fingerprint import base_fingerprint
-from m2pt_cli.bases.folder import require_base_files
+from m2pt_cli.bases.folder import base_tensors, require_base_files
 from m2pt_cli.bases.geometry import MODEL_CLASSES, Geometry
 from m2pt_cli.bases.hub import fetch_base, fetch_texts, gigabytes
 from m2pt_cli.bases.linear_projector import linear_projector
@@ -99,9 +99,11 @@ def load_base(
     options = _quantization_options(quantization, kind, place)
     folder = _folder_of(entry, report)
     require_base_files(folder)
-    fingerprint = base_fingerprint(folder)
+    base_tensors(folder, geometry)
     processor = load_processor(folder, geometry)
     model = _load_model(folder, geometry, kind, place, options)
+    # Now, because loading has just read the files: the samples come from memory.
+    fingerprint = base_fingerprint(folder)
     name = entry.repo_id or entry.name
     # PEFT writes this name into an adapter's config.
     model.name_or_path = model.config._name_or_path = name

@@ -87,7 +87,7 @@ def command(
     if adapter is None and not said and base is None:
         adapter = os.environ.get("M2PT_ADAPTER")
     info = None if adapter is None else read_adapter(adapter)
-    entry = entry_of(resolve_base_name(base, info and info.base))
+    entry = entry_of(resolve_base_name(base, None if info is None else info.base))
     if info is not None:
         counts = count_adapter(entry.name, entry.geometry, info)
     else:

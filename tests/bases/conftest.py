@@ -27,7 +27,7 @@ def write_base(
 
     from m2pt_cli.bases.linear_projector import mark_linear
 
-    words = ["<pad>", "<s>", "</s>", "<unk>", *"USER ASSISTANT : what is the circle red".split()]
+    words = ["<pad>", "<s>", "</s>", "<unk>", *["USER", "ASSISTANT", ":", "what", "is", "the", "circle", "red"]]
     words += [f"w{i}" for i in range(len(words), IMAGE_TOKEN)] + ["<image>"]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
