@@ -78,6 +78,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ClosedPipe:
         _drop_stdout()
         return 0
+    except SystemExit as leaving:
+        # How rich and Typer end when the reader of a help page goes away.
+        if isinstance(leaving.__context__, BrokenPipeError):
+            _drop_stdout()
+            return 0
+        raise
     except KeyboardInterrupt:
         return _fail(M2PTError("interrupted"), as_json, code=130)
     except M2PTError as error:

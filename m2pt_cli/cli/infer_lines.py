@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -157,7 +158,8 @@ def _reference(image: str, folder: Path, settings: InferSettings) -> ImageRefere
 @contextmanager
 def _opened(source: str) -> Iterator[BinaryIO]:
     if source == "-":
-        yield sys.stdin.buffer
+        # A copy: Python aborts at its end if a thread still waits inside its own stdin (after a closed pipe).
+        yield os.fdopen(os.dup(sys.stdin.fileno()), "rb")
         return
     try:
         stream = open(source, "rb")  # noqa: SIM115 - closed below

@@ -26,8 +26,15 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["train", "--help"], ["eval", "--help"], ["infer", "--help"], ["count-params", "--help"]]
-    + [["train"], ["train", "--data", "demo", "--method", "loro"], ["infer", "missing.png", "What?"], ["eval"]],
+    [
+        *([command, "--help"] for command in ("train", "eval", "infer", "count-params")),
+        ["--help"],
+        ["--version"],
+        ["train"],
+        ["train", "--data", "demo", "--method", "loro"],
+        ["infer", "missing.png", "What?"],
+        ["eval"],
+    ],
     ids=" ".join,
 )
 def test_help_and_mistakes_import_nothing_heavy(arguments: list[str]) -> None:
