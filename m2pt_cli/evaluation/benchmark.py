@@ -42,7 +42,7 @@ class Benchmark(Protocol):
     Attributes:
         name: what ``--bench`` calls it.
         source: where its questions come from, for people: a Hub id, or "built in".
-        pattern: its files there, as a glob; None where it is no data set of the Hub.
+        patterns: its files there, as globs; none where it is no data set of the Hub.
         size: how many questions it has.
         max_new_tokens: the longest answer that is read.
         headline: the key of its main score.
@@ -54,7 +54,7 @@ class Benchmark(Protocol):
     @property
     def source(self) -> str: ...
     @property
-    def pattern(self) -> str | None: ...
+    def patterns(self) -> tuple[str, ...]: ...
     @property
     def size(self) -> int | None: ...
     @property

@@ -27,7 +27,7 @@ class Table:
 
     Attributes:
         repo_id: the data set on the Hub.
-        pattern: its files in the repository, as a glob.
+        patterns: its files in the repository, as globs; the rows come in their order.
         columns: what is read; the image column becomes an `ImageReference`.
         image: the image column's name.
         optional: columns that are read where they are there.
@@ -35,7 +35,7 @@ class Table:
     """
 
     repo_id: str
-    pattern: str
+    patterns: tuple[str, ...]
     columns: tuple[str, ...]
     image: str = "image"
     optional: tuple[str, ...] = ()
@@ -63,13 +63,16 @@ class Table:
         """The files of this split, from ``--source`` or the Hub, in order of their names."""
         source = request.source
         if source is not None and Path(source).is_dir():
-            folder = Path(source)
-            name = self.pattern.rpartition("/")[2]
-            found = sorted(folder.glob(self.pattern)) or sorted(folder.glob(name)) or sorted(folder.glob("*.parquet"))
-            if not found:
-                raise InputError(f"{source} holds no {self.pattern}", f"--source takes a folder like {self.repo_id}")
-            return found
-        return download(source or self.repo_id, self.pattern, report=request.report)
+            # A copy of the repository, its files in one folder, or any parquet files with its columns.
+            flat = [pattern.rpartition("/")[2] for pattern in self.patterns]
+            for patterns in (self.patterns, flat, ("*.parquet",)):
+                found = [file for pattern in patterns for file in sorted(Path(source).glob(pattern))]
+                if found:
+                    return found
+            raise InputError(
+                f"{source} holds no {' or '.join(self.patterns)}", f"--source takes a folder like {self.repo_id}"
+            )
+        return download(source or self.repo_id, self.patterns, report=request.report)
 
     def _read(self, file: Path) -> list[dict[str, Any]]:
         import pyarrow

@@ -12,7 +12,7 @@ from m2pt_cli.evaluation.tables import Table
 
 from .parquet_sets import png, write_parquet
 
-TABLE = Table("owner/set", "data/test-*.parquet", ("image", "question"))
+TABLE = Table("owner/set", ("data/test-*.parquet",), ("image", "question"))
 
 
 def test_a_folder_without_files_and_a_file_without_columns(tmp_path: Path) -> None:

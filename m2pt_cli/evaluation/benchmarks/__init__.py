@@ -36,7 +36,7 @@ def list_benchmarks() -> list[dict[str, Any]]:
             "name": bench.name,
             "questions": bench.size,
             "source": bench.source,
-            "cached": None if bench.pattern is None else bool(cached_files(bench.source, bench.pattern)),
+            "cached": bool(cached_files(bench.source, bench.patterns)) if bench.patterns else None,
         }
         for bench in benchmarks
     ]
@@ -65,11 +65,11 @@ def _load(name: str) -> Benchmark:
         benchmark: Benchmark = getattr(import_module(f"{__name__}.{module}"), attribute)
         return benchmark
     path = Path(name)
-    if path.is_file():
+    if path.exists():
         from m2pt_cli.evaluation.benchmarks.own import OwnBenchmark
 
         return OwnBenchmark(path)
     if path.suffix or "/" in name:
-        raise InputError(f"--bench {name} is no file", "m2pt eval --list names the benchmarks")
+        raise InputError(f"--bench {name} does not exist", "m2pt eval --list names the benchmarks")
     known = [*_BENCHMARKS, *_GROUPS]
     raise SettingsError(f"--bench {name!r} is no benchmark.{closest(name, known)}", "m2pt eval --list names them")

@@ -49,8 +49,8 @@ class CIFAR:
         return self.table.repo_id
 
     @property
-    def pattern(self) -> str:
-        return self.table.pattern
+    def patterns(self) -> tuple[str, ...]:
+        return self.table.patterns
 
     def items(self, request: Request) -> list[Item]:
         choices = ", ".join(name.replace("_", " ") for name in self.names)
@@ -79,11 +79,11 @@ CIFAR10 = CIFAR(
     "cifar10",
     CIFAR10_NAMES,
     "label",
-    Table("uoft-cs/cifar10", "plain_text/test-*.parquet", ("img", "label"), image="img", label_names=False),
+    Table("uoft-cs/cifar10", ("plain_text/test-*.parquet",), ("img", "label"), image="img", label_names=False),
 )
 CIFAR100 = CIFAR(
     "cifar100",
     CIFAR100_NAMES,
     "fine_label",
-    Table("uoft-cs/cifar100", "cifar100/test-*.parquet", ("img", "fine_label"), image="img", label_names=False),
+    Table("uoft-cs/cifar100", ("cifar100/test-*.parquet",), ("img", "fine_label"), image="img", label_names=False),
 )

@@ -39,8 +39,8 @@ class MME:
     max_new_tokens = 16
     headline = "total"
     has_protocols = True
-    table = Table("lmms-lab/MME", "data/test-*.parquet", ("question_id", "image", "question", "answer", "category"))
-    pattern = table.pattern
+    table = Table("lmms-lab/MME", ("data/test-*.parquet",), ("question_id", "image", "question", "answer", "category"))
+    patterns = table.patterns
 
     def items(self, request: Request) -> list[Item]:
         rows = self.table.rows(request)

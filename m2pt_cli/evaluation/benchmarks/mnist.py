@@ -38,8 +38,8 @@ class MNIST:
     max_new_tokens = 8
     headline = "accuracy"
     has_protocols = False
-    table = Table("ylecun/mnist", "mnist/test-*.parquet", ("image", "label"), label_names=False)
-    pattern = table.pattern
+    table = Table("ylecun/mnist", ("mnist/test-*.parquet",), ("image", "label"), label_names=False)
+    patterns = table.patterns
 
     def items(self, request: Request) -> list[Item]:
         return [

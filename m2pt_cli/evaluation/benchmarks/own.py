@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from m2pt_cli.data.samples import IMAGE_MARK
 from m2pt_cli.errors import InputError
 from m2pt_cli.evaluation.benchmark import Request
 from m2pt_cli.evaluation.images import ImageFolders
@@ -21,20 +23,21 @@ _ARTICLES = frozenset(("a", "an", "the"))
 
 
 class OwnBenchmark:
-    """Questions of a JSONL file, ``{"image", "question", "answer"}`` per line.
+    """Questions of a file or folder, each about one image, with answers.
 
-    ``answer`` is a text or a list of accepted ones; ``id`` and ``category`` are optional. Images are looked for in
-    ``--images``, else beside the file.
+    JSONL of ``{"image", "question", "answer"}``: ``answer`` is a text or a list of accepted ones; ``id`` and
+    ``category`` are optional. Or whatever ``m2pt train --data`` reads (LLaVA JSON, messages): the first exchange of
+    each sample is the question and its answer. Images are looked for in ``--images``, else beside the file.
 
     Args:
-        path: the file.
+        path: the file or folder.
     """
 
     has_protocols = False
     max_new_tokens = 64
     headline = "accuracy"
     size = None
-    pattern = None
+    patterns = ()
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -42,10 +45,25 @@ class OwnBenchmark:
         self.source = str(path)
 
     def items(self, request: Request) -> list[Item]:
+        items = self._question_lines(request) if self._holds_question_lines() else self._samples(request)
+        if not items:
+            raise InputError(f"{self.path} holds no questions", 'a line is {"image", "question", "answer"}')
+        return items
+
+    def _holds_question_lines(self) -> bool:
+        """Whether the first line is a question, and not a conversation."""
+        if self.path.suffix.lower() != ".jsonl":
+            return False
+        try:
+            with self.path.open(encoding="utf-8-sig") as stream:
+                first = json.loads(next((line for line in stream if line.strip()), "{}"))
+        except (OSError, ValueError):
+            return True
+        return not (isinstance(first, dict) and {"messages", "conversations"} & first.keys())
+
+    def _question_lines(self, request: Request) -> list[Item]:
         folders = ImageFolders(request.images or (self.path.parent,), request.allow_url, needed_by=self.name)
         rows = read_json_lines(self.path, ("image", "question", "answer"))[: request.limit]
-        if not rows:
-            raise InputError(f"{self.path} holds no questions", 'a line is {"image", "question", "answer"}')
         names = [str(row.get("id", row.get("question_id", number))) for number, row in enumerate(rows, start=1)]
         return [
             Item(
@@ -57,6 +75,31 @@ class OwnBenchmark:
                 answer=[str(one) for one in row["answer"]] if isinstance(row["answer"], list) else str(row["answer"]),
             )
             for identity, name, row in zip(unique_ids(names), names, rows, strict=True)
+        ]
+
+    def _samples(self, request: Request) -> list[Item]:
+        from m2pt_cli.data.sources import load_samples
+
+        loaded = load_samples(
+            [str(self.path)], images=request.images, allow_url=request.allow_url, report=request.report
+        )
+        samples = loaded.samples[: request.limit]
+        strange = [sample.id for sample in samples if len(sample.images) != 1]
+        if strange:
+            raise InputError(
+                f"{len(strange)} samples of {self.path} are not about one image, the first is {strange[0]}",
+                "a benchmark asks about one image at a time",
+            )
+        return [
+            Item(
+                id=identity,
+                question_id=sample.id,
+                category=sample.task,
+                image=sample.images[0],
+                question=sample.turns[0].text.replace(IMAGE_MARK, "").strip(),
+                answer=sample.turns[1].text,
+            )
+            for identity, sample in zip(unique_ids(sample.id for sample in samples), samples, strict=True)
         ]
 
     def mark(self, row: Row, protocol: str) -> Mark:

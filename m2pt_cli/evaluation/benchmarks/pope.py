@@ -28,10 +28,10 @@ class POPE:
     has_protocols = True
     table = Table(
         "lmms-lab/POPE",
-        "Full/*.parquet",
+        ("Full/random-*.parquet", "Full/popular-*.parquet", "Full/adversarial-*.parquet"),
         ("question_id", "question", "answer", "image_source", "image", "category"),
     )
-    pattern = table.pattern
+    patterns = table.patterns
 
     def items(self, request: Request) -> list[Item]:
         originals = local_files(request.source, "coco_pope_*.json")

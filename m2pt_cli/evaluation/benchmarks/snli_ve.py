@@ -44,8 +44,10 @@ class SNLIVE:
     max_new_tokens = 8
     headline = "accuracy"
     has_protocols = False
-    table = Table("sedrickkeh/snli-ve", "data/test-*.parquet", ("image", "hypothesis", "label"), optional=("filename",))
-    pattern = table.pattern
+    table = Table(
+        "sedrickkeh/snli-ve", ("data/test-*.parquet",), ("image", "hypothesis", "label"), optional=("filename",)
+    )
+    patterns = table.patterns
 
     def items(self, request: Request) -> list[Item]:
         rows = self.table.rows(request)

@@ -22,9 +22,9 @@ class TextVQA:
     headline = "accuracy"
     has_protocols = False
     table = Table(
-        "lmms-lab/textvqa", "data/validation-*.parquet", ("image_id", "question_id", "question", "image", "answers")
+        "lmms-lab/textvqa", ("data/validation-*.parquet",), ("image_id", "question_id", "question", "image", "answers")
     )
-    pattern = table.pattern
+    patterns = table.patterns
 
     def items(self, request: Request) -> list[Item]:
         table = self.table.with_columns("ocr_tokens") if request.ocr else self.table

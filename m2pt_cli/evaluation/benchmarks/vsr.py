@@ -21,7 +21,7 @@ class VSR:
 
     name = "vsr"
     source = "cambridgeltl/vsr_zeroshot"
-    pattern = "test.jsonl"
+    patterns = ("test.jsonl",)
     size = 1222
     max_new_tokens = 8
     headline = "accuracy"
@@ -45,10 +45,10 @@ class VSR:
     def _file(self, request: Request) -> Path:
         source = request.source
         if source is not None and Path(source).is_dir():
-            return Path(source) / self.pattern
+            return Path(source) / self.patterns[0]
         if source is not None and Path(source).is_file():
             return Path(source)
-        return download(source or self.source, self.pattern, report=request.report)[0]
+        return download(source or self.source, self.patterns, report=request.report)[0]
 
     def mark(self, row: Row, protocol: str) -> Mark:
         parsed = first_yes_or_no(row.prediction or "")

@@ -35,7 +35,7 @@ def test_a_file_is_a_benchmark_even_with_a_comma_in_its_name(tmp_path: Path) -> 
 
 
 def test_a_file_that_is_not_there_is_an_input_error_and_a_typo_a_settings_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is no file"):
+    with pytest.raises(InputError, match="does not exist"):
         find_benchmarks([str(tmp_path / "none.jsonl")])
     with pytest.raises(SettingsError, match="Did you mean 'mnist'"):
         find_benchmarks(["mme,mnst"])
@@ -73,3 +73,29 @@ def test_the_four_scores() -> None:
 )
 def test_token_f1(said: str, wanted: str, score: float) -> None:
     assert token_f1(said, wanted) == pytest.approx(score)
+
+
+@pytest.mark.parametrize("kind", ["llava", "messages"])
+def test_training_files_are_benchmarks_too(tmp_path: Path, kind: str) -> None:
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(tmp_path / "a.png")
+    if kind == "llava":
+        turns = [("human", "<image>\nWhat is it?"), ("gpt", "a cat"), ("human", "Sure?"), ("gpt", "yes")]
+        conversation = [{"from": who, "value": text} for who, text in turns]
+        file = tmp_path / "set.json"
+        file.write_text(json.dumps([{"id": "x", "image": "a.png", "conversations": conversation, "task_name": "t"}]))
+    else:
+        messages = [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "a cat"}]
+        file = tmp_path / "set.jsonl"
+        file.write_text(json.dumps({"id": "x", "messages": messages, "images": ["a.png"], "task": "t"}) + "\n")
+    (bench,) = find_benchmarks([str(file)])
+    (item,) = bench.items(Request())
+    assert (item.id, item.category, item.question, item.answer) == ("x#0", "t", "What is it?", "a cat")
+    assert item.image.open().getpixel((0, 0)) == (1, 2, 3)
+
+
+def test_a_sample_without_an_image_is_no_question(tmp_path: Path) -> None:
+    file = tmp_path / "set.json"
+    turns = [{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": "a cat"}]
+    file.write_text(json.dumps([{"id": "x", "conversations": turns}]))
+    with pytest.raises(InputError, match=r"1 samples of .* are not about one image, the first is x"):
+        OwnBenchmark(file).items(Request())

@@ -77,9 +77,7 @@ def test_items_of_the_true_columns(tmp_path: Path) -> None:
     assert len(items) == 6 and len({item.id for item in items}) == 6
     # The three splits ask about the same images: one reference, one prefix.
     assert len({id(item.image) for item in items}) == 1
-    assert items[0].question == (
-        "Is there a adversarial in the image?\nAnswer the question using a single word or phrase."
-    )
+    assert items[0].question == ("Is there a random in the image?\nAnswer the question using a single word or phrase.")
 
 
 def test_the_original_files_and_a_coco_folder(tmp_path: Path) -> None:
