@@ -11,7 +11,7 @@ from m2pt_cli.method.registration import register
 from m2pt_cli.method.selection import PARTS, adapter_of, adapter_parameters, part_of, parts_of, select_full
 from m2pt_cli.method.tuner import M2PTModel
 
-register()
+register(M2PTConfig, M2PTModel)
 
 __all__ = [
     "PARTS",
@@ -30,7 +30,6 @@ __all__ = [
     "read_adapter",
     "read_adapter_config",
     "real_positions",
-    "register",
     "select_full",
     "train_in_fp32",
 ]

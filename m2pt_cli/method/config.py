@@ -8,6 +8,7 @@ from typing import ClassVar
 from peft import PeftConfig
 
 from m2pt_cli.errors import SettingsError
+from m2pt_cli.method.registration import M2PT
 
 INTERACTIONS = ("auto", "projector", "residual", "none")
 VISUAL_TOKENS = ("patches", "official")
@@ -69,7 +70,7 @@ class M2PTConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type = "M2PT"
+        self.peft_type = M2PT
         for name in ("num_visual_prompts", "num_textual_prompts"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:

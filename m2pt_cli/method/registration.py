@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from peft import PeftType
+from peft import PeftConfig, PeftType
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import register_peft_method
-
-from m2pt_cli.method.config import M2PTConfig
-from m2pt_cli.method.tuner import M2PTModel
 
 NAME = "M2PT"
 
@@ -29,7 +27,10 @@ def add_peft_type(name: str) -> PeftType:
     return member
 
 
-def register() -> None:
+M2PT = add_peft_type(NAME)
+
+
+def register(config_class: type[PeftConfig], model_class: type[BaseTuner]) -> None:
     """Register the method with PEFT; further calls change nothing."""
-    if add_peft_type(NAME) not in PEFT_TYPE_TO_TUNER_MAPPING:
-        register_peft_method(name=NAME.lower(), config_cls=M2PTConfig, model_cls=M2PTModel)
+    if M2PT not in PEFT_TYPE_TO_TUNER_MAPPING:
+        register_peft_method(name=NAME.lower(), config_cls=config_class, model_cls=model_class)
