@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from evaluation.tiny_base import write_tiny_base
 from torch import nn
 
 from m2pt_cli.settings import TrainSettings
@@ -17,7 +18,7 @@ from m2pt_cli.training.events import Event
 from m2pt_cli.training.signals import StopRequest
 from m2pt_cli.training.trainer import M2PTTrainer
 
-from .tiny import ToySample, collate, toy_samples
+from .tiny import ToySample, collate, toy_samples, write_data
 
 
 @pytest.fixture
@@ -64,3 +65,15 @@ def make_trainer(tmp_path: Path) -> Callable[..., M2PTTrainer]:
         return trainer
 
     return make
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny base on disk."""
+    return write_tiny_base(tmp_path_factory.mktemp("bases") / "tiny")
+
+
+@pytest.fixture
+def data_file(tmp_path: Path) -> Path:
+    """A LLaVA JSON file of 12 samples with their images beside it."""
+    return write_data(tmp_path / "data")
