@@ -54,8 +54,9 @@ def real_positions(mask: Tensor) -> Tensor:
     return (mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
+@torch.no_grad()
 def prefix_cache(language_model: Any, batch_size: int, dtype: torch.dtype) -> PromptedCache:
-    """A cache that holds the active adapter's prompts and no token yet, for ``batch_size`` rows.
+    """A cache that holds the active adapter's prompts and no token yet, for ``batch_size`` rows; without gradients.
 
     Give it to the model, or to `generate`, with masks and positions of the real tokens alone.
 
