@@ -29,6 +29,11 @@ class Faults:
         if len(self.shown) < SHOWN:
             self.shown.append(f"{where}: {reason}")
 
+    def take(self, other: Faults) -> None:
+        """Add the faults of another source."""
+        self.total += other.total
+        self.shown = (self.shown + other.shown)[:SHOWN]
+
     def raise_any(self, hint: str) -> None:
         """Raise one InputError with the first `SHOWN` faults and their number, if there are any and none is skipped."""
         if not self.total or self.skip_bad:

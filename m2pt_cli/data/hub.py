@@ -20,10 +20,15 @@ _SECONDS_BETWEEN_LINES = 20.0
 
 @dataclass(frozen=True)
 class RepoFiles:
-    """What a data set on the Hub consists of at one commit: sizes in bytes by file name."""
+    """What a data set on the Hub consists of at one commit: sizes in bytes by file name.
+
+    ``revision`` is what to ask for: the branch for the newest commit, so that the cache remembers which one that was
+    and finds it again offline.
+    """
 
     repo_id: str
     commit: str
+    revision: str
     sizes: dict[str, int]
 
 
@@ -33,7 +38,8 @@ def list_files(repo_id: str, *, commit: str | None = None) -> RepoFiles:
 
     with hub_errors(repo_id):
         info = HfApi().dataset_info(repo_id, revision=commit, files_metadata=True)
-    return RepoFiles(repo_id, str(info.sha), {file.rfilename: file.size or 0 for file in info.siblings or []})
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+    return RepoFiles(repo_id, str(info.sha), commit or "main", sizes)
 
 
 def cached_folder(repo_id: str) -> Path | None:
@@ -63,13 +69,19 @@ def download(repo: RepoFiles, name: str, *, report: Report) -> Path:
     if isinstance(held, str):
         return Path(held)
     place = Path(constants.HF_HUB_CACHE)
-    need = repo.sizes[name]
+    need = repo.sizes.get(name)
+    if need is None:
+        raise UnavailableError(f"the data set {repo.repo_id} holds no {name} any more", "--data FILE --images DIR")
     report(f"downloading {name} of {repo.repo_id}: {gigabytes(need)} to {place} ({gigabytes(free_bytes(place))} free)")
     require_free(place, need, what=f"{name} of {repo.repo_id}")
     with hub_errors(repo.repo_id):
         return Path(
             hf_hub_download(
-                repo.repo_id, name, repo_type="dataset", revision=repo.commit, tqdm_class=_progress_class(name, report)
+                repo.repo_id,
+                name,
+                repo_type="dataset",
+                revision=repo.revision,
+                tqdm_class=_progress_class(name, report),
             )
         )
 

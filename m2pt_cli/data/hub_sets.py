@@ -27,9 +27,10 @@ class CellImage:
     """An image that lies encoded in a cell of a data set; read from disk whenever it is opened."""
 
     name: str
-    column: Any = field(repr=False)  # pyarrow.ChunkedArray of structs, or of lists of structs
-    row: int = 0
-    place: int | None = None
+    table: Any = field(repr=False, compare=False)  # mapped from disk: a worker process gets its path, not its bytes
+    column: str
+    row: int
+    place: int | None  # in a list of images
 
     def open(self) -> Image:
         """The image in RGB. Raises InputError where it can't be read."""
@@ -42,7 +43,7 @@ class CellImage:
     def _reader(self) -> Any:
         import pyarrow
 
-        cell = self.column[self.row]
+        cell = self.table.column(self.column)[self.row]
         struct = cell if self.place is None else cell.values[self.place]
         return pyarrow.BufferReader(struct["bytes"].as_buffer())  # a view: only what is read leaves the disk
 
@@ -59,6 +60,7 @@ class DataSet:
             for column, kind in rows.features.items()
             if isinstance(kind, Image) or (isinstance(kind, (List, LargeList)) and isinstance(kind.feature, Image))
         ]
+        self._table = rows.data
         self._columns = {column: rows.data.column(column) for column in images}
         self._rest = rows.remove_columns(images)
         self._length = len(rows)
@@ -85,7 +87,7 @@ class DataSet:
         if not struct["bytes"].is_valid:
             return {"path": struct["path"].as_py()}
         label = f"{self._name} row {number + 1}" + (f" image {place + 1}" if place else "")
-        return CellImage(f"{label} ({name})", self._columns[name], number, place)
+        return CellImage(f"{label} ({name})", self._table, name, number, place)
 
 
 def open_data_set(spec: str, *, report: Report) -> DataSet:

@@ -121,7 +121,7 @@ class DecodedImage:
     """An image that a caller holds already."""
 
     name: str
-    image: Image = field(repr=False)
+    image: Image = field(repr=False, compare=False)
 
     def open(self) -> Image:
         """The image in RGB."""

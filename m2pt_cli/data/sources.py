@@ -21,6 +21,8 @@ from m2pt_cli.settings import closest
 Report = Callable[[str], None]
 
 KNOWN = ("demo", "vision-flan")
+# Beyond this number and this share of faulty samples a known source is damaged, not just imperfect.
+_FEW_FAULTY, _MOST_FAULTY = 5, 0.01
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class LoadedSamples:
     """Samples that passed every check, and what is to be said about them.
 
     Attributes:
-        faults: faulty samples that were met (with ``skip_bad``; without it they are an error).
+        faults: faulty samples that were met: with ``skip_bad``, or the few of a known source. Others are an error.
         skipped: how many of them were dropped.
         description: the sources in words, for a model card.
         fingerprint: sha256 over ids, conversations and image names; changes when the data does.
@@ -71,10 +73,19 @@ def load_samples(
     for spec in data:
         _require_plausible(spec)
     faults = Faults(skip_bad=skip_bad)
+    left_out = 0
     parts: list[tuple[str, list[Sample]]] = []
     for spec in data:
-        request = SourceRequest(spec, tuple(images), limit, seed, allow_url, faults, say)
-        parts.append((spec, with_readable_images(_read(request), faults, report=say)))
+        # A published set has a few faults that nobody here can mend: they are left out, and said.
+        own = Faults(skip_bad=True) if spec in KNOWN else faults
+        request = SourceRequest(spec, tuple(images), limit, seed, allow_url, own, say)
+        samples = with_readable_images(_read(request), own, report=say)
+        parts.append((spec, samples))
+        if own is not faults and own.total > max(_FEW_FAULTY, _MOST_FAULTY * (own.total + len(samples))):
+            faults.take(own)
+        elif own is not faults and own.total:
+            say(f"{own.total:,} faulty samples of {spec} are left out, the first: {own.shown[0]}")
+            left_out += own.total
     faults.raise_any("mend them, or drop them with --skip-bad")
     merged = [(index, sample) for index, (_, samples) in enumerate(parts) for sample in samples]
     merged = chosen(merged, limit, seed)
@@ -85,8 +96,8 @@ def load_samples(
     samples = [sample for _, sample in merged]
     return LoadedSamples(
         samples=samples,
-        faults=faults.total,
-        skipped=faults.total if skip_bad else 0,
+        faults=faults.total + left_out,
+        skipped=faults.total + left_out,
         description=" + ".join(
             f"{_shown_name(spec)} ({count:,} samples)" for (spec, _), count in zip(parts, counts, strict=True)
         ),

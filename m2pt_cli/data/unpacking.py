@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from m2pt_cli.data.hub import Progress, Report, require_free
-from m2pt_cli.errors import InputError
+from m2pt_cli.errors import DeviceError, InputError
 
 MARKER = "complete.json"
 
@@ -42,7 +42,7 @@ def unpack(
 
     Raises:
         InputError: no zip archive, damaged, encrypted, or a member would be written outside ``folder`` or is a link.
-        DeviceError: the disk is too small.
+        DeviceError: the disk is too small or can't be written.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -64,6 +64,12 @@ def unpack(
                 progress.update(info.file_size)
     except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         raise InputError(f"{what} is damaged: {error}", "delete it and run again: it is downloaded anew") from None
+    except OSError as error:
+        if error.errno is None:  # a request that failed, not the disk
+            raise
+        raise DeviceError(
+            f"{what} can't be unpacked to {folder}: {error.strerror}", "set HF_HOME to a folder on a larger disk"
+        ) from None
     if names is None:
         partial = folder / f".{MARKER}.{os.getpid()}"
         partial.write_text(json.dumps({"archive": what, "files": len(members)}), encoding="utf-8")

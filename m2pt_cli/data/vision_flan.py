@@ -26,9 +26,10 @@ from m2pt_cli.data.hub import (
 from m2pt_cli.data.reading import chosen, read_rows
 from m2pt_cli.data.rows import image_names
 from m2pt_cli.data.unpacking import image_roots, is_unpacked, unpack
-from m2pt_cli.errors import UnavailableError
 
 REPO = "Vision-Flan/vision-flan_191-task_1k"
+ANNOTATION = "annotation_191-task_1k.json"
+ARCHIVE = "image_191-task_1k.zip"
 # Up to this share of the samples, single images are fetched out of the archive; beyond it a whole download is faster.
 _FETCHED_SHARE = 0.05
 
@@ -42,13 +43,9 @@ def read_vision_flan(*, limit: int | None, seed: int, report: Report) -> tuple[l
         InputError: the annotation or the archive is damaged or unsafe.
     """
     cached = cached_folder(REPO)
-    annotation = _largest_cached(cached, ".json")
-    if annotation is None:
-        repo = list_files(REPO)
-        name = _largest(repo, ".json")
-        annotation = download(repo, name, report=report)
-        cached = Path(str(annotation).removesuffix(name))
-    assert cached is not None
+    if cached is None or not (cached / ANNOTATION).is_file():
+        cached = download(list_files(REPO), ANNOTATION, report=report).parent
+    annotation = cached / ANNOTATION
     all_rows = read_rows(annotation, Faults())
     rows = chosen(all_rows, limit, seed)
     folder = images_folder(commit=cached.name)
@@ -66,48 +63,34 @@ def images_folder(*, commit: str) -> Path:
 
 
 def _bring_images(cached: Path, folder: Path, needed: Collection[str] | None, *, share: float, report: Report) -> None:
-    archive = _largest_cached(cached, ".zip")
-    if archive is None:
+    archive = cached / ARCHIVE
+    if not archive.is_file():
         repo = list_files(REPO, commit=cached.name)
-        name = _largest(repo, ".zip")
         if needed is not None and share <= _FETCHED_SHARE:
-            _fetch_single(repo, name, folder, needed, report=report)
+            _fetch_single(repo, folder, needed, report=report)
             return
         # The images are compressed already: unpacked they take about as much room as the archive.
-        unpacked = repo.sizes[name] * share
-        need = repo.sizes[name] + unpacked
+        size = repo.sizes.get(ARCHIVE, 0)
+        need = size * (1 + share)
         report(
-            f"vision-flan needs {gigabytes(need)}: {gigabytes(repo.sizes[name])} of download and "
-            f"{gigabytes(unpacked)} unpacked in {folder} ({gigabytes(free_bytes(folder))} free)"
+            f"vision-flan needs {gigabytes(need)}: {gigabytes(size)} of download and "
+            f"{gigabytes(size * share)} unpacked in {folder} ({gigabytes(free_bytes(folder))} free)"
         )
         require_free(folder, int(need), what="vision-flan")
-        archive = download(repo, name, report=report)
-    unpack(archive, folder, what=archive.name, names=needed, report=report)
+        archive = download(repo, ARCHIVE, report=report)
+    unpack(archive, folder, what=ARCHIVE, names=needed, report=report)
 
 
-def _fetch_single(repo: RepoFiles, name: str, folder: Path, needed: Collection[str], *, report: Report) -> None:
+def _fetch_single(repo: RepoFiles, folder: Path, needed: Collection[str], *, report: Report) -> None:
     """Unpack single members of the archive on the Hub: its table of contents and each image are range requests."""
     from huggingface_hub import HfFileSystem
 
-    report(f"fetching {len(needed):,} images out of {name} ({gigabytes(repo.sizes[name])}) without downloading it")
+    size = gigabytes(repo.sizes.get(ARCHIVE, 0))
+    report(f"fetching {len(needed):,} images out of {ARCHIVE} ({size}) without downloading it")
     with hub_errors(repo.repo_id):
-        path = f"datasets/{repo.repo_id}@{repo.commit}/{name}"
+        path = f"datasets/{repo.repo_id}@{repo.commit}/{ARCHIVE}"
         with HfFileSystem().open(path, "rb", block_size=1 << 20) as remote:
-            unpack(remote, folder, what=name, names=needed, report=report)
-
-
-def _largest(repo: RepoFiles, suffix: str) -> str:
-    names = [name for name in repo.sizes if name.endswith(suffix)]
-    if not names:
-        raise UnavailableError(
-            f"the data set {repo.repo_id} holds no {suffix} file any more", "--data FILE --images DIR"
-        )
-    return max(names, key=lambda name: repo.sizes[name])
-
-
-def _largest_cached(folder: Path | None, suffix: str) -> Path | None:
-    files = [] if folder is None else [file for file in folder.rglob(f"*{suffix}") if file.is_file()]
-    return max(files, key=lambda file: file.stat().st_size, default=None)
+            unpack(remote, folder, what=ARCHIVE, names=needed, report=report)
 
 
 def _has_all(folder: Path, names: Collection[str]) -> bool:
