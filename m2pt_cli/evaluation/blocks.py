@@ -20,7 +20,14 @@ def score_block(bench: Benchmark, rows: Sequence[Row], protocol: str) -> dict[st
     scores = bench.scores(rows, protocol)
     n = len(answered(rows))
     failed = len(rows) - n
-    return {**scores, "n": n, "failed": failed, "notes": _notes(bench, scores, failed, n), "shuffled": None}
+    return {
+        **scores,
+        "n": n,
+        "failed": failed,
+        "notes": _notes(bench, scores, failed, n),
+        "shuffled": None,
+        "judge": None,
+    }
 
 
 def _notes(bench: Benchmark, scores: dict[str, Any], failed: int, n: int) -> list[str]:

@@ -23,7 +23,7 @@ def answer_key(bench: str, item: Item, run: Mapping[str, Any]) -> str:
         item: the question; the words and the image's name are part of the key.
         run: the identity of the run: fingerprints of base and adapter, template, image fit, decoding.
     """
-    parts = [bench, item.id, item.question, item.image.name, dict(sorted(run.items()))]
+    parts = [bench, item.id, item.question, item.image_name, dict(sorted(run.items()))]
     return hashlib.sha256(json.dumps(parts, ensure_ascii=True, sort_keys=True).encode()).hexdigest()[:32]
 
 

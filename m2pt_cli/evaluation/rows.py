@@ -25,7 +25,7 @@ class Item:
         id: unique in its benchmark, ``<question_id>#<n>``.
         question_id: the data set's own id; the two questions of an MME image share it.
         category: what scores are broken down by: a task, a split, a relation; None where there is none.
-        image: the image asked about.
+        image: the image asked about; None for a question in text alone.
         question: the words put to the model, wording included, without template and image mark.
         answer: the reference: a text, or a list of them.
     """
@@ -33,9 +33,13 @@ class Item:
     id: str
     question_id: str
     category: str | None
-    image: ImageReference
+    image: ImageReference | None
     question: str
     answer: str | list[str]
+
+    @property
+    def image_name(self) -> str | None:
+        return None if self.image is None else self.image.name
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class Row:
             id=item.id,
             question_id=item.question_id,
             category=item.category,
-            image=item.image.name,
+            image=item.image_name,
             question=item.question,
             answer=item.answer,
             prediction=prediction,

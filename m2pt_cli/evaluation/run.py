@@ -71,11 +71,19 @@ def run_evaluation(settings: EvalSettings, *, events: Events = ignore) -> EvalRe
         plans[0].base, device=settings.device, dtype=settings.dtype, report=lambda text: events(Notice(text))
     )
     done = [_run(plan, settings, loaded, benchmarks, items, share, events) for plan in plans]
+    if settings.judge is not None:
+        # Two large models need not share the memory.
+        del loaded
+        from m2pt_cli.evaluation.judging import judge_runs
+
+        done = judge_runs(plans, done, benchmarks, settings, share=share, events=events)
     result = EvalResult(
         runs=tuple(run for run, _ in done),
         output_dir=folder,
         rows={plan.name: rows for plan, (_, rows) in zip(plans, done, strict=True)},
-        images={name: {item.id: item.image for item in members} for name, members in items.items()},
+        images={
+            name: {item.id: item.image for item in members if item.image is not None} for name, members in items.items()
+        },
     )
     if len(plans) > 1 and share.is_first:
         write_json(folder / RESULTS, result.to_dict())
@@ -164,7 +172,7 @@ def _bench(
     rows = session.rows(bench, items, label=bench.name, max_new_tokens=most)
     block = score_block(bench, rows, settings.protocol)
     if not settings.shuffle_images:
-        return rows, {**block, "shuffled": earlier.get("shuffled")}
+        return rows, {**block, "shuffled": earlier.get("shuffled"), "judge": earlier.get("judge")}
     blind_items = shuffle_images(items, seed=settings.seed)
     blind = session.rows(bench, blind_items, label=f"{bench.name}-shuffled", max_new_tokens=most)
     return rows, {**block, "shuffled": bench.scores(blind, settings.protocol)}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
-from m2pt_cli.answering.engine import AnswerEngine, Question
+from m2pt_cli.answering.engine import Question, Reply
 from m2pt_cli.errors import GenerationError, Interrupted
 from m2pt_cli.evaluation.benchmark import Benchmark
 from m2pt_cli.evaluation.events import Events, Progress
@@ -14,6 +14,14 @@ from m2pt_cli.evaluation.folder import EvaluationFolder
 from m2pt_cli.evaluation.journal import Journal, answer_key
 from m2pt_cli.evaluation.rows import Item, Row
 from m2pt_cli.evaluation.share import Share
+
+
+class Engine(Protocol):
+    """What asks questions: `AnswerEngine`, or `TextEngine` for a language model without eyes."""
+
+    def answer(
+        self, questions: Iterable[Question], *, known: Callable[[Question], bool] | None = None
+    ) -> Iterator[Reply]: ...
 
 
 class Session:
@@ -30,7 +38,7 @@ class Session:
 
     def __init__(
         self,
-        engine: AnswerEngine,
+        engine: Engine,
         folder: EvaluationFolder,
         *,
         name: str,
@@ -129,7 +137,10 @@ class Session:
     def _asked(self, items: Sequence[Item], *, known: set[str], max_new_tokens: int) -> Iterator[Row]:
         """Rows of the questions that are not known; all are handed over, so that batches are planned alike."""
         by_id = {item.id: item for item in items}
-        questions = [Question(item.id, item.question, (item.image,), max_new_tokens) for item in items]
+        questions = [
+            Question(item.id, item.question, () if item.image is None else (item.image,), max_new_tokens)
+            for item in items
+        ]
         for reply in self._engine.answer(questions, known=lambda question: question.id in known):
             if reply.question.id not in known:
                 yield Row.of(by_id[reply.question.id], reply.text, reply.error)
@@ -138,7 +149,7 @@ class Session:
 def _known_row(item: Item, answer: str | None, finished: Row | None) -> Row | None:
     """The row of a question that an earlier start of this run answered, by its journal or its predictions file."""
     if answer is None and finished is not None:
-        is_same = (finished.question, finished.image) == (item.question, item.image.name)
+        is_same = (finished.question, finished.image) == (item.question, item.image_name)
         answer = finished.prediction if is_same else None
     return None if answer is None else Row.of(item, answer)
 

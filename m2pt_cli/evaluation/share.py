@@ -52,8 +52,8 @@ class Share:
             return list(items)
         turns: dict[str, int] = {}
         for item in items:
-            turns.setdefault(item.image.name, len(turns) % self.world)
-        return [item for item in items if turns[item.image.name] == self.rank]
+            turns.setdefault(item.image_name or item.id, len(turns) % self.world)
+        return [item for item in items if turns[item.image_name or item.id] == self.rank]
 
     def wait(self) -> None:
         """Go on when every process has come here."""

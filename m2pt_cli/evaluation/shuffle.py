@@ -19,10 +19,13 @@ def shuffle_images(items: Sequence[Item], *, seed: int) -> list[Item]:
     Raises:
         SettingsError: all questions are about the same image.
     """
-    images = {item.image.name: item.image for item in items}
+    images = {item.image.name: item.image for item in items if item.image is not None}
     if len(images) < 2:
         raise SettingsError("--shuffle-images needs questions about at least two images", "raise --limit")
     order = list(images)
     random.Random(seed).shuffle(order)
     partner = dict(zip(order, [*order[1:], order[0]], strict=True))
-    return [dataclasses.replace(item, image=images[partner[item.image.name]]) for item in items]
+    return [
+        item if item.image is None else dataclasses.replace(item, image=images[partner[item.image.name]])
+        for item in items
+    ]

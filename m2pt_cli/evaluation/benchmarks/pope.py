@@ -89,9 +89,8 @@ def pope_scores(rows: Sequence[Row], protocol: str) -> dict[str, Any]:
     ``yes_ratio`` is the share of *predicted* yes under both protocols; lmms-eval's own counts the ground truth.
     """
     good = answered(rows)
-    count = _lmms_eval_split if protocol == "lmms-eval" else _official_split
     names = [name for name in SPLITS if any(row.category == name for row in good)]
-    splits = {name: count([row for row in good if row.category == name]) for name in names}
+    splits = {name: split_scores([row for row in good if row.category == name], protocol) for name in names}
     return {
         **{
             key: mean(split[key] for split in splits.values())
@@ -102,12 +101,13 @@ def pope_scores(rows: Sequence[Row], protocol: str) -> dict[str, Any]:
     }
 
 
-def _official_split(rows: Sequence[Row]) -> dict[str, float]:
-    return BinaryCounts.of((row.answer == "yes", row.parsed == "yes") for row in rows).to_dict()
+def split_scores(rows: Sequence[Row], protocol: str) -> dict[str, float]:
+    """Accuracy, precision, recall, F1 and yes ratio of one split.
 
-
-def _lmms_eval_split(rows: Sequence[Row]) -> dict[str, float]:
-    """Answers that are neither yes nor no are wrong, and left out of precision and recall."""
+    ``lmms-eval``: answers that are neither yes nor no are wrong, and left out of precision and recall.
+    """
+    if protocol == "official":
+        return BinaryCounts.of((row.answer == "yes", row.parsed == "yes") for row in rows).to_dict()
     clear = [row for row in rows if row.parsed in ("yes", "no")]
     counts = BinaryCounts.of((row.answer == "yes", row.parsed == "yes") for row in clear)
     return {

@@ -1,0 +1,75 @@
+"""A language model as the judge of free answers, as in the paper (PAPER.md, section 5).
+
+The judge sees question, reference and prediction, and says yes or no; only the tokens it *adds* are read (the official
+script decoded its own prompt, which holds a "Yes", so everything was right). Verdicts are journaled like answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from m2pt_cli.evaluation.benchmark import Request
+from m2pt_cli.evaluation.rows import Item, Mark, Row, answered
+from m2pt_cli.evaluation.scores import accuracy
+from m2pt_cli.evaluation.statistics import mean
+from m2pt_cli.evaluation.yes_no import first_yes_or_no
+
+_PROMPT = (
+    "Question: {question}\nReference answer: {answer}\nPrediction: {prediction}\n"
+    "Does the prediction give the same answer as the reference? Answer yes or no."
+)
+_MOST_TOKENS = 8
+
+
+class Verdicts:
+    """The judge's yes and no, in the form of a benchmark."""
+
+    source = "the judge"
+    patterns = ()
+    size = None
+    max_new_tokens = _MOST_TOKENS
+    headline = "accuracy"
+    has_protocols = False
+
+    def __init__(self, bench: str, rows: Sequence[Row]) -> None:
+        self.name = f"{bench}-judge"
+        self._rows = answered(rows)
+
+    def items(self, request: Request) -> list[Item]:
+        """One question to the judge per answered row."""
+        return [Item(row.id, row.question_id, row.category, None, judge_prompt(row), "yes") for row in self._rows]
+
+    def mark(self, row: Row, protocol: str) -> Mark:
+        said = first_yes_or_no(row.prediction or "")
+        return Mark(said, said == "yes")
+
+    def scores(self, rows: Sequence[Row], protocol: str) -> dict[str, Any]:
+        """``{"accuracy", "interval", "n", "unread", "agreement"}`` by the judge.
+
+        ``unread`` verdicts are neither yes nor no and count as wrong; ``agreement`` is the share of answers on which
+        the judge and the benchmark's own rule agree. POPE's accuracy is the mean of its splits, as by the rule.
+        """
+        by_rule = {row.id: float(row.correct or 0) >= 0.5 for row in self._rows}
+        good = answered(rows)
+        total = accuracy(good)
+        splits = sorted({row.category for row in good if row.category}) if self.name == "pope-judge" else []
+        if splits:
+            parts = (accuracy([row for row in good if row.category == split])["accuracy"] for split in splits)
+            total["accuracy"] = mean(parts)
+        return {
+            **total,
+            "unread": sum(row.parsed is None for row in good),
+            "agreement": mean(float(bool(row.correct) == by_rule[row.id]) for row in good),
+        }
+
+
+def judge_prompt(row: Row) -> str:
+    """What the judge is asked about one answer; several references are listed once each."""
+    answers = row.answer if isinstance(row.answer, str) else " / ".join(dict.fromkeys(row.answer))
+    return _PROMPT.format(question=row.question, answer=answers, prediction=row.prediction)
+
+
+def judged_accuracies(blocks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Blocks whose accuracy is the judge's, of the benchmarks it has judged; for `mmavg`."""
+    return {name: dict(block["judge"]) for name, block in blocks.items() if block.get("judge")}
