@@ -150,12 +150,16 @@ def _folder_of(adapter: str) -> Path:
     parent = folder.parent
     names = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
     near = difflib.get_close_matches(folder.name, names, n=1)
-    if near or not _HUB_ID.fullmatch(adapter):
+    # runs/demo could be a Hub id as well; where there is a folder runs, it is meant.
+    if parent.is_dir() or not _HUB_ID.fullmatch(adapter):
         hint = f"did you mean {parent / near[0]}?" if near else "train one: m2pt train --base nano --data demo"
         raise AdapterError(f"there is no adapter folder {adapter}", hint)
     from m2pt_cli.bases.hub import fetch_adapter
 
-    return fetch_adapter(adapter)
+    try:
+        return fetch_adapter(adapter)
+    except AdapterError as error:
+        raise AdapterError(f"there is no folder {adapter}, and {error.message}", error.hint) from None
 
 
 def _require_files(folder: Path) -> None:

@@ -252,9 +252,9 @@ def entry_of(base: str) -> BaseEntry:
     if entry is not None:
         return entry
     folder = Path(base).expanduser()
-    if folder.is_dir():
+    if base and folder.is_dir():
         return _unlisted(str(folder.resolve()), read_geometry(folder), folder=folder.resolve())
-    if folder.exists():
+    if base and folder.exists():
         raise UnavailableError(f"the base {base} is a file", "give the folder that holds its config.json")
     if not _HUB_ID.fullmatch(base) or base.startswith("."):
         what = "a folder" if "/" in base or base.startswith(".") else "a known base, a folder or a Hub id"

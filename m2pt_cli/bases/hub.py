@@ -127,12 +127,12 @@ def _adapter_files(repo_id: str, sizes: dict[str, int]) -> list[str]:
 @contextmanager
 def _hub_errors(what: str, repo_id: str) -> Iterator[None]:
     """The Hub's failures as M2PTErrors: AdapterError for an adapter, else UnavailableError."""
-    import httpx
     from huggingface_hub import constants
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
         HFValidationError,
+        HTTPError,
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
@@ -160,7 +160,7 @@ def _hub_errors(what: str, repo_id: str) -> Iterator[None]:
         ) from None
     except EntryNotFoundError as error:
         raise failure(f"the {what} {repo_id} lacks a file: {_first_line(error)}", "check the id on its page") from None
-    except (httpx.HTTPError, OSError) as error:
+    except (HTTPError, OSError) as error:
         raise failure(
             f"the {what} {repo_id} can't be downloaded to {constants.HF_HUB_CACHE}: {_first_line(error)}",
             f"run it again (what has arrived is kept), or fetch it with: {command}{nano}",
