@@ -52,6 +52,7 @@ def command(
     batch_tokens: eval_options.BatchTokensOption = None,
     predictions: eval_options.PredictionsOption = None,
     protocol: eval_options.ProtocolOption = None,
+    judge: eval_options.JudgeOption = None,
     compare: eval_options.CompareOption = None,
     show_failures: eval_options.ShowFailuresOption = None,
     html: eval_options.HtmlOption = None,

@@ -96,6 +96,15 @@ ProtocolOption = Annotated[
         rich_help_panel=_SCORES,
     ),
 ]
+JudgeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--judge",
+        metavar="BASE",
+        help="Have a language model judge free answers as well, as the paper did: a base, a folder or a Hub id.",
+        rich_help_panel=_SCORES,
+    ),
+]
 CompareOption = Annotated[
     list[Path] | None,
     typer.Option(

@@ -21,12 +21,12 @@ _POINTS = frozenset(("mme", "mmavg"))
 def result_tables(result: EvalResult) -> list[RenderableType]:
     """What stdout shows: the parts of every benchmark that has some, then the summary."""
     tables: list[RenderableType] = []
+    if demos := [run for run in result.runs if "demo" in run.benchmarks]:
+        tables.append(_tasks_table(demos))
     for run in result.runs:
         for name, block in run.benchmarks.items():
             title = f"{Output.clean(name)}: {Output.clean(run.name)}"
-            if "tasks" in block:
-                tables.append(_tasks_table(title, block))
-            elif "categories" in block and "perception" in block:
+            if "categories" in block and "perception" in block:
                 tables.append(_mme_table(title, block))
             elif "splits" in block:
                 tables.append(_splits_table(title, block))
@@ -87,36 +87,37 @@ def _headlines(run: EvalRun) -> dict[str, float | None]:
     return row
 
 
-def _tasks_table(title: str, block: dict[str, Any]) -> RenderableType:
-    """demo: every task with what guessing the commonest answer gives, and what the model answers blindly."""
-    blind = block["shuffled"]
-    columns = [
-        "task",
-        "",
-        "questions",
-        "right % (95 % interval)",
-        "majority %",
-        *([] if blind is None else ["blind %"]),
-    ]
-    table = _table(title, *columns, left=2)
+def _tasks_table(runs: Sequence[EvalRun]) -> RenderableType:
+    """demo: every task with what guessing scores, and each run; a single run with intervals and its blind score."""
+    blocks = [run.benchmarks["demo"] for run in runs]
+    blind = blocks[0]["shuffled"] if len(runs) == 1 else None
+    columns = ["right % (95 % interval)"] if len(runs) == 1 else [Output.clean(run.name) for run in runs]
+    columns += [] if blind is None else ["blind %"]
+    table = _table("task", "", "questions", "majority %", *columns, left=2)
+
+    def scores(task: str, kind: str) -> list[str]:
+        """The cells of one task; ``""`` is all of a kind."""
+        if len(runs) > 1:
+            return [percent(block["tasks"][task]["accuracy"] if task else block[kind]) for block in blocks]
+        part = (
+            blocks[0]["tasks"][task] if task else {"accuracy": blocks[0][kind], "interval": _interval(blocks[0], kind)}
+        )
+        cells = [percent(part["accuracy"], part["interval"])]
+        if blind is not None:
+            cells.append(percent(blind["tasks"][task]["accuracy"] if task else blind[kind]))
+        return cells
+
     for kind in ("seen", "unseen"):
-        tasks = {name: task for name, task in block["tasks"].items() if task["seen"] is (kind == "seen")}
+        tasks = {name: task for name, task in blocks[0]["tasks"].items() if task["seen"] is (kind == "seen")}
         for name, task in tasks.items():
-            cells = [
-                name,
-                kind,
-                f"{task['n']:,}",
-                percent(task["accuracy"], task["interval"]),
-                percent(task["majority"]),
-            ]
-            table.add_row(*cells, *([] if blind is None else [percent(blind["tasks"][name]["accuracy"])]))
+            table.add_row(name, kind, f"{task['n']:,}", percent(task["majority"]), *scores(name, kind))
         table.add_section()
         n = sum(task["n"] for task in tasks.values())
-        whole = percent(block[kind], block["intervals"][kind])
-        cells = [f"all {kind}", "", f"{n:,}", whole, percent(block["majority"][kind])]
-        table.add_row(*cells, *([] if blind is None else [percent(blind[kind])]), style="bold")
+        majority = percent(blocks[0]["majority"][kind])
+        table.add_row(f"all {kind}", "", f"{n:,}", majority, *scores("", kind), style="bold")
         table.add_section()
-    return _titled(title, table)
+    names = ", ".join(Output.clean(run.name) for run in runs)
+    return _titled(f"demo: {names}, right answers in percent", table)
 
 
 def _mme_table(title: str, block: dict[str, Any]) -> RenderableType:

@@ -1,0 +1,75 @@
+"""The demo benchmark: fixed questions, marks by task, majority guesses, and the code of MME and POPE on their likes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+
+import pytest
+
+from m2pt_cli.data.demo_families import FAMILIES
+from m2pt_cli.errors import InputError
+from m2pt_cli.evaluation.benchmark import Request
+from m2pt_cli.evaluation.benchmarks.demo import BENCHMARK
+from m2pt_cli.evaluation.rows import Item, Mark, Row
+
+
+@pytest.fixture(scope="module")
+def items() -> list[Item]:
+    return BENCHMARK.items(Request())
+
+
+def _marked(rows: list[Row]) -> list[Row]:
+    return [row.marked(BENCHMARK.mark(row, "official")) for row in rows]
+
+
+def test_two_thousand_questions_of_each_kind(items: list[Item]) -> None:
+    kinds = Counter(FAMILIES[str(item.category)].seen for item in items)
+    assert kinds == {True: 2000, False: 2000} and BENCHMARK.size == 4000
+    assert len({item.id for item in items}) == 4000
+    assert items[:40] == BENCHMARK.items(Request(limit=40))
+
+
+def test_a_limit_keeps_every_family_and_whole_pairs(items: list[Item]) -> None:
+    first = items[: len(FAMILIES) + 2]
+    assert {item.category for item in first} == set(FAMILIES)
+    pairs = Counter(item.question_id for item in items if FAMILIES[str(item.category)].paired)
+    assert set(pairs.values()) == {2}
+
+
+def test_the_reference_answers_are_all_right(items: list[Item]) -> None:
+    scores = BENCHMARK.scores(_marked([Row.of(item, str(item.answer)) for item in items]), "official")
+    assert scores["accuracy"] == scores["seen"] == scores["unseen"] == 1.0 and scores["unparsed"] == 0
+    assert set(scores["tasks"]) == set(FAMILIES)
+    assert sum(task["n"] for task in scores["tasks"].values()) == 4000
+    assert scores["mme"]["total"] == 400.0 and set(scores["mme"]["categories"]) == {"count", "position"}
+    assert scores["pope"]["f1"] == 1.0
+
+
+def test_saying_yes_to_everything_is_no_better_than_the_majority(items: list[Item]) -> None:
+    scores = BENCHMARK.scores(_marked([Row.of(item, "Yes.") for item in items]), "official")
+    for name, task in scores["tasks"].items():
+        assert task["accuracy"] <= task["majority"], name
+        assert task["seen"] is FAMILIES[name].seen
+        if FAMILIES[name].format not in ("yes/no", "three-way"):
+            assert task["accuracy"] == 0
+    assert scores["seen"] < scores["majority"]["seen"] < 0.5 and scores["unseen"] < scores["majority"]["unseen"] < 0.5
+    # One question of each pair is right, no pair is.
+    assert scores["mme"]["categories"]["count"] == {"score": 50.0, "acc": 50.0, "acc_plus": 0.0}
+    assert scores["pope"]["recall"] == 1.0 and scores["pope"]["yes_ratio"] == 1.0
+
+
+def test_the_accuracy_is_that_of_the_answered_questions(items: list[Item]) -> None:
+    rows = [Row.of(item, str(item.answer) if number % 2 else "?") for number, item in enumerate(items[:200])]
+    rows[0] = dataclasses.replace(rows[0], prediction=None, error="broken")
+    scores = BENCHMARK.scores(_marked(rows), "official")
+    assert scores["accuracy"] == pytest.approx(100 / 199)
+    low, high = scores["intervals"]["accuracy"]
+    assert low < 100 / 199 < high
+
+
+def test_another_benchmarks_rows_are_refused() -> None:
+    row = Row("1#0", "1", "existence", None, "?", "yes", "yes")
+    with pytest.raises(InputError, match="'existence', which demo does not have"):
+        BENCHMARK.mark(row, "official")
+    assert Mark("x", True).correct
