@@ -99,9 +99,8 @@ def _tasks_table(runs: Sequence[EvalRun]) -> RenderableType:
         """The cells of one task; ``""`` is all of a kind."""
         if len(runs) > 1:
             return [percent(block["tasks"][task]["accuracy"] if task else block[kind]) for block in blocks]
-        part = (
-            blocks[0]["tasks"][task] if task else {"accuracy": blocks[0][kind], "interval": _interval(blocks[0], kind)}
-        )
+        whole = {"accuracy": blocks[0][kind], "interval": blocks[0]["intervals"][kind]}
+        part = blocks[0]["tasks"][task] if task else whole
         cells = [percent(part["accuracy"], part["interval"])]
         if blind is not None:
             cells.append(percent(blind["tasks"][task]["accuracy"] if task else blind[kind]))
