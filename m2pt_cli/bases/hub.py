@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -94,7 +95,22 @@ def _download(repo_id: str, choose: Callable[[str, dict[str, int]], list[str]], 
             f"{repo_id} needs {gigabytes(need)}, and {place} has {gigabytes(free)} free",
             "set HF_HOME to a folder on a larger disk, or use --base nano",
         )
-    return Path(snapshot_download(repo_id, revision=info.sha, allow_patterns=names))
+    with _bars_on_a_terminal_only():
+        return Path(snapshot_download(repo_id, revision=info.sha, allow_patterns=names))
+
+
+@contextmanager
+def _bars_on_a_terminal_only() -> Iterator[None]:
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if sys.stderr.isatty() or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
 
 
 def _base_files(repo_id: str, sizes: dict[str, int]) -> list[str]:

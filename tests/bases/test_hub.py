@@ -13,7 +13,7 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError
 
-from m2pt_cli.bases.hub import fetch_adapter, fetch_base, fetch_config
+from m2pt_cli.bases.hub import fetch_adapter, fetch_base, fetch_config, fetch_texts
 from m2pt_cli.errors import AdapterError, DeviceError, UnavailableError
 
 REPO = "somebody/llava"
@@ -116,6 +116,14 @@ def test_only_safetensors_and_texts_are_downloaded(cache: Path, online: Callable
     assert len(told) == 1
     for part in (REPO, "2.0 GB", str(cache), "free"):
         assert part in told[0]
+
+
+def test_a_processor_needs_no_weights(cache: Path, online: Callable[..., Any], bases: Callable[..., Path]) -> None:
+    asked = online({"config.json": 1, "tokenizer.json": 1, "model.safetensors": 10**18})
+    fetch_texts(REPO)
+    assert asked[0]["allow_patterns"] == ["config.json", "tokenizer.json"]
+    snapshot = fill(cache, bases(), without="model.safetensors")
+    assert fetch_texts(REPO) == snapshot and len(asked) == 1
 
 
 def test_only_what_is_missing_counts(cache: Path, online: Callable[..., Any], bases: Callable[..., Path]) -> None:

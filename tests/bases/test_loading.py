@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from m2pt_cli.bases import loading
+from m2pt_cli.bases.catalog import entry_of
 from m2pt_cli.bases.fingerprint import base_fingerprint
-from m2pt_cli.bases.loading import load_base
+from m2pt_cli.bases.loading import load_base, load_base_processor
 from m2pt_cli.errors import DeviceError, SettingsError, UnavailableError
 
 
@@ -83,6 +84,14 @@ def test_a_7b_base_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setenv("M2PT_DEVICE", "cpu")
         with pytest.raises(UnavailableError, match=r"llava-hf/llava-1\.5-7b-hf"):
             load_base("llava-1.5-7b", **said)
+
+
+def test_a_processor_without_the_weights(copied: Path) -> None:
+    (copied / "model.safetensors").unlink()
+    processor = load_base_processor(entry_of(str(copied)))
+    assert processor.patch_size == 4 and processor.tokenizer.eos_token == "</s>"
+    with pytest.raises(UnavailableError, match=r"lacks model\.safetensors"):
+        load_base(str(copied), device="cpu")
 
 
 def test_cuda_that_is_not_there(bases: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
