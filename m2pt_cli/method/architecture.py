@@ -67,6 +67,7 @@ def read_architecture(model: nn.Module) -> Architecture:
     # `Any`: from here on the class is known, but torch types every submodule as Tensor | Module.
     llava: Any = model
     tower, decoder, projector = llava.model.vision_tower, llava.model.language_model, llava.model.multi_modal_projector
+    tower_class, decoder_class = _known(tower, TOWERS, "vision tower"), _known(decoder, DECODERS, "language model")
     vision, text = llava.config.vision_config, llava.config.text_config
     for part, layers, config in (("vision tower", tower.encoder.layers, vision), ("text", decoder.layers, text)):
         if len(layers) != config.num_hidden_layers:
@@ -81,8 +82,8 @@ def read_architecture(model: nn.Module) -> Architecture:
     states = vision.num_hidden_layers + 1  # the input of every layer and the output of the last
     return Architecture(
         base=base,
-        tower=_known(tower, TOWERS, "vision tower"),
-        decoder=_known(decoder, DECODERS, "language model"),
+        tower=tower_class,
+        decoder=decoder_class,
         vision_layers=vision.num_hidden_layers,
         vision_width=vision.hidden_size,
         text_layers=text.num_hidden_layers,

@@ -22,28 +22,17 @@ def add_visual_tokens(tower: Any, args: tuple[Any, ...], output: Any) -> Any:
 
     The authors overwrite the first positions at the input of every layer before they record it, and drop one token
     alone: the k_v prompts of the feature layer stand in front of the class token, and the first is dropped.
-
-    Raises:
-        MethodError: gradient checkpointing has cut the prompts off from the features.
     """
     attentions = [layer.self_attn for layer in tower.encoder.layers]
-    run = sum(not attention.is_idle for attention in attentions)
     config: M2PTConfig | None = attentions[0].active_config
-    if config is None or config.num_visual_prompts == 0 or output.hidden_states is None:
+    if config is None or config.extra_image_tokens == 0 or output.hidden_states is None:
         return output
+    run = sum(not attention.is_idle for attention in attentions)
     features = output.hidden_states[run]
-    if run and torch.is_grad_enabled() and not features.requires_grad and attentions[0].active_prompts.requires_grad:
-        raise MethodError(
-            "reentrant gradient checkpointing cuts the visual prompts off from the image features in this version of "
-            "transformers",
-            "pass gradient_checkpointing_kwargs={'use_reentrant': False}",
-        )
-    if config.visual_tokens == "official":
-        prompts = attentions[run].active_prompts.to(features.dtype)
-        front = prompts.expand(features.shape[0], -1, -1)
-        states = list(output.hidden_states)
-        states[run] = torch.cat([front, features], dim=1)  # (images, k_v + 1 + patches, d_v)
-        output.hidden_states = tuple(states)
+    prompts = attentions[run].active_prompts.to(features.dtype)
+    states = list(output.hidden_states)
+    states[run] = torch.cat([prompts.expand(features.shape[0], -1, -1), features], dim=1)  # (images, k_v + 1 + n, d_v)
+    output.hidden_states = tuple(states)
     return output
 
 

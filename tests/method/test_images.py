@@ -81,10 +81,10 @@ def test_image_tokens_of_another_adapter() -> None:
     case = make_case(tiny_llava(), **SMALL, visual_tokens="official")
     official = batch_for(case.base, [9, 6], image_tokens=PATCHES + 3)
     patches = batch_for(case.base, [9, 6])
-    with pytest.raises(MethodError, match="holds 18 image tokens for 2 image.*adapter 'default' an image has 12"):
+    with pytest.raises(MethodError, match=r"holds 18 image tokens for 2 image.*adapter 'default' an image has 12"):
         case.model(**patches)
     with case.model.disable_adapter():
-        with pytest.raises(MethodError, match="holds 24 image tokens for 2 image.*without an adapter an image has 9"):
+        with pytest.raises(MethodError, match=r"holds 24 image tokens for 2 image.*without an adapter an image has 9"):
             case.model(**official)
         assert torch.isfinite(case.model(**patches).loss)
     case.model.add_adapter("patches", M2PTConfig(**SMALL))

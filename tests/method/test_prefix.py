@@ -1,4 +1,4 @@
-"""Positions, masks and caches around the language model: generation in every form, and calls that would lose prompts."""
+"""Positions, masks and caches around the language model: generation in every form, calls that would lose prompts."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_a_cache_filled_beforehand_loses_no_token(case: Case) -> None:
         longer["attention_mask"] = torch.cat(
             [given["attention_mask"].new_ones(rows, TEXTUAL), given["attention_mask"]], 1
         )
-        with pytest.raises(MethodError, match="25 columns for 21 tokens|as if the attention mask"):
+        with pytest.raises(MethodError, match=r"columns for \d+ tokens|as if the attention mask"):
             generate(case, longer, past_key_values=case.model.base_model.prefix_cache(rows))
 
 
@@ -184,15 +184,6 @@ def test_caches_that_would_go_wrong(case: Case) -> None:
     case.model.base_model.model.gradient_checkpointing_enable()
     with pytest.raises(MethodError, match="filled cache"):
         case.model.train()(**step, past_key_values=filled)
-
-
-def test_a_reset_cache_is_seeded_again(case: Case) -> None:
-    batch = ask(case)
-    with torch.no_grad():
-        expected = case.model(**batch)
-        cache = expected.past_key_values
-        cache.reset()
-        assert torch.equal(case.model(**batch, past_key_values=cache).logits, expected.logits)
 
 
 def packed_mask(lengths: list[int]) -> Tensor:

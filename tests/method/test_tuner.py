@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from peft import LoraConfig, PeftModel, PeftType, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from safetensors.torch import load_file, save_file
@@ -165,7 +167,9 @@ def test_disabled_deleted_and_unloaded_are_the_base(projector: str) -> None:
 
 
 def test_transformers_own_loader(tmp_path: Path) -> None:
-    for projector in ("linear", "mlp"):
+    # transformers 5.17 does not load modules that are trained whole, and reports them as missing; 5.23 does.
+    projectors = ("linear", "mlp") if Version(transformers.__version__) >= Version("5.23") else ("mlp",)
+    for projector in projectors:
         case = make_case(tiny_llava(projector=projector), **SMALL)
         other = make_case(tiny_llava(projector=projector), num_visual_prompts=1, num_textual_prompts=5)
         batch = batch_for(case.base, [8, 6])

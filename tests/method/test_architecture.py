@@ -1,0 +1,120 @@
+"""Reading a base, and refusing bases that were never tested, by the name of their class."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from peft import get_peft_model
+from tiny_models import batch_for, tiny_llava, tiny_llava_next
+from torch import nn
+from transformers import LlamaForCausalLM, LlavaForConditionalGeneration, SiglipVisionConfig
+
+from m2pt_cli.method import M2PTConfig, MethodError
+from m2pt_cli.method.architecture import attention_window, original, read_architecture
+
+from .cases import make_case
+
+
+def test_geometry() -> None:
+    found = read_architecture(tiny_llava(decoder="qwen2", feature_layer=[-2, 1], projector="linear"))
+    assert (found.base, found.tower, found.decoder) == (
+        "LlavaForConditionalGeneration",
+        "CLIPVisionModel",
+        "Qwen2Model",
+    )
+    assert (found.vision_layers, found.vision_width, found.text_layers, found.text_width) == (4, 16, 3, 24)
+    assert (found.feature_layers, found.layers_run, found.feature_width) == ((3, 1), 3, 32)
+    assert found.linear_projector and found.select == "default"
+    assert found.describe() == "4 vision layers of width 16, 3 text layers of width 24"
+    assert read_architecture(tiny_llava_next()).base == "LlavaNextForConditionalGeneration"
+
+
+def test_adapters_do_not_change_what_is_read() -> None:
+    for projector in ("linear", "mlp"):
+        base = tiny_llava(projector=projector)
+        before = read_architecture(base)
+        inner = original(base.model.multi_modal_projector)
+        model = get_peft_model(base, M2PTConfig(num_visual_prompts=1, num_textual_prompts=1))
+        assert read_architecture(model.base_model.model) == before
+        assert original(model.base_model.model.model.multi_modal_projector) is inner
+
+
+def test_a_class_derived_from_a_known_base_is_that_base() -> None:
+    class OwnLlava(LlavaForConditionalGeneration):
+        pass
+
+    model = OwnLlava(tiny_llava().config)
+    assert read_architecture(model).base == "LlavaForConditionalGeneration"
+
+
+@pytest.mark.parametrize("part", ["base", "vision tower", "language model"])
+def test_classes_never_tested(part: str) -> None:
+    class Unknown(nn.Module):
+        pass
+
+    base: nn.Module = tiny_llava()
+    if part == "base":
+        base = LlamaForCausalLM(base.config.text_config)
+    elif part == "vision tower":
+        base.model.vision_tower = Unknown()
+    else:
+        base.model.language_model = Unknown()
+    name = "LlamaForCausalLM" if part == "base" else "Unknown"
+    with pytest.raises(MethodError, match=f"never tested on the {part} {name}"):
+        get_peft_model(base, M2PTConfig())
+
+
+def test_rotary_positions_that_depend_on_the_length() -> None:
+    base = tiny_llava()
+    base.config.text_config.rope_parameters = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    with pytest.raises(MethodError, match="'dynamic' rotary positions"):
+        get_peft_model(base, M2PTConfig())
+    base = tiny_llava()
+    base.model.language_model.layers = base.model.language_model.layers[:2]
+    with pytest.raises(MethodError, match="has 2 layers, its config says 3"):
+        get_peft_model(base, M2PTConfig())
+
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+
+
+@pytest.mark.parametrize("rope", [{"rope_type": "linear"}, LLAMA3], ids=["linear", "llama3"])
+def test_scaled_rotary_positions(rope: dict[str, object]) -> None:
+    options = {"rope_parameters": _Hashable({"rope_theta": 1e4, "factor": 2.0, **rope})}
+    case = make_case(tiny_llava(**options), num_visual_prompts=2, num_textual_prompts=3)
+    batch = batch_for(case.base, [9, 6], padding="left")
+    real = batch["attention_mask"].bool()
+    with torch.no_grad():
+        found, expected = case.model(**batch).logits, case.reference_logits(batch)
+    torch.testing.assert_close(found[real], expected[real], atol=1e-4, rtol=1e-5)
+
+
+class _Hashable(dict):  # type: ignore[type-arg]
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(tuple(sorted(self.items())))
+
+
+def test_windows() -> None:
+    assert attention_window(tiny_llava().config.text_config) is None
+    assert attention_window(tiny_llava(decoder="mistral").config.text_config) is None
+    assert attention_window(tiny_llava(decoder="mistral", sliding_window=20).config.text_config) == 20
+    used = {"sliding_window": 20, "use_sliding_window": True, "max_window_layers": 1}
+    assert attention_window(tiny_llava(decoder="qwen2", **used).config.text_config) == 20
+    unused = {**used, "max_window_layers": 3}
+    assert attention_window(tiny_llava(decoder="qwen2", **unused).config.text_config) is None
+
+
+def test_a_refused_base_is_left_as_it_was() -> None:
+    base = tiny_llava(tower="siglip")
+    names = list(copy.deepcopy(base).state_dict())
+    with pytest.raises(MethodError):
+        get_peft_model(base, M2PTConfig(visual_tokens="official"))
+    assert list(base.state_dict()) == names
+    assert isinstance(base.config.vision_config, SiglipVisionConfig)
