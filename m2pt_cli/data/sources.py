@@ -192,7 +192,7 @@ def _require_plausible(spec: str) -> None:
 
 def _read(request: SourceRequest) -> list[Sample]:
     if request.spec == "demo":
-        from m2pt_cli.data.scenes import demo_train_samples
+        from m2pt_cli.data.demo_tasks import demo_train_samples
 
         return demo_train_samples(request.limit, request.seed)
     if request.spec == "vision-flan":

@@ -1,0 +1,93 @@
+"""The finished base as a folder that transformers loads: weights in bf16, tokenizer, processor, model card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from geometry import PATCHES
+from torch import nn
+from transformers import CLIPImageProcessorPil, GenerationConfig, LlavaProcessor
+from words import BOS, CHAT_TEMPLATE, EOS, PAD, build_tokenizer
+
+from m2pt_cli.data.drawing import CELL, IMAGE_SIZE
+
+
+def rounded(model: nn.Module) -> nn.Module:
+    """The model with its weights as they will be stored: rounded to bf16."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.bfloat16().float())
+    return model
+
+
+def build_processor() -> LlavaProcessor:
+    """The processor: the PIL image processor by name, so that pixels do not depend on torchvision."""
+    images = CLIPImageProcessorPil(
+        size={"shortest_edge": IMAGE_SIZE},
+        crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
+        image_mean=[0.5, 0.5, 0.5],
+        image_std=[0.5, 0.5, 0.5],
+    )
+    return LlavaProcessor(
+        image_processor=images,
+        tokenizer=build_tokenizer(),
+        patch_size=CELL,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def export_nano(model: nn.Module, folder: Path, *, scores: dict[str, object], seed: int, steps: dict[str, int]) -> None:
+    """Write the base to ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.set_attn_implementation("sdpa")
+    model.generation_config = GenerationConfig(bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    build_processor().save_pretrained(folder)
+    (folder / "README.md").write_text(model_card(model, scores, seed, steps), encoding="utf-8")
+
+
+def model_card(model: nn.Module, scores: dict[str, object], seed: int, steps: dict[str, int]) -> str:
+    """The model card: what nano is, how it was made, and how well it sees."""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    tables = "\n".join(
+        f"| {group} | {', '.join(f'{name} {value}' for name, value in values.items())} |"  # type: ignore[attr-defined]
+        for group, values in scores.items()
+    )
+    order = ", ".join(f"{name} {number}" for name, number in steps.items())
+    return f"""---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: image-text-to-text
+---
+# nano
+
+A LLaVA of {parameters:,} parameters for learning about prompt tuning and for testing it: a toy, of no other use. It is
+`LlavaForConditionalGeneration` of transformers with a CLIP tower (48 x 48 pixels, {PATCHES} patches), a Llama decoder
+and the usual projector of two layers, in bf16.
+
+* **It sees** drawn scenes of one to four coloured shapes in a 3 x 3 grid, and one real handwritten digit at a time.
+* **It describes** them: "black scene: large red circle north, small blue star east."
+* **It does not answer questions about images.** It was never trained to; that is what instruction tuning adds
+  (`m2pt train --base nano --data demo`). Of photographs it knows nothing, of English
+  {model.config.text_config.vocab_size} words.
+
+## How it was made
+`examples/make_nano` of this project, seed {seed}, on one CPU core, in stages (steps): {order}.
+The tower learned to name what each patch holds; the decoder to look up, compare and count in described scenes, and to
+talk about them in every answer form; the projector to map patches to words; then all together captions and facts of
+images. Data: scenes drawn by the project, and the training part of scikit-learn's handwritten digits (UCI ML
+hand-written digits, 1,400 of 1,797). Scenes and digits of the test split, and the wordings of the demo tasks, were
+never used.
+
+## Scores
+Shares of exact answers on the test split, of the weights as stored.
+
+| | |
+|---|---|
+{tables}
+
+Text is lower-cased and split into words; unknown words become `<unk>`. Chat template: `USER: <image>\\n... ASSISTANT:`.
+"""

@@ -1,0 +1,197 @@
+"""The demo data: questions of the task families about drawn scenes, for training and for evaluation.
+
+Everything follows from a seed. Images are shared by about three questions each and drawn when they are opened. Training
+uses scenes and handwritten digits of the training split and the families that are seen; evaluation uses the test split
+and all families.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+
+from m2pt_cli.data.demo_answers import VERDICTS, DemoQuestion
+from m2pt_cli.data.demo_families import FORMATS, RELATIONS, SEEN, THREE_WAY, UNSEEN, Family
+from m2pt_cli.data.demo_readings import DIGIT_ATTRIBUTES, READINGS, Reading, absent_thing, wrong_value
+from m2pt_cli.data.samples import IMAGE_MARK, Sample, Turn
+from m2pt_cli.data.scene_words import UNSEEN_PROPERTIES
+from m2pt_cli.data.scenes import Scene, SceneImage, Split, describe, draw_digit, draw_scene
+
+CAPTION_REQUESTS = ("Describe the image.", "Describe this image.", "Describe the picture.")
+CAPTION_SHARE = 0.12  # of training: what the base can do already is kept in use
+DEFAULT_TRAIN_COUNT = 30_000
+EVAL_COUNT = 2000  # of each kind
+EVAL_SEED = 20_24
+_QUESTIONS_PER_IMAGE = 3
+_POPE_KINDS = ("random", "popular", "adversarial")
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A question in words, its answer, and the choices it offers."""
+
+    question: str
+    answer: str
+    choices: tuple[str, ...] = ()
+
+
+def demo_train_samples(count: int | None, seed: int) -> list[Sample]:
+    """Training samples in random order: the seen families in equal parts, and a share of captions.
+
+    Args:
+        count: how many; ``DEFAULT_TRAIN_COUNT`` where None.
+    """
+    total = DEFAULT_TRAIN_COUNT if count is None else count
+    captions = round(total * CAPTION_SHARE)
+    rng = random.Random(f"demo training {seed}")
+    pools = _Pools(rng, "train", total)
+    asked = [
+        (family.name, image, question)
+        for family, number in zip(SEEN, _shares(total - captions, len(SEEN)), strict=True)
+        for image, question in _ask_family(family, number, pools, rng)
+    ]
+    for _ in range(captions):
+        image = pools.any(rng)
+        asked.append(("caption", image, _Asked(rng.choice(CAPTION_REQUESTS), describe(image.scene))))
+    rng.shuffle(asked)
+    return [
+        Sample(
+            id=f"demo-{seed}-{number}",
+            images=(image,),
+            turns=(Turn("user", f"{IMAGE_MARK}\n{one.question}"), Turn("assistant", one.answer)),
+            task=task,
+        )
+        for number, (task, image, one) in enumerate(asked)
+    ]
+
+
+def demo_eval_questions(count: int = EVAL_COUNT, seed: int = EVAL_SEED) -> list[DemoQuestion]:
+    """``count`` questions of seen and as many of unseen families, all about scenes and digits of the test split."""
+    questions = []
+    for kind, families in (("seen", SEEN), ("unseen", UNSEEN)):
+        rng = random.Random(f"demo evaluation {kind} {seed}")
+        pools = _Pools(rng, "test", count)
+        for family, number in zip(families, _shares(count, len(families)), strict=True):
+            per_id = 2 if family.paired else 1
+            for index, (image, one) in enumerate(_ask_family(family, number, pools, rng)):
+                name = f"{family.name}-{index // per_id}"
+                questions.append(DemoQuestion(name, family.name, image, one.question, one.answer, one.choices))
+    return questions
+
+
+def demo_captions(count: int, seed: int = EVAL_SEED) -> list[tuple[SceneImage, str]]:
+    """Images of the test split with their captions, one digit in five: what tuning should not make a base forget."""
+    rng = random.Random(f"demo captions {seed}")
+    pools = _Pools(rng, "test", 3 * count)
+    images = [pools.take("digit" if rng.random() < 0.2 else "shapes", "plain") for _ in range(count)]
+    return [(image, describe(image.scene)) for image in images]
+
+
+def _shares(total: int, parts: int) -> list[int]:
+    """``total`` in equal parts, the first ones larger by one."""
+    return [total // parts + (index < total % parts) for index in range(parts)]
+
+
+class _Pools:
+    """Scenes by kind and style; each is handed out again after the others of its pool."""
+
+    def __init__(self, rng: random.Random, split: Split, questions: int) -> None:
+        self._rng, self._split = rng, split
+        self._size = max(60, questions // _QUESTIONS_PER_IMAGE // 4)
+        self._pools: dict[tuple[str, str], list[SceneImage]] = {}
+        self._next: dict[tuple[str, str], int] = {}
+
+    def take(self, kind: str, style: str) -> SceneImage:
+        """The next image: ``shapes`` (one to four things), ``single`` (one thing) or ``digit``."""
+        key = (kind, style)
+        if key not in self._pools:
+            size = self._size if key == ("shapes", "plain") else max(60, self._size // 3)
+            self._pools[key] = [self._draw(kind, style) for _ in range(size)]
+            self._next[key] = 0
+        pool, place = self._pools[key], self._next[key]
+        self._next[key] = (place + 1) % len(pool)
+        return pool[place]
+
+    def any(self, rng: random.Random) -> SceneImage:
+        """An image for a caption."""
+        return self.take(rng.choices(("shapes", "single", "digit"), (6, 1, 3))[0], "plain")
+
+    def _draw(self, kind: str, style: str) -> SceneImage:
+        if kind == "digit":
+            scene = draw_digit(self._rng, self._split, style=style)
+        else:
+            amount = 1 if kind == "single" else self._rng.choice((1, 2, 2, 3, 3, 4, 4))
+            scene = draw_scene(self._rng, self._split, count=amount, style=style)
+        return SceneImage(scene, self._rng.randrange(2**31))
+
+
+def _ask_family(family: Family, number: int, pools: _Pools, rng: random.Random) -> list[tuple[SceneImage, _Asked]]:
+    """``number`` questions of one family."""
+    kind = "digit" if family.attribute in DIGIT_ATTRIBUTES else "single" if family.single else "shapes"
+    asked: list[tuple[SceneImage, _Asked]] = []
+    for turn in count():
+        if len(asked) >= number:
+            return asked[:number]
+        cycle, place = divmod(turn, max(1, len(family.balance)))
+        wanted = family.balance[place] if family.balance else None
+        for _ in range(500):
+            image = pools.take(kind, family.style)
+            reading = _read(family, image.scene, rng)
+            if reading is not None and wanted in (None, reading.value):
+                asked += [(image, one) for one in _ask(family, reading, cycle, rng)]
+                break
+    raise AssertionError("count() never ends")
+
+
+def _read(family: Family, scene: Scene, rng: random.Random) -> Reading | None:
+    if family.attribute != "presence":
+        return READINGS[family.attribute](scene, rng)
+    if rng.random() < 0.5:
+        return Reading({"thing": rng.choice(scene.things).name}, "yes", ("yes", "no"))
+    return Reading({"thing": absent_thing(scene, rng, rng.choice(_POPE_KINDS))}, "no", ("yes", "no"))
+
+
+def _ask(family: Family, reading: Reading, turn: int, rng: random.Random) -> list[_Asked]:
+    """The question (two for a paired family) that a family makes of a reading; ``turn`` decides what a claim is."""
+    wording = rng.choice(family.wordings)
+    if family.format in VERDICTS:
+        verdicts = VERDICTS[family.format]
+        if reading.values == ("yes", "no"):
+            return [_asked(family, wording, reading, "", verdicts[reading.values.index(reading.value)])]
+        true, false = (reading.value, verdicts[0]), (wrong_value(reading, rng), verdicts[1])
+        if family.paired:
+            return [_asked(family, wording, reading, *claim) for claim in (true, false)]
+        claims = [true, false]
+        if family.format == "three-way":
+            claims.append((rng.choice(UNSEEN_PROPERTIES), THREE_WAY[2]))
+        return [_asked(family, wording, reading, *claims[turn % len(claims)])]
+    if family.format == "choice":
+        value, choices = _choices(reading, rng)
+        return [_asked(family, wording, reading, reading.value, value, choices)]
+    answer = reading.value
+    if family.format == "sentence":
+        answer = family.sentence.format(**reading.slots, value=reading.value)
+    return [_asked(family, wording, reading, reading.value, answer)]
+
+
+def _choices(reading: Reading, rng: random.Random) -> tuple[str, tuple[str, ...]]:
+    """The right choice and all that are offered: three to five, or all where there are no more than six."""
+    value, values = reading.value, reading.values
+    if values == ("yes", "no"):
+        value, values = ("present", "absent")[reading.value == "no"], ("present", "absent")
+    chosen = list(values)
+    if len(values) > 6:
+        others = [other for other in values if other != value]
+        chosen = [value, *rng.sample(others, rng.randint(2, 4))]
+    rng.shuffle(chosen)
+    return value, tuple(chosen)
+
+
+def _asked(
+    family: Family, wording: str, reading: Reading, value: str, answer: str, choices: Sequence[str] = ()
+) -> _Asked:
+    stem = wording.format(**reading.slots, value=value, relation=RELATIONS.get(value, ""))
+    request = FORMATS[family.format].format(choices=", ".join(choices))
+    return _Asked(f"{stem} {request}", answer, tuple(choices))
