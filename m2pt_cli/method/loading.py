@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from m2pt_cli.errors import AdapterError
 from m2pt_cli.method.architecture import read_architecture
 from m2pt_cli.method.config import M2PTConfig, MethodError
-from m2pt_cli.method.interaction import train_in_fp32
+from m2pt_cli.method.interaction import restore_originals, train_in_fp32
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -174,6 +174,7 @@ def load_adapter_strictly(
         _compare(files, wanted, adapted.base_model.model)
     except AdapterError:
         if is_new:
+            restore_originals(adapted)  # PEFT's own `unload` leaves LoRA's copy of the projector
             adapted.base_model.unload()
         else:
             adapted.delete_adapter(name)

@@ -101,12 +101,11 @@ def add_textual_prompts(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any
 
     if is_checkpointing(model):
         # Checkpointed layers are run without a cache: each puts its prompts in front by itself.
-        if cache is not None and cache.get_seq_length() > 0:
+        if cache is not None or kwargs.get("use_cache"):
             raise MethodError(
-                "gradient checkpointing can't continue from a filled cache",
-                "call `eval()` or `gradient_checkpointing_disable()` first",
+                "gradient checkpointing runs without a cache, and would leave it empty",
+                "call `eval()` first, or pass use_cache=False",
             )
-        cache = kwargs["past_key_values"] = None
         kwargs["use_cache"] = False
         if kwargs.get("inputs_embeds") is not None:
             kwargs["inputs_embeds"] = with_gradient(model, tokens)

@@ -162,7 +162,7 @@ class TextualPrompts(PromptedAttention):
 
     Without a cache the base attention is handed one that puts the prompts' keys and values in front. It holds no
     state, so that gradient checkpointing can compute the layer again. With a cache the rows are in it already
-    (see `prefix.add_textual_prompts`).
+    (see `prefix.add_textual_prompts`). With ``output_attentions`` the prompts' columns come first.
     """
 
     def __init__(self, base_layer: nn.Module, norm: nn.Module, width: int, rotary: nn.Module) -> None:

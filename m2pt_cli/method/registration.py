@@ -24,6 +24,8 @@ def add_peft_type(name: str) -> PeftType:
     PeftType._member_names_.append(name)
     PeftType._member_map_[name] = member
     PeftType._value2member_map_[name] = member
+    # Newer Pythons keep a list beside the map, for `in`.
+    getattr(PeftType, "_hashable_values_", []).append(name)
     return member
 
 

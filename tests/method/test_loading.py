@@ -153,6 +153,19 @@ def test_weights_that_are_not_those_of_the_config(folder: Path, change: Any, mes
     get_peft_model(base, preset("m2pt", base.config))
 
 
+def test_a_failing_lora_adapter_leaves_the_base(tmp_path: Path) -> None:
+    base = tiny_llava()
+    model = get_peft_model(tiny_llava(), preset("lora", base.config, lora_rank=2))
+    fill_adapter(model)
+    model.save_pretrained(tmp_path)
+    change_tensors(tmp_path, lambda tensors: tensors.popitem())
+    before = dict(base.state_dict())
+    with pytest.raises(AdapterError, match="1 missing"):
+        load_adapter_strictly(base, tmp_path)
+    assert base.state_dict().keys() == before.keys()
+    assert type(base.model.multi_modal_projector.linear_1) is torch.nn.Linear
+
+
 def test_a_failure_leaves_the_adapters_that_are_there(folder: Path) -> None:
     model = load_adapter_strictly(tiny_llava(), folder, "good")
     batch = batch_for(model, [8, 6])

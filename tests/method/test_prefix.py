@@ -182,8 +182,13 @@ def test_caches_that_would_go_wrong(case: Case) -> None:
             case.model.base_model.prefix_cache(1)
         assert case.model.base_model.num_textual_prompts == TEXTUAL
     case.model.base_model.model.gradient_checkpointing_enable()
-    with pytest.raises(MethodError, match="filled cache"):
-        case.model.train()(**step, past_key_values=filled)
+    case.model.train()
+    for options in ({"past_key_values": filled}, {"use_cache": True}):
+        with pytest.raises(MethodError, match="runs without a cache"):
+            case.model(**step, **options)
+    with pytest.raises(MethodError, match="runs without a cache"):
+        generate(case, batch)
+    assert generate(case, batch, use_cache=False).shape == (3, TOKENS)
 
 
 def packed_mask(lengths: list[int]) -> Tensor:

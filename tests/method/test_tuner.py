@@ -75,6 +75,17 @@ def test_trained_counted_and_saved_agree(projector: str, options: dict[str, obje
     assert set(saved) == {re.sub(r"(\.modules_to_save)?\.default", "", name) for name in trained}
 
 
+def test_status_and_count_as_peft_shows_them(capsys: pytest.CaptureFixture[str]) -> None:
+    model = get_peft_model(tiny_llava(), small())
+    model.print_trainable_parameters()
+    trained = 4 * 3 * 16 + 3 * 2 * 24 + 16 * 24 + 24
+    assert f"trainable params: {trained:,}" in capsys.readouterr().out
+    status = model.get_model_status()
+    assert status.trainable_params == trained
+    assert (status.enabled, status.active_adapters) == (True, ["default"])
+    assert status.peft_types == {"default": "M2PT"}
+
+
 def test_prompts_are_drawn_as_the_paper_says() -> None:
     torch.manual_seed(0)
     config = M2PTConfig(num_visual_prompts=200, num_textual_prompts=50, interaction="residual")
