@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch._utils import ExceptionWrapper
 
 from m2pt_cli.bases.adapters import attach_adapter, read_adapter
 from m2pt_cli.bases.loading import load_base
@@ -19,7 +20,7 @@ from m2pt_cli.records import TrainResult
 from m2pt_cli.settings import TrainSettings, read_yaml
 from m2pt_cli.training import checkpoints, trainer
 from m2pt_cli.training.events import Event, Finished, Notice, Started, Step
-from m2pt_cli.training.run import run_training
+from m2pt_cli.training.run import broken_sample, run_training
 
 Run = Callable[..., TrainResult]
 
@@ -229,11 +230,23 @@ def break_images(data_file: Path) -> Callable[[Event], None]:
     return events
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_image_that_breaks_later_is_named(run: Run, data_file: Path, workers: int) -> None:
+def test_image_that_breaks_later_is_named(run: Run, data_file: Path) -> None:
     with pytest.raises(InputError, match=r"^image \S+[37]\.png can't be read: not an image, or damaged$") as raised:
-        run(events=break_images(data_file), workers=workers)
+        run(events=break_images(data_file))
     assert "--resume --skip-bad" in (raised.value.hint or "")
+
+
+def test_fault_met_by_a_worker_process_is_one_line() -> None:
+    fault = "image a.png can't be read: not an image, or damaged"
+    try:
+        raise InputError(fault)
+    except InputError:
+        wrapped = ExceptionWrapper(where="in DataLoader worker process 0")
+    with pytest.raises(InputError) as raised:
+        wrapped.reraise()
+    assert "Traceback" in raised.value.message
+    assert broken_sample(raised.value).message == fault
+    assert broken_sample(InputError(fault)).message == fault
 
 
 def test_image_that_breaks_later_is_skipped_and_counted(run: Run, data_file: Path, tmp_path: Path) -> None:
