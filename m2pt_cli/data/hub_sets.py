@@ -55,11 +55,9 @@ class DataSet:
         from datasets import Image, LargeList, List
 
         self._name = name
-        images = [
-            column
-            for column, kind in rows.features.items()
-            if isinstance(kind, Image) or (isinstance(kind, (List, LargeList)) and isinstance(kind.feature, Image))
-        ]
+        kinds = rows.features.items()
+        self._lists = [n for n, k in kinds if isinstance(k, (List, LargeList)) and isinstance(k.feature, Image)]
+        images = [name for name, kind in kinds if isinstance(kind, Image)] + self._lists
         self._table = rows.data
         self._columns = {column: rows.data.column(column) for column in images}
         self._rest = rows.remove_columns(images)
@@ -75,7 +73,7 @@ class DataSet:
             cell = column[number]
             if not cell.is_valid:
                 row[name] = None
-            elif hasattr(cell, "values"):
+            elif name in self._lists:
                 row[name] = [self._image(name, number, place, struct) for place, struct in enumerate(cell.values)]
             else:
                 row[name] = self._image(name, number, None, cell)

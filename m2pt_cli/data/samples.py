@@ -172,11 +172,10 @@ def read_size(name: str, source: Path | IO[bytes]) -> tuple[int, int]:
     try:
         with Image.open(source) as image:
             width, height = image.size
-            turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+            _require_bounded(name, width, height)
+            return (height, width) if _orientation(image) >= 5 else (width, height)
     except (*_UNREADABLE, Image.DecompressionBombError) as error:
         raise _unreadable(name, error) from None
-    _require_bounded(name, width, height)
-    return (height, width) if turned else (width, height)
 
 
 def decode_image(name: str, source: Path | IO[bytes]) -> Image:
@@ -190,13 +189,21 @@ def decode_image(name: str, source: Path | IO[bytes]) -> Image:
     try:
         with Image.open(source) as image:
             _require_bounded(name, *image.size)
+            turned = _orientation(image) > 1
             image.load()
-            upright = ImageOps.exif_transpose(image)
+            upright = ImageOps.exif_transpose(image) if turned else image
             if upright.mode.startswith("I;16"):  # 16-bit grey: a plain conversion would clip it to white
                 upright = upright.convert("I").point(lambda value: value * (1 / 256)).convert("L")
             return upright.convert("RGB")
     except (*_UNREADABLE, Image.DecompressionBombError) as error:
         raise _unreadable(name, error) from None
+
+
+def _orientation(image: Image) -> int:
+    """How a camera was held, 1 to 8 (5 and up: sideways), as far as the header says it."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1  # Pillow would decode the whole image to look behind it
+    return int(image.getexif().get(_EXIF_ORIENTATION, 1))
 
 
 # What Pillow's decoders raise on damaged files, beside its own bomb error.
