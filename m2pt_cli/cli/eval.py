@@ -87,12 +87,12 @@ def command(
     from m2pt_cli.cli.eval_progress import EvalProgress
     from m2pt_cli.cli.eval_table import failures_table, result_tables
     from m2pt_cli.evaluation.files import write_text
-    from m2pt_cli.evaluation.gallery import gallery_page
+    from m2pt_cli.evaluation.gallery import gallery_page, require_page_place
     from m2pt_cli.evaluation.run import run_evaluation
     from m2pt_cli.evaluation.share import Share
 
-    if html is not None and not html.parent.is_dir():
-        raise SettingsError(f"--html {html}: there is no folder {html.parent}", "make the folder, or name another file")
+    if html is not None:
+        require_page_place(html)
     # Of the processes of a shared run, the first one speaks.
     if not (is_first := Share.from_environment().is_first):
         output = Output.configure(quiet=True)

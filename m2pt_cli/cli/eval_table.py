@@ -70,9 +70,12 @@ def _summary(runs: Sequence[EvalRun]) -> RenderableType:
             value = row.get(column)
             others = [score for other in rows if (score := other.get(column)) is not None]
             mark = " *" if len(runs) > 1 and value is not None and value == max(others) else ""
-            cells.append((points(value) if column.split()[0] in _POINTS else percent(value)) + mark)
+            interval = _interval(run, column) if len(runs) == 1 else None
+            cells.append((points(value) if column.split()[0] in _POINTS else percent(value, interval)) + mark)
         table.add_row(Output.clean(run.name), *cells)
-    return _titled("Scores, in percent (MME in points)", table, "* best of its column" if len(runs) > 1 else None)
+    return _titled(
+        "Scores, in percent (95 % interval); MME in points", table, "* best of its column" if len(runs) > 1 else None
+    )
 
 
 def _headlines(run: EvalRun) -> dict[str, float | None]:
@@ -85,6 +88,13 @@ def _headlines(run: EvalRun) -> dict[str, float | None]:
     if run.mmavg is not None:
         row["mmavg"] = run.mmavg
     return row
+
+
+def _interval(run: EvalRun, column: str) -> list[float] | None:
+    """The interval of a benchmark's accuracy; the other columns have none of their own."""
+    block = run.benchmarks.get(column, {})
+    interval: list[float] | None = block.get("interval") or block.get("intervals", {}).get("accuracy")
+    return interval
 
 
 def _tasks_table(runs: Sequence[EvalRun]) -> RenderableType:

@@ -11,13 +11,16 @@ import json
 from collections.abc import Sequence
 from html import escape
 from io import BytesIO
+from pathlib import Path
 
 from m2pt_cli.data.samples import ImageReference
-from m2pt_cli.errors import InputError
+from m2pt_cli.errors import InputError, SettingsError
 from m2pt_cli.evaluation.gallery_style import SCRIPT, STYLE
 from m2pt_cli.evaluation.results import EvalResult
 from m2pt_cli.evaluation.rows import Row
 
+# Marks a page as this tool's own, which may be written again.
+GENERATOR = '<meta name="generator" content="m2pt eval">'
 # Longest side of an image in the page, in pixels.
 _SIDE = 224
 # A page stays small enough to be sent by mail: questions per benchmark, and bytes of images in all.
@@ -44,6 +47,7 @@ def gallery_page(result: EvalResult) -> str:
     total = sum(max(len(run.get(name, ())) for run in result.rows.values()) for name in names)
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+{GENERATOR}
 <meta http-equiv="Content-Security-Policy"
  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
 <title>{escape(title)}</title><style>{STYLE}</style></head><body>
@@ -60,6 +64,18 @@ def gallery_page(result: EvalResult) -> str:
 <p class="note">{len(cards):,} of {total:,} questions are in this page, differing and wrong answers first.</p>
 <main>{"".join(cards)}</main><script>{SCRIPT}</script></body></html>
 """
+
+
+def require_page_place(file: Path) -> None:
+    """Check that a page may be written to ``file``: its folder is there, and what it holds is an older page.
+
+    Raises:
+        SettingsError: no such folder, or a file that is not this tool's.
+    """
+    if not file.parent.is_dir():
+        raise SettingsError(f"--html {file}: there is no folder {file.parent}", "make the folder, or name another file")
+    if file.exists() and (not file.is_file() or GENERATOR not in file.read_text(encoding="utf-8", errors="replace")):
+        raise SettingsError(f"--html {file} exists and is no page of m2pt eval", "name another file")
 
 
 Question = list[tuple[str, Row]]

@@ -31,7 +31,7 @@ class RunPlan:
     folder: EvaluationFolder
 
     def known_identity(self, settings: EvalSettings) -> dict[str, Any]:
-        """What decides this run's answers, but for the base's fingerprint."""
+        """What decides this run's answers, but for the base's fingerprint and number type."""
         own = self.adapter
         defaults = self.entry.defaults
         return {
@@ -46,7 +46,6 @@ class RunPlan:
             "limit": settings.limit,
             "max_new_tokens": settings.max_new_tokens,
             "ocr": settings.ocr,
-            "dtype": settings.dtype,
             "seed": settings.seed,
         }
 

@@ -119,7 +119,8 @@ def _run(
     from m2pt_cli.evaluation.session import Session
 
     found = plan.folder.results()
-    identity = {**plan.known_identity(settings), "base_fingerprint": loaded.fingerprint}
+    dtype = str(loaded.dtype).removeprefix("torch.")
+    identity = {**plan.known_identity(settings), "base_fingerprint": loaded.fingerprint, "dtype": dtype}
     if share.is_first:
         plan.folder.claim(identity, overwrite=False)
         plan.folder.create()

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from m2pt_cli.errors import InputError
-from m2pt_cli.evaluation.gallery import gallery_page
+from m2pt_cli.errors import InputError, SettingsError
+from m2pt_cli.evaluation.gallery import gallery_page, require_page_place
 from m2pt_cli.evaluation.results import EvalResult, EvalRun
 from m2pt_cli.evaluation.rows import Mark, Row
 
@@ -90,6 +90,17 @@ def test_an_image_that_can_not_be_read_is_named() -> None:
     result = EvalResult(result.runs, None, rows=result.rows, images={"demo": {"q0#0": _Broken()}})
     page = gallery_page(result)
     assert "<img" not in page and "image-0.png" in page
+
+
+def test_a_page_replaces_a_page_and_nothing_else(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    require_page_place(page)
+    page.write_text(gallery_page(_result()), encoding="utf-8")
+    require_page_place(page)
+    (tmp_path / "thesis.html").write_text("mine")
+    for file in (tmp_path / "thesis.html", tmp_path, tmp_path / "none" / "page.html"):
+        with pytest.raises(SettingsError):
+            require_page_place(file)
 
 
 @pytest.mark.skipif(_BROWSER is None, reason="no Chromium on this machine")

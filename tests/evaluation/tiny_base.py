@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tiny_models import IMAGE_SIZE, IMAGE_TOKEN, VOCABULARY, tiny_llava
 
@@ -14,7 +15,7 @@ def write_tiny_base(folder: Path, *, seed: int = 0) -> Path:
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Whitespace
-    from transformers import CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizerFast
+    from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
 
     words = ["<pad>", "<s>", "</s>", "<unk>", *_TEXT.split()]
     words += [f"w{number}" for number in range(len(words), IMAGE_TOKEN)] + ["<image>"]
@@ -30,7 +31,7 @@ def write_tiny_base(folder: Path, *, seed: int = 0) -> Path:
         additional_special_tokens=["<image>"],
     )
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    images = CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=size)
+    images = CLIPImageProcessorPil(size={"shortest_edge": IMAGE_SIZE}, crop_size=size)
     processor = LlavaProcessor(
         images, fast, patch_size=4, vision_feature_select_strategy="default", num_additional_image_tokens=1
     )
@@ -38,4 +39,22 @@ def write_tiny_base(folder: Path, *, seed: int = 0) -> Path:
     model.generation_config.eos_token_id = 2
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+    return folder
+
+
+def write_tiny_adapter(folder: Path, base: Path, *, method: str = "m2pt", seed: int = 1, **options: Any) -> Path:
+    """Save an adapter of a tiny base whose every weight matters, as training would."""
+    import peft
+    from tiny_models import fill_adapter
+
+    from m2pt_cli.bases.loading import load_base
+    from m2pt_cli.method import preset
+
+    loaded = load_base(str(base), device="cpu")
+    config = preset(method, loaded.model.config, **{"num_visual_prompts": 2, "num_textual_prompts": 3, **options})
+    if method != "lora":
+        config.base_fingerprint, config.chat_template, config.image_fit = loaded.fingerprint, "plain", "crop"
+    model = peft.get_peft_model(loaded.model, config)
+    fill_adapter(model, seed=seed)
+    model.save_pretrained(folder)
     return folder

@@ -9,6 +9,7 @@ from m2pt_cli.evaluation import yes_no
 from m2pt_cli.evaluation.benchmark import SHORT_ANSWER, Request
 from m2pt_cli.evaluation.images import ImageFolders
 from m2pt_cli.evaluation.rows import Item, Mark, Row, answered, unique_ids
+from m2pt_cli.evaluation.scores import accuracy
 from m2pt_cli.evaluation.statistics import BinaryCounts, mean, ratio
 from m2pt_cli.evaluation.tables import SharedImages, Table, local_files, read_json_lines
 
@@ -96,6 +97,7 @@ def pope_scores(rows: Sequence[Row], protocol: str) -> dict[str, Any]:
             key: mean(split[key] for split in splits.values())
             for key in ("accuracy", "f1", "precision", "recall", "yes_ratio")
         },
+        "interval": accuracy(good)["interval"],
         "splits": splits,
         "unparsed": sum(row.parsed not in ("yes", "no") for row in good),
     }
