@@ -9,6 +9,8 @@ import torch
 
 from m2pt_cli.errors import DeviceError, SettingsError
 
+# Bases of fewer parameters compute on one CPU thread unless told otherwise.
+_ONE_THREAD = 50_000_000
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -64,8 +66,16 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
 
 
-def set_threads(count: int | None) -> None:
-    """Set the CPU threads of torch; None leaves its own choice (``OMP_NUM_THREADS``, else every core)."""
+def set_threads(count: int | None, *, parameters: int | None = None) -> None:
+    """Set the CPU threads of torch.
+
+    Args:
+        count: how many; None leaves it to ``OMP_NUM_THREADS``, then to the size of the base.
+        parameters: of the base. A small one gets one thread: its matrices are too small to share, and two threads on a
+            busy two-core machine are ten times slower than one. Else torch takes every core.
+    """
+    if count is None and "OMP_NUM_THREADS" not in os.environ and (parameters or _ONE_THREAD) < _ONE_THREAD:
+        count = 1
     if count is not None:
         torch.set_num_threads(count)
 

@@ -112,14 +112,14 @@ class TrainProgress:
         facts = {"step": f"{step:,}/{total:,}", "loss": f"{self._loss():.4f}"}
         if self._validated is not None:
             facts["validation"] = f"{self._validated.loss:.4f}"
-        facts["learning rate"] = f"{self._step.learning_rate:.2e}"
         speed = self._speed()
+        if speed is not None and step < total:
+            facts["left"] = _duration(speed[1] * (total - step))
         if speed is not None:
             facts["tokens/s"] = f"{speed[0]:,.0f}"
         if self._step.memory is not None:
             facts["memory"] = _size(self._step.memory)
-        if speed is not None and step < total:
-            facts["left"] = _duration(speed[1] * (total - step))
+        facts["learning rate"] = f"{self._step.learning_rate:.1e}"
         return facts
 
     def _line(self) -> str:
@@ -153,7 +153,7 @@ class TrainProgress:
         )
         grid.add_row(Text("loss"), Text(sparkline(self._losses, width), style="cyan"))
         facts = "   ".join(f"{name} {value}" for name, value in self._facts().items())
-        return Group(grid, Text(facts))
+        return Group(grid, Text(facts, no_wrap=True, overflow="ellipsis"))
 
     def _stop(self) -> None:
         if self._live is not None:

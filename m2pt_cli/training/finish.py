@@ -50,7 +50,7 @@ def finish(plan: Plan, prepared: Prepared, record: dict[str, Any], *, seconds: f
         "bytes": 0,
     }
     if is_first_process():
-        title = f"{plan.settings.method} on {plan.base}, {plan.data['description']}"
+        title = f"{plan.settings.method} on {Path(plan.base).name}, {plan.data['description']}"
         with full_disk_named(run_dir):
             result["bytes"] = publish(prepared, run_dir)
             plot_loss(rows, run_dir / LOSS_FILE, title=title)

@@ -111,7 +111,7 @@ def prepare(plan: Plan, run_dir: Path, events: Events) -> Prepared:
         InputError: samples with nothing to learn from.
     """
     settings = plan.settings
-    set_threads(settings.threads)
+    set_threads(settings.threads, parameters=plan.entry.geometry.total_parameters)
     set_seed(settings.seed)
     is_full = settings.method == "full"
     device = choose_device(settings.device)

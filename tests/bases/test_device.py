@@ -74,3 +74,16 @@ def test_seed_and_threads() -> None:
     assert torch.get_num_threads() == before
     set_threads(1)
     assert torch.get_num_threads() == 1
+
+
+def test_a_small_base_computes_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", said.append)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    set_threads(None, parameters=2_000_000)
+    set_threads(3, parameters=2_000_000)
+    set_threads(None, parameters=7_000_000_000)
+    set_threads(None)
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    set_threads(None, parameters=2_000_000)
+    assert said == [1, 3]
