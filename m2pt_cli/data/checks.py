@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from m2pt_cli.data.faults import Faults
-from m2pt_cli.data.samples import EncodedImage, ImageReference, Sample
+from m2pt_cli.data.samples import ImageReference, Sample, StoredImage
 from m2pt_cli.errors import InputError
 
 # A set of up to this many images is decoded as a whole: a few seconds.
 DECODED_UP_TO = 500
-_THREADS = 8
+# Threads wait for the disk together; each takes this many images at a time.
+_THREADS, _SHARE = 8, 64
 
 
 def with_readable_images(
@@ -25,18 +26,21 @@ def with_readable_images(
 
     Only stored images are looked at: drawn ones can't be broken, and URLs are fetched when used.
     """
-    images: dict[str, EncodedImage] = {}
+    images: dict[str, StoredImage] = {}
     for sample in samples:
         for image in sample.images:
-            if isinstance(image, EncodedImage):
+            if isinstance(image, StoredImage):
                 images.setdefault(image.name, image)
     if not images:
         return list(samples)
     decode = len(images) <= DECODED_UP_TO
     if not decode and report is not None:
         report(f"checking the headers of {len(images):,} images")
+    every = list(images.values())
+    shares = [every[start : start + _SHARE] for start in range(0, len(every), _SHARE)]
     with ThreadPoolExecutor(_THREADS) as pool:
-        reasons = dict(zip(images, pool.map(lambda image: _reason(image, decode), images.values()), strict=True))
+        found = [reason for share in pool.map(lambda share: _reasons(share, decode), shares) for reason in share]
+    reasons = dict(zip(images, found, strict=True))
     kept = []
     for sample in samples:
         reason = next((r for image in sample.images if (r := reasons.get(image.name)) is not None), None)
@@ -47,7 +51,11 @@ def with_readable_images(
     return kept
 
 
-def _reason(image: EncodedImage, decode: bool) -> str | None:
+def _reasons(images: Sequence[StoredImage], decode: bool) -> list[str | None]:
+    return [_reason(image, decode) for image in images]
+
+
+def _reason(image: StoredImage, decode: bool) -> str | None:
     try:
         if decode:
             image.open()

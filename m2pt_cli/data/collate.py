@@ -10,12 +10,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from m2pt_cli.data.encode import UNSUPERVISED, EncodedSample
-from m2pt_cli.data.pixels import PixelPreparer
+from m2pt_cli.data.pixels import Fit, PixelPreparer
 from m2pt_cli.data.samples import ImageReference, image_size
 from m2pt_cli.errors import SettingsError
+
+# Images of up to 64 x 64 pixels are kept once prepared, at most 100 MB of them.
+_SMALL, _MOST_SMALL = 64 * 64 * 3, 8192
 
 
 class ImagePreparer:
@@ -39,6 +43,7 @@ class ImagePreparer:
                 f"--image-fit {fit} does not go with this base, which cuts images into tiles", "use --image-fit base"
             )
         self._pixels = None if self.is_tiled else PixelPreparer(self.image_processor, fit=fit)
+        self._small: dict[str, NDArray[np.uint8]] = {}
 
     def prepare(self, images: Sequence[ImageReference]) -> dict[str, Tensor]:
         """What the model takes for ``images``; nothing for none.
@@ -52,11 +57,21 @@ class ImagePreparer:
         """
         if not images:
             return {}
-        opened = [image.open() for image in images]
         if self._pixels is not None:
-            return {"pixel_values": torch.from_numpy(np.stack([self._pixels.pixels(image) for image in opened]))}
-        inputs = self.image_processor(images=opened, return_tensors="pt")
+            values = [self._pixels.values(self._fitted(image, self._pixels.fit)) for image in images]
+            return {"pixel_values": torch.from_numpy(np.stack(values))}
+        inputs = self.image_processor(images=[image.open() for image in images], return_tensors="pt")
         return {"pixel_values": inputs["pixel_values"], "image_sizes": inputs["image_sizes"]}
+
+    def _fitted(self, image: ImageReference, fit: Fit) -> NDArray[np.uint8]:
+        """``(height, width, 3)``; small ones are kept, since drawing a scene anew costs several times a look-up."""
+        known = self._small.get(image.name)
+        if known is not None:
+            return known
+        fitted = fit.apply(image.open())
+        if fitted.size <= _SMALL and len(self._small) < _MOST_SMALL:
+            self._small[image.name] = fitted
+        return fitted
 
     def token_counts(self, images: Sequence[ImageReference]) -> list[int]:
         """Tokens that each image takes in the text.

@@ -9,21 +9,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, Any
 
 from m2pt_cli.data.hub import Report, first_line, gigabytes, hub_errors, list_files
 from m2pt_cli.data.reading import require_columns
-from m2pt_cli.data.samples import decode_image, read_size
+from m2pt_cli.data.samples import StoredImage
 from m2pt_cli.errors import InputError, UnavailableError
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 _FILES = {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv"}
 
 
 @dataclass(frozen=True)
-class CellImage:
+class CellImage(StoredImage):
     """An image that lies encoded in a cell of a data set; read from disk whenever it is opened."""
 
     name: str
@@ -32,20 +29,13 @@ class CellImage:
     row: int
     place: int | None  # in a list of images
 
-    def open(self) -> Image:
-        """The image in RGB. Raises InputError where it can't be read."""
-        return decode_image(self.name, self._reader())
-
-    def size(self) -> tuple[int, int]:
-        """``(width, height)`` from the header. Raises InputError where it is no image."""
-        return read_size(self.name, self._reader())
-
-    def _reader(self) -> Any:
+    def source(self) -> IO[bytes]:
+        """A view of the cell: only what is read leaves the disk."""
         import pyarrow
 
         cell = self.table.column(self.column)[self.row]
         struct = cell if self.place is None else cell.values[self.place]
-        return pyarrow.BufferReader(struct["bytes"].as_buffer())  # a view: only what is read leaves the disk
+        return pyarrow.BufferReader(struct["bytes"].as_buffer())
 
 
 class DataSet:

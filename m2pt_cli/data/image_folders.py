@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from m2pt_cli.data.faults import RowFault
-from m2pt_cli.data.samples import BytesImage, DecodedImage, EncodedImage, FileImage, ImageReference, UrlImage, is_url
+from m2pt_cli.data.samples import BytesImage, DecodedImage, FileImage, ImageReference, StoredImage, UrlImage, is_url
 from m2pt_cli.errors import InputError
 
 
@@ -45,17 +45,17 @@ class ImageFolders:
         Raises:
             RowFault: it can't be found, lies outside the folders, or is nothing that names an image.
         """
+        if isinstance(value, str):
+            return self._named(value)
         if isinstance(value, Mapping):
             held = value.get("bytes") or value.get("path") or value.get("url")
             if held is None:
                 raise RowFault(f"an image with the keys {', '.join(map(str, value)) or 'none'}: path or bytes expected")
             return self.find(held)
-        if isinstance(value, EncodedImage):
+        if isinstance(value, StoredImage):
             return value
         if isinstance(value, bytes):
             return BytesImage(f"image {hashlib.sha256(value).hexdigest()[:16]}", value)
-        if isinstance(value, str):
-            return self._named(value)
         if hasattr(value, "convert") and hasattr(value, "tobytes"):  # a decoded PIL image
             digest = hashlib.sha256(repr((value.mode, value.size)).encode() + value.tobytes()).hexdigest()
             return DecodedImage(f"image {digest[:16]}", value)

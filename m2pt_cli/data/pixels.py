@@ -67,7 +67,10 @@ class PixelPreparer:
 
     def pixels(self, image: Image.Image) -> NDArray[np.float32]:
         """``(3, height, width)`` of an RGB image."""
-        fitted = self.fit.apply(image)
+        return self.values(self.fit.apply(image))
+
+    def values(self, fitted: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """``(3, height, width)`` of a fitted image ``(height, width, 3)``."""
         values = np.empty((3, *fitted.shape[:2]), np.float32)
         for channel in range(3):
             np.take(self._table[channel], fitted[:, :, channel], out=values[channel], mode="clip")

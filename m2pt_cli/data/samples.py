@@ -9,7 +9,7 @@ import hashlib
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import IO, TYPE_CHECKING, Literal, Protocol
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
@@ -40,14 +40,6 @@ class ImageReference(Protocol):
         """The image in RGB. Raises InputError where it can't be read."""
 
 
-@runtime_checkable
-class EncodedImage(ImageReference, Protocol):
-    """An image that is stored in a file format: its size is known without decoding it, and it may be damaged."""
-
-    def size(self) -> tuple[int, int]:
-        """``(width, height)`` from the header. Raises InputError where it is no image."""
-
-
 @dataclass(frozen=True)
 class Turn:
     """One turn of a conversation; a user's text holds ``<image>`` where an image stands."""
@@ -66,36 +58,44 @@ class Sample:
     task: str | None = None
 
 
+class StoredImage:
+    """An image in a file format: its size is known without decoding it, and it may be damaged."""
+
+    name: str
+
+    def source(self) -> Path | IO[bytes]:
+        """Where the encoded image is."""
+        raise NotImplementedError
+
+    def open(self) -> Image:
+        """The image in RGB. Raises InputError where it can't be read."""
+        return decode_image(self.name, self.source())
+
+    def size(self) -> tuple[int, int]:
+        """``(width, height)`` from the header. Raises InputError where it is no image."""
+        return read_size(self.name, self.source())
+
+
 @dataclass(frozen=True)
-class FileImage:
+class FileImage(StoredImage):
     """An image in a file."""
 
     name: str
     path: Path
 
-    def open(self) -> Image:
-        """The image in RGB. Raises InputError where it can't be read."""
-        return decode_image(self.name, self.path)
-
-    def size(self) -> tuple[int, int]:
-        """``(width, height)`` from the file's header. Raises InputError where it is no image."""
-        return read_size(self.name, self.path)
+    def source(self) -> Path:
+        return self.path
 
 
 @dataclass(frozen=True)
-class BytesImage:
+class BytesImage(StoredImage):
     """An encoded image in memory."""
 
     name: str
     data: bytes = field(repr=False)
 
-    def open(self) -> Image:
-        """The image in RGB. Raises InputError where it can't be read."""
-        return decode_image(self.name, io.BytesIO(self.data))
-
-    def size(self) -> tuple[int, int]:
-        """``(width, height)`` from the header. Raises InputError where it is no image."""
-        return read_size(self.name, io.BytesIO(self.data))
+    def source(self) -> IO[bytes]:
+        return io.BytesIO(self.data)
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def is_url(text: str) -> bool:
 
 def image_size(reference: ImageReference) -> tuple[int, int]:
     """``(width, height)``, from the header alone where that is possible. Raises InputError where it can't be read."""
-    if isinstance(reference, EncodedImage):
+    if isinstance(reference, StoredImage):
         return reference.size()
     return reference.open().size
 

@@ -138,3 +138,21 @@ def test_the_pil_variant_of_any_image_processor() -> None:
 
     with pytest.raises(SettingsError, match="Strange has no PIL variant"):
         pil_image_processor(Strange())
+
+
+def test_a_small_image_is_drawn_once_and_a_large_one_whenever_it_is_used() -> None:
+    class Counting:
+        opened = 0
+
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def open(self) -> Any:
+            Counting.opened += 1
+            return picture(60, 40, seed=len(self.name))
+
+    for side, times in ((48, 2), (80, 4)):
+        Counting.opened = 0
+        images = ImagePreparer(processor(image=side), fit="crop")
+        first, other = (images.prepare([Counting("a"), Counting("bb")])["pixel_values"] for _ in range(2))
+        assert Counting.opened == times and torch.equal(first, other) and not torch.equal(first[0], first[1])
