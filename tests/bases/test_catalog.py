@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from m2pt_cli.bases import catalog
 from m2pt_cli.bases.catalog import (
     NANO_DEFAULTS,
     PAPER_DEFAULTS,
@@ -79,11 +81,33 @@ def test_a_folder_is_a_base(bases: Callable[..., Path]) -> None:
     assert entry.defaults is PAPER_DEFAULTS
 
 
-def test_a_folder_of_known_geometry_trains_as_the_known_base(tmp_path: Path) -> None:
+@pytest.fixture
+def nano_is(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Lets another folder stand for the embedded base's."""
+
+    def put(folder: Path) -> None:
+        nano = dataclasses.replace(catalog._ENTRIES[0], folder=folder)
+        monkeypatch.setattr(catalog, "NANO_FOLDER", folder)
+        monkeypatch.setattr(catalog, "_ENTRIES", (nano, *catalog._ENTRIES[1:]))
+
+    return put
+
+
+def test_a_folder_of_known_geometry_trains_as_the_known_base(
+    bases: Callable[..., Path], copied: Path, nano_is: Callable[[Path], None]
+) -> None:
     # A fully fine-tuned copy of nano keeps nano's recipe.
-    config = (Path(sys.modules["m2pt_cli.bases.catalog"].__file__ or "").parent / "nano" / "config.json").read_text()
-    (tmp_path / "config.json").write_text(config)
-    assert entry_of(str(tmp_path)).defaults is NANO_DEFAULTS
+    nano_is(bases())
+    assert entry_of(str(copied)).defaults is NANO_DEFAULTS
+    assert entry_of(str(bases(projector="linear"))).defaults is PAPER_DEFAULTS
+
+
+def test_an_installation_without_nano(tmp_path: Path, copied: Path, nano_is: Callable[[Path], None]) -> None:
+    nano_is(tmp_path / "nowhere")
+    with pytest.raises(UnavailableError, match="nano are missing from this installation") as caught:
+        _ = entry_of("nano").geometry
+    assert "pip install" in (caught.value.hint or "")
+    assert entry_of(str(copied)).defaults is PAPER_DEFAULTS
 
 
 def test_llava_next_uses_its_own_template(tmp_path: Path) -> None:

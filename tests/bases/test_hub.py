@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +17,8 @@ from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFound
 
 from m2pt_cli.bases.hub import fetch_adapter, fetch_base, fetch_config, fetch_texts
 from m2pt_cli.errors import AdapterError, DeviceError, UnavailableError
+
+from ..hub_server import HubServer
 
 REPO = "somebody/llava"
 Files = dict[str, int]
@@ -87,6 +91,23 @@ def test_a_complete_cache_needs_no_network(cache: Path, bases: Callable[..., Pat
     assert fetch_base(REPO) == fetch_config(REPO) == snapshot
 
 
+def test_what_was_downloaded_is_found_again_offline(tmp_path: Path, bases: Callable[..., Path]) -> None:
+    shutil.copytree(bases(), tmp_path / "hub" / "models" / REPO)
+    code = f"from m2pt_cli.bases.hub import fetch_base; print(fetch_base({REPO!r}))"
+    with HubServer(tmp_path / "hub") as server:
+        environment = server.environment(tmp_path / "home")
+        places = [run_python(code, environment)]
+    places.append(run_python(code, {**environment, "HF_HUB_OFFLINE": "1"}))
+    assert places[0] == places[1] and (Path(places[0]) / "model.safetensors").is_file()
+
+
+def run_python(code: str, environment: dict[str, str]) -> str:
+    """What a process of its own prints: huggingface_hub reads its environment at import."""
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
 def test_an_incomplete_cache_is_not_enough(cache: Path, bases: Callable[..., Path]) -> None:
     fill(cache, bases(), without="model.safetensors")
     assert fetch_config(REPO)
@@ -112,7 +133,7 @@ def test_only_safetensors_and_texts_are_downloaded(cache: Path, online: Callable
         "model-00002-of-00002.safetensors",
         "tokenizer.model",
     ]
-    assert asked[0]["revision"] == "abc"
+    assert asked[0]["revision"] == "main"
     assert len(told) == 1
     for part in (REPO, "2.0 GB", str(cache), "free"):
         assert part in told[0]

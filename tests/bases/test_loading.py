@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.utils import logging
 
 from m2pt_cli.bases import loading
 from m2pt_cli.bases.catalog import entry_of
@@ -19,7 +20,8 @@ from m2pt_cli.bases.loading import load_base, load_base_processor
 from m2pt_cli.errors import DeviceError, SettingsError, UnavailableError
 
 
-def test_a_loaded_base(bases: Callable[..., Path], loaded: Any) -> None:
+def test_a_loaded_base(bases: Callable[..., Path]) -> None:
+    loaded = load_base(str(bases()), device="cpu")
     assert loaded.name == str(bases())
     assert loaded.fingerprint == base_fingerprint(bases())
     assert not loaded.model.training
@@ -53,7 +55,12 @@ def test_a_linear_projector_stays_one_through_saving(bases: Callable[..., Path],
 
 
 def test_loading_is_silent(bases: Callable[..., Path], capfd: pytest.CaptureFixture[str]) -> None:
-    load_base(str(bases()), device="cpu")
+    logging.enable_progress_bar()
+    try:
+        load_base(str(bases()), device="cpu")
+        assert logging.is_progress_bar_enabled(), "the user's own setting comes back"
+    finally:
+        logging.disable_progress_bar()
     assert capfd.readouterr() == ("", "")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from transformers.models.auto import image_processing_auto
 
 from m2pt_cli.bases.catalog import read_geometry
 from m2pt_cli.bases.loading import load_base
@@ -44,7 +45,16 @@ def test_official_tokens(bases: Callable[..., Path], loaded: Any) -> None:
         assert read_geometry(bases()).image_tokens(visual_tokens, prompts) == expected
 
 
-def test_images_go_through_pil(bases: Callable[..., Path], tmp_path: Path) -> None:
+def test_images_go_through_pil(bases: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Where torchvision is missing transformers falls back to PIL by itself: what is asked for counts.
+    asked: list[Any] = []
+    resolve = image_processing_auto._resolve_backend
+
+    def spy(backend: str | None, *arguments: Any) -> str:
+        asked.append(backend)
+        return str(resolve(backend, *arguments))
+
+    monkeypatch.setattr(image_processing_auto, "_resolve_backend", spy)
     for options in ({}, {"tower": "siglip"}, {"tiles": True}):
         folder = Path(shutil.copytree(bases(**options), tmp_path / "-".join(["x", *options])))
         file = folder / "processor_config.json"
@@ -55,6 +65,7 @@ def test_images_go_through_pil(bases: Callable[..., Path], tmp_path: Path) -> No
         file.write_text(json.dumps(said))
         processor = load_processor(folder, read_geometry(folder))
         assert type(processor.image_processor).__name__ == f"{name}Pil"
+    assert asked and set(asked) == {"pil"}
 
 
 def test_files_of_older_releases(bases: Callable[..., Path], copied: Path) -> None:
