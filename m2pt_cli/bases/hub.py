@@ -96,7 +96,8 @@ def _download(repo_id: str, choose: Callable[[str, dict[str, int]], list[str]], 
             "set HF_HOME to a folder on a larger disk, or use --base nano",
         )
     with _bars_on_a_terminal_only():
-        return Path(snapshot_download(repo_id, revision=info.sha, allow_patterns=names))
+        # By branch, not by commit: the cache then remembers the branch's commit and is found again offline.
+        return Path(snapshot_download(repo_id, revision="main", allow_patterns=names))
 
 
 @contextmanager
