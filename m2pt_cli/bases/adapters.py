@@ -113,6 +113,8 @@ def attach_adapter(loaded: LoadedBase, info: AdapterInfo, *, name: str = "defaul
     Raises:
         AdapterError: the adapter does not fit this base; the message names both sides.
     """
+    if loaded.adapter is not None:
+        raise AdapterError(f"the model holds the adapter {loaded.adapter.name} already", "detach_adapter takes it out")
     _require_same_base(loaded, info)
     from m2pt_cli.bases.attachment import load_peft_model
     from m2pt_cli.bases.processor import set_visual_tokens

@@ -28,9 +28,7 @@ _METHOD = "Method"
 
 def command(
     base: options.BaseOption = None,
-    adapter: Annotated[
-        str | None, typer.Option("--adapter", metavar="A", help="Count this adapter, a folder or a Hub id, instead.")
-    ] = None,
+    adapter: options.AdapterOption = None,
     method: Annotated[
         str | None,
         typer.Option(

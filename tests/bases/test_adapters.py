@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -168,6 +169,9 @@ def test_attached_it_acts_and_detached_the_base_is_as_before(
     batch = loaded.processor(text="<image>", images=IMAGE)
     assert len(batch["input_ids"][0]) == (9 if method == "lora" else 11)
     assert (logits(loaded, model) - before).abs().max() > 0.1
+    with pytest.raises(AdapterError, match="holds the adapter a already"):
+        info = read_adapter(str(folder))
+        attach_adapter(dataclasses.replace(loaded, model=model, adapter=info), info)
     detach_adapter(loaded, model)
     assert torch.equal(logits(loaded, loaded.model), before)
     assert not any("m2pt" in name or "lora" in name for name, _ in loaded.model.named_modules())
