@@ -79,9 +79,7 @@ AllowUrlOption = Annotated[bool, typer.Option("--allow-url", help="Allow images 
 JsonOption = Annotated[
     bool, typer.Option("--json", help="JSON on stdout, errors as JSON on stderr.", rich_help_panel=_OUTPUT)
 ]
-QuietOption = Annotated[
-    bool, typer.Option("--quiet", help="Nothing on stderr but errors.", rich_help_panel=_OUTPUT)
-]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="Nothing on stderr but errors.", rich_help_panel=_OUTPUT)]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="More detail on stderr.", rich_help_panel=_OUTPUT)]
 OutputDirOption = Annotated[
     Path | None, typer.Option("--output-dir", metavar="DIR", help="Folder to write.", rich_help_panel=_OUTPUT)
