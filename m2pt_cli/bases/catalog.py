@@ -11,7 +11,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from m2pt_cli.bases.geometry import Geometry, TextGeometry, VisionGeometry, geometry_from_config
+from m2pt_cli.bases.config import geometry_from_config
+from m2pt_cli.bases.geometry import Geometry, TextGeometry, VisionGeometry
 from m2pt_cli.errors import UnavailableError
 from m2pt_cli.settings import closest
 

@@ -16,10 +16,11 @@ import torch
 import transformers
 
 from m2pt_cli.bases.catalog import BaseEntry, entry_of
+from m2pt_cli.bases.config import MODEL_CLASSES
 from m2pt_cli.bases.device import choose_device, choose_dtype, said_device, set_seed, set_threads
 from m2pt_cli.bases.fingerprint import base_fingerprint
 from m2pt_cli.bases.folder import base_tensors, require_base_files
-from m2pt_cli.bases.geometry import MODEL_CLASSES, Geometry
+from m2pt_cli.bases.geometry import Geometry
 from m2pt_cli.bases.hub import fetch_base, fetch_texts, gigabytes
 from m2pt_cli.bases.linear_projector import linear_projector
 from m2pt_cli.bases.processor import load_processor, quiet_transformers, set_visual_tokens

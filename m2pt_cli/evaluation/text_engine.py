@@ -11,8 +11,8 @@ import torch
 
 from m2pt_cli.answering.engine import AnswerEngine, Decoding, Question, Reply
 from m2pt_cli.bases.catalog import find_base
+from m2pt_cli.bases.config import MODEL_CLASSES
 from m2pt_cli.bases.device import choose_device, choose_dtype
-from m2pt_cli.bases.geometry import MODEL_CLASSES
 from m2pt_cli.bases.hub import fetch_config
 from m2pt_cli.bases.loading import load_base
 from m2pt_cli.bases.processor import quiet_transformers

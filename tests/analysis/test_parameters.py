@@ -21,7 +21,8 @@ from m2pt_cli.analysis.parameters import (
 )
 from m2pt_cli.bases.adapters import read_adapter
 from m2pt_cli.bases.catalog import LLAVA_15_7B, LLAVA_15_13B, LLAVA_V1_7B
-from m2pt_cli.bases.geometry import Geometry, geometry_from_config
+from m2pt_cli.bases.config import geometry_from_config
+from m2pt_cli.bases.geometry import Geometry
 from m2pt_cli.errors import AdapterError, SettingsError
 from m2pt_cli.settings import METHODS
 
