@@ -25,6 +25,12 @@ def test_every_name_matches_itself_however_it_is_written(names: tuple[str, ...])
             assert match_class(answer, names) == name, answer
 
 
+def test_the_longest_name_wins_and_then_the_first_one() -> None:
+    names = ("palm", "palm_tree", "tree")
+    assert match_class("a palm tree", names) == "palm_tree"
+    assert match_class("a tree, perhaps a palm", names) == "tree"
+
+
 @pytest.mark.parametrize(
     ("answer", "name"),
     [

@@ -130,6 +130,11 @@ def test_the_papers_benchmarks_come_from_the_hub_once(root: Path, tmp_path: Path
         again, offline = _load(hub, root, tmp_path, *names, HF_HUB_OFFLINE="1")
         assert again == results and len(hub.requests) == before and offline["said"] == []
         assert all(offline["cached"][name] for name in names)
+        # A cache that holds one of two shards does not hold the data set.
+        (shard,) = tmp_path.glob("hub/datasets--lmms-lab--MME/snapshots/*/data/test-00001-*")
+        shard.unlink()
+        _, partial = _load(hub, root, tmp_path, HF_HUB_OFFLINE="1")
+        assert not partial["cached"]["mme"] and partial["cached"]["pope"]
 
 
 def test_a_broken_connection_is_resumed(root: Path, tmp_path: Path) -> None:

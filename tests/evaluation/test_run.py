@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from m2pt_cli.answering.engine import AnswerEngine
 from m2pt_cli.errors import GenerationError, InputError, Interrupted, SettingsError, UnavailableError
 from m2pt_cli.evaluation import folder as folder_module
 from m2pt_cli.evaluation.events import Notice, Progress
@@ -70,12 +72,16 @@ def test_a_run_writes_its_files_and_reports(settings: Callable[..., EvalSettings
     assert [event.done for event in progress] == list(range(37)) and progress[-1].total == 36
 
 
-def test_a_rerun_asks_nothing_and_another_run_is_refused(settings: Callable[..., EvalSettings], tmp_path: Path) -> None:
+def test_a_rerun_asks_nothing_and_another_run_is_refused(
+    settings: Callable[..., EvalSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
     run_evaluation(settings(out))
     before = _predictions(out), _results(out)
     events: list[Notice | Progress] = []
-    run_evaluation(settings(out), events=events.append)
+    with monkeypatch.context() as patched:
+        patched.setattr(AnswerEngine, "_run", lambda *arguments: pytest.fail("a question was asked again"))
+        run_evaluation(settings(out), events=events.append)
     assert (_predictions(out), _results(out)) == before and _resumed(out) == 36
     assert [event.done for event in events if isinstance(event, Progress)] == [36]
     with pytest.raises(SettingsError, match="max_new_tokens was 4, now 3"):
@@ -83,6 +89,22 @@ def test_a_rerun_asks_nothing_and_another_run_is_refused(settings: Callable[...,
     assert (_predictions(out), _results(out)) == before
     run_evaluation(settings(out, max_new_tokens=3, overwrite=True))
     assert _resumed(out) == 0
+
+
+def test_questions_that_changed_under_the_same_ids_are_asked_again(
+    settings: Callable[..., EvalSettings], questions: Path, tmp_path: Path
+) -> None:
+    lines = questions.read_text().splitlines(keepends=True)
+    file = tmp_path / "noise.jsonl"
+    file.write_text("".join(lines))
+    make = {"bench": (str(file),), "images": (questions.parent,)}
+    run_evaluation(settings(tmp_path / "out", **make))
+    changed = [line.replace("Is it a dog", "Is it a red cat") for line in lines]
+    file.write_text("".join(changed))
+    run_evaluation(settings(tmp_path / "out", **make))
+    assert _resumed(tmp_path / "out") == 24
+    run_evaluation(settings(tmp_path / "fresh", **make))
+    assert _predictions(tmp_path / "out") == _predictions(tmp_path / "fresh")
 
 
 def test_shuffled_images_change_the_answers_and_stand_beside(
@@ -241,10 +263,14 @@ def test_two_processes_give_what_one_gives(settings: Callable[..., EvalSettings]
     def work(rank: int) -> None:
         os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
         counts: list[Progress] = []
-        run_evaluation(
-            settings(out, shuffle_images=True),
-            events=lambda event: counts.append(event) if isinstance(event, Progress) else None,
-        )
+
+        def note(event: Notice | Progress) -> None:
+            if isinstance(event, Progress):
+                counts.append(event)
+                # The second process is late: the first one has to wait for it.
+                time.sleep(0.4 if rank == 1 and event.done == event.total else 0)
+
+        run_evaluation(settings(out, shuffle_images=True), events=note)
         (tmp_path / f"asked-{rank}").write_text(str(counts[-1].done))
 
     children = [forked.start(lambda rank=rank: work(rank)) for rank in range(2)]
