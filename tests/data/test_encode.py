@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from m2pt_cli.data.chat import get_template
 from m2pt_cli.data.collate import ImagePreparer
@@ -82,6 +84,16 @@ def test_the_prompt_at_inference_is_how_training_began(kind: str, name: str) -> 
     assert result.input_ids[: len(prompt)] == prompt
     # The first supervised token is the first that the model has to produce.
     assert next(i for i, label in enumerate(result.labels) if label != -100) == len(prompt)
+
+
+def test_a_token_that_begins_before_the_answer_is_supervised_too() -> None:
+    words = {word: number for number, word in enumerate(["<unk>", "USER: Why?", "ASSISTANT: Yes", "</s>"])}
+    raw = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.Split(Regex(r"ASSISTANT: \w+"), "isolated")
+    own = PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="<unk>", eos_token="</s>")
+    turns = [Turn("user", "Why?"), Turn("assistant", "Yes")]
+    result = encode_conversation(turns, get_template("plain"), own, image_token_id=9)
+    assert result.input_ids[-2:] == result.labels[-2:] == [2, 3] and result.labels[0] == -100
 
 
 def test_a_template_that_writes_bos_itself_has_it_once() -> None:
