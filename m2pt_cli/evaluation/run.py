@@ -62,6 +62,9 @@ def run_evaluation(settings: EvalSettings, *, events: Events = ignore) -> EvalRe
         report=lambda text: events(Notice(text)),
     )
     items = {bench.name: bench.items(request) for bench in benchmarks}
+    if settings.shuffle_images:
+        for members in items.values():
+            shuffle_images(members, seed=settings.seed)
     # The first import of torch: everything that can be wrong without a model has been checked.
     from m2pt_cli.bases.loading import load_base, set_seed, set_threads
 

@@ -168,3 +168,23 @@ def test_half_of_the_shards_is_not_a_data_set() -> None:
     assert all(_has_all_shards(name, names) for name in names)
     assert not any(_has_all_shards(name, names[:2]) for name in names[:2])
     assert _has_all_shards("test.jsonl", ["test.jsonl"])
+
+
+@pytest.mark.slow
+def test_the_papers_table_is_one_command(root: Path, tiny_base: Path, tmp_path: Path) -> None:
+    options = ["--base", str(tiny_base), "--template", "plain", "--images", str(root / "coco"), "--json"]
+    command = [sys.executable, "-m", "m2pt_cli", "eval", "--bench", "paper", "--output-dir", str(tmp_path / "out")]
+    with HubServer(root) as hub:
+        environment = hub.environment(tmp_path / "home")
+        done = subprocess.run([*command, *options], capture_output=True, text=True, env=environment, check=False)
+        blind = subprocess.run(
+            [*command, *options, "--shuffle-images"], capture_output=True, text=True, env=environment, check=False
+        )
+    assert done.returncode == 0, done.stderr
+    content = json.loads(done.stdout)
+    names = ["mme", "pope", "vsr", "snli-ve", "cifar10", "cifar100", "mnist", "textvqa"]
+    assert list(content["benchmarks"]) == names
+    parts = [content["benchmarks"][name]["accuracy"] for name in names if name != "mme"]
+    assert content["mmavg"] == pytest.approx(100 * sum(parts) / 7) and content["scored_by"] == "rules"
+    # One image can't be shuffled, which is said before anything is asked.
+    assert blind.returncode == 2 and "at least two images" in blind.stderr and "answers" not in blind.stderr
