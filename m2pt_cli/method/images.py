@@ -7,14 +7,7 @@ from typing import Any
 import torch
 
 from m2pt_cli.method.config import M2PTConfig, MethodError
-from m2pt_cli.method.prefix import with_gradient
 from m2pt_cli.method.prompts import PromptedAttention
-
-
-def keep_gradient(encoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Forward pre-hook of the vision encoder: reentrant checkpointing needs an input with a gradient."""
-    kwargs["inputs_embeds"] = with_gradient(encoder, kwargs["inputs_embeds"])
-    return args, kwargs
 
 
 def add_visual_tokens(tower: Any, args: tuple[Any, ...], output: Any) -> Any:

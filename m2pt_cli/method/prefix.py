@@ -107,8 +107,10 @@ def add_textual_prompts(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any
                 "call `eval()` first, or pass use_cache=False",
             )
         kwargs["use_cache"] = False
-        if kwargs.get("inputs_embeds") is not None:
-            kwargs["inputs_embeds"] = with_gradient(model, tokens)
+        if kwargs.get("inputs_embeds") is not None and not tokens.requires_grad and torch.is_grad_enabled():
+            # A reentrant checkpoint passes gradients to the prompts inside only if its input has one. transformers sees
+            # to that for tokens that it embeds itself.
+            kwargs["inputs_embeds"] = tokens.detach().requires_grad_(True)
     else:
         use_cache = kwargs.get("use_cache")
         if cache is None and (model.config.use_cache if use_cache is None else use_cache):
@@ -218,16 +220,9 @@ def attention_form(
     return torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)
 
 
-def is_checkpointing(model: Any) -> bool:
-    """Whether the layers of a language model or vision encoder run under gradient checkpointing now."""
-    return model.training and model.layers[0].gradient_checkpointing
-
-
-def with_gradient(model: Any, hidden: Tensor) -> Tensor:
-    """``hidden``, such that reentrant checkpointing, which looks at inputs alone, passes gradients to the prompts."""
-    if hidden.requires_grad or not torch.is_grad_enabled() or not is_checkpointing(model):
-        return hidden
-    return hidden.detach().requires_grad_(True)
+def is_checkpointing(language_model: Any) -> bool:
+    """Whether layers run under gradient checkpointing now: all of them, or every n-th."""
+    return language_model.training and any(layer.gradient_checkpointing for layer in language_model.layers)
 
 
 def _with_front(mask: Tensor, prompts: int, real_keys: int, visible: bool | float) -> Tensor:

@@ -14,7 +14,7 @@ from torch import nn
 
 from m2pt_cli.method.architecture import check_official_tokens, read_architecture, resolve
 from m2pt_cli.method.config import PROJECTOR, M2PTConfig, MethodError
-from m2pt_cli.method.images import add_visual_tokens, check_images, keep_gradient
+from m2pt_cli.method.images import add_visual_tokens, check_images
 from m2pt_cli.method.interaction import ResidualInteraction, restore_originals, train_in_fp32
 from m2pt_cli.method.prefix import PromptedCache, active_adapter, add_textual_prompts, prefix_cache
 from m2pt_cli.method.prompts import IdleMLP, M2PTLayer, TextualPrompts, VisualPrompts, refuse_merge
@@ -202,7 +202,6 @@ def _hooks(model: Any) -> Iterator[tuple[dict[int, Any], Callable[..., Any], Cal
     for module, hook in (
         (model, check_alone),
         (llava, check_images),
-        (llava.vision_tower.encoder, keep_gradient),
         (llava.language_model, add_textual_prompts),
     ):
         yield module._forward_pre_hooks, partial(module.register_forward_pre_hook, with_kwargs=True), hook

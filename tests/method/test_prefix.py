@@ -14,7 +14,7 @@ from transformers import DynamicCache, StaticCache
 from m2pt_cli.method import MethodError, PromptedCache, prefix_cache, real_positions
 
 from . import reference
-from .cases import Case, make_case
+from .cases import Case, gradients, make_case
 
 TEXTUAL = 4
 TOKENS = 6
@@ -102,6 +102,24 @@ def test_embeddings_instead_of_ids(case: Case) -> None:
     given = {"inputs_embeds": embeddings, "attention_mask": batch["attention_mask"]}
     for options in ({}, {"use_cache": False}, {"past_key_values": case.model.base_model.prefix_cache(3)}):
         assert torch.equal(generate(case, given, **options), expected)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("every", [1, 2])
+def test_gradients_through_given_embeddings_under_checkpointing(reentrant: bool, every: int) -> None:
+    base = tiny_llava()
+    case = make_case(base, num_visual_prompts=0, num_textual_prompts=TEXTUAL, interaction="none")
+    batch = batch_for(base, [9, 6], images=[0, 0])
+    expected = gradients(case.trained(), reference.loss(case.reference_logits(batch), batch["labels"]))
+    layers = case.model.base_model.model.model.language_model.layers
+    case.model.base_model.model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    for index, layer in enumerate(layers):  # some layers alone, as newer versions of transformers offer
+        layer.gradient_checkpointing = index % every == every - 1
+    embeddings = case.base.get_input_embeddings()(batch.pop("input_ids")).detach()
+    case.model.train()(inputs_embeds=embeddings, **batch).loss.backward()
+    assert not embeddings.requires_grad
+    for name, parameter in case.trained().items():
+        torch.testing.assert_close(parameter.grad, expected[name], atol=2e-5, rtol=1e-3)
 
 
 def test_a_cache_filled_beforehand_loses_no_token(case: Case) -> None:

@@ -295,6 +295,17 @@ def test_fp32_adapter_on_a_narrow_base(dtype: torch.dtype, projector: str, tmp_p
     assert tokens.shape[1] == batch["input_ids"].shape[1] + 3
 
 
+def test_fp32_values_survive_lazy_loading_onto_a_narrow_base(tmp_path: Path) -> None:
+    wide = make_case(tiny_llava(projector="linear"), **SMALL, interaction="residual").model
+    wide.save_pretrained(tmp_path)
+    base = tiny_llava(projector="linear", dtype=torch.bfloat16)
+    model = PeftModel.from_pretrained(base, str(tmp_path), low_cpu_mem_usage=True)
+    for (_, p), (name, q) in zip(
+        adapter_parameters(model, "default"), adapter_parameters(wide, "default"), strict=True
+    ):
+        assert p.dtype == torch.float32 and torch.equal(p, q), name
+
+
 def test_autocast_trains() -> None:
     model = make_case(tiny_llava(), **SMALL).model.train()
     batch = batch_for(model, [8, 6])
