@@ -31,6 +31,12 @@ class RepoFiles:
     revision: str
     sizes: dict[str, int]
 
+    def size_of(self, name: str) -> int:
+        """The size of a file. Raises UnavailableError where it is gone."""
+        if name not in self.sizes:
+            raise UnavailableError(f"the data set {self.repo_id} holds no {name} any more", "--data FILE --images DIR")
+        return self.sizes[name]
+
 
 def list_files(repo_id: str, *, commit: str | None = None) -> RepoFiles:
     """The files of a data set, now or at a commit. Raises UnavailableError: no such data set, access or network."""
@@ -69,9 +75,7 @@ def download(repo: RepoFiles, name: str, *, report: Report) -> Path:
     if isinstance(held, str):
         return Path(held)
     place = Path(constants.HF_HUB_CACHE)
-    need = repo.sizes.get(name)
-    if need is None:
-        raise UnavailableError(f"the data set {repo.repo_id} holds no {name} any more", "--data FILE --images DIR")
+    need = repo.size_of(name)
     report(f"downloading {name} of {repo.repo_id}: {gigabytes(need)} to {place} ({gigabytes(free_bytes(place))} free)")
     require_free(place, need, what=f"{name} of {repo.repo_id}")
     with hub_errors(repo.repo_id):

@@ -66,11 +66,11 @@ def _bring_images(cached: Path, folder: Path, needed: Collection[str] | None, *,
     archive = cached / ARCHIVE
     if not archive.is_file():
         repo = list_files(REPO, commit=cached.name)
+        size = repo.size_of(ARCHIVE)
         if needed is not None and share <= _FETCHED_SHARE:
             _fetch_single(repo, folder, needed, report=report)
             return
         # The images are compressed already: unpacked they take about as much room as the archive.
-        size = repo.sizes.get(ARCHIVE, 0)
         need = size * (1 + share)
         report(
             f"vision-flan needs {gigabytes(need)}: {gigabytes(size)} of download and "
@@ -85,7 +85,7 @@ def _fetch_single(repo: RepoFiles, folder: Path, needed: Collection[str], *, rep
     """Unpack single members of the archive on the Hub: its table of contents and each image are range requests."""
     from huggingface_hub import HfFileSystem
 
-    size = gigabytes(repo.sizes.get(ARCHIVE, 0))
+    size = gigabytes(repo.size_of(ARCHIVE))
     report(f"fetching {len(needed):,} images out of {ARCHIVE} ({size}) without downloading it")
     with hub_errors(repo.repo_id):
         path = f"datasets/{repo.repo_id}@{repo.commit}/{ARCHIVE}"

@@ -103,11 +103,12 @@ def test_what_can_not_be_had_is_said_in_words(root: Path, tmp_path: Path) -> Non
         environment = server.environment(tmp_path / "home")
         missing, gated = run_driver(environment, ("no/such", None), ("some/gated", None))
         (root / "datasets" / REPO / ARCHIVE).unlink()
-        (gone,) = run_driver(environment, ("vision-flan", None))
+        gone, gone_too = run_driver(environment, ("vision-flan", None), ("vision-flan", 3))
     (unreachable,) = run_driver(server.environment(tmp_path / "empty"), ("vision-flan", None))
     assert missing["error"]["type"] == "UnavailableError"
     assert missing["error"]["message"] == "there is no data set no/such on the Hub, or it is private"
     assert gated["error"]["message"] == "the data set some/gated needs its owner's permission"
+    assert gone["error"] == gone_too["error"]
     assert gone["error"]["message"] == f"the data set {REPO} holds no {ARCHIVE} any more"
     assert unreachable["error"]["message"].startswith(f"the data set {REPO} can't be ")
     assert "--data demo" in unreachable["error"]["hint"]
