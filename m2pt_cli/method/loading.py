@@ -72,29 +72,30 @@ def read_adapter_config(folder: Path) -> tuple[PeftConfig, dict[str, str | None]
         raise AdapterError(f"{path} can't be read: {error}", "copy the adapter again") from error
     if not isinstance(stored, dict):
         raise AdapterError(f"{path} holds a {type(stored).__name__}, not a table of settings", "copy the adapter again")
-    inference = {key: stored.get(key) for key in INFERENCE_KEYS}
     kinds: dict[Any, type[PeftConfig]] = {"M2PT": M2PTConfig, "LORA": LoraConfig}
-    kind = kinds.get(stored.pop("peft_type", None) if isinstance(stored.get("peft_type"), str) else None)
-    if kind is None:
-        found = json.loads(path.read_text(encoding="utf-8")).get("peft_type")
+    found = stored.pop("peft_type", None)
+    if not isinstance(found, str) or found not in kinds:
         raise AdapterError(f"{path}: peft_type is {found!r}, not M2PT or LORA", "give an adapter made by `m2pt train`")
+    inference = {key: stored.get(key) for key in INFERENCE_KEYS}
     try:
-        return _config(kind, stored), inference
-    except (MethodError, TypeError, ValueError) as error:
+        for key, value in inference.items():
+            if value is not None and not isinstance(value, str):
+                raise MethodError(f"{key} must be a string or null, not {value!r}")
+        return _config(kinds[found], stored), inference
+    except (TypeError, ValueError) as error:
         raise AdapterError(f"{path}: {error}", "the adapter was changed by hand or made by another version") from error
 
 
 def _config(kind: type[PeftConfig], stored: dict[str, Any]) -> PeftConfig:
     known = {field.name for field in fields(kind) if field.init}
-    unknown = set(stored) - known
+    extra: set[str] = set()
     if kind is LoraConfig:
-        # A name to import, which no adapter of a LLaVA needs.
-        for name in ("megatron_config", "megatron_core"):
-            stored.pop(name, None)
-        unknown -= {*INFERENCE_KEYS, "visual_tokens"}
+        # m2pt adds what must be the same at inference; `megatron_core` is a module to import, of no use to a LLaVA.
+        extra = {*INFERENCE_KEYS, "visual_tokens", "megatron_config", "megatron_core"}
+    unknown = sorted(stored.keys() - known - extra)
     if unknown:
-        raise MethodError(f"unknown setting {sorted(unknown)[0]!r}")
-    return kind(**{name: value for name, value in stored.items() if name in known})
+        raise MethodError(f"unknown setting {unknown[0]!r}")
+    return kind(**{name: value for name, value in stored.items() if name in known - extra})
 
 
 def read_adapter(folder: Path) -> AdapterFiles:

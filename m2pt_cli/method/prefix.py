@@ -32,21 +32,21 @@ class PromptedCache(DynamicCache):
 
     Attributes:
         adapter: the adapter's name.
-        num_prompts: its k.
+        num_prompts: its k; 0 before the prompts are in.
     """
 
-    adapter: str
-    num_prompts: int
+    adapter = ""
+    num_prompts = 0
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        return max(0, super().get_seq_length(layer_idx) - self.num_prompts)
+        return super().get_seq_length(layer_idx) - self.num_prompts
 
     def get_query_offset(self, layer_idx: int = 0) -> int:
         return super().get_seq_length(layer_idx)
 
-    @property
-    def is_seeded(self) -> bool:
-        return self.get_query_offset() > 0
+    def reset(self) -> None:
+        super().reset()
+        self.num_prompts = 0
 
 
 def real_positions(mask: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ def add_textual_prompts(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any
     """
     name, prompts = active_adapter(model)
     cache = kwargs.get("past_key_values")
-    if isinstance(cache, PromptedCache) and cache.is_seeded and cache.adapter != name:
+    if isinstance(cache, PromptedCache) and cache.num_prompts and (cache.adapter, cache.num_prompts) != (name, prompts):
         raise MethodError(
             f"the cache begins with the prompts of adapter {cache.adapter!r}, but "
             + ("no adapter is active" if name is None else f"{name!r} is active"),
@@ -238,7 +238,7 @@ def _prompted(model: Any, cache: Cache, batch: int, dtype: torch.dtype) -> Promp
             f"M²PT puts its prompts in front of a growing cache, and a {type(cache).__name__} is none",
             "leave `cache_implementation` and `past_key_values` at their defaults",
         )
-    if isinstance(cache, PromptedCache) and cache.is_seeded:
+    if isinstance(cache, PromptedCache) and cache.num_prompts:
         return cache
     if cache.get_seq_length() > 0:
         raise MethodError(
@@ -252,10 +252,10 @@ def _seed(model: Any, cache: Cache, batch: int, dtype: torch.dtype) -> PromptedC
     # In place: the caller goes on with the cache it gave.
     cache.__class__ = PromptedCache
     assert isinstance(cache, PromptedCache)
-    name, cache.num_prompts = active_adapter(model)
-    assert name is not None
-    cache.adapter = name
     for index, layer in enumerate(model.layers):
         keys, values = layer.self_attn.rows(dtype)
         cache.update(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), index)
+    name, cache.num_prompts = active_adapter(model)
+    assert name is not None
+    cache.adapter = name
     return cache

@@ -65,11 +65,9 @@ class M2PTModel(BaseTuner):
             )
         config = copy.copy(config)
         config.interaction = resolve(config, architecture)
-        kinds = {c.interaction for c in self.peft_config.values() if isinstance(c, M2PTConfig)} & {"residual"}
-        if {config.interaction, *kinds} >= {"projector", "residual"} or (
-            config.interaction == "residual"
-            and isinstance(model.get_submodule(f"model.{PROJECTOR}"), ModulesToSaveWrapper)
-        ):
+        # PEFT can't train a wrapped module whole, nor a wrapper beside a module that is trained whole.
+        refused: dict[str, type[nn.Module]] = {"residual": ModulesToSaveWrapper, "projector": ResidualInteraction}
+        if type(model.model.multi_modal_projector) is refused.get(config.interaction):
             raise MethodError(
                 "adapters with interaction='projector' and with 'residual' can't share a model",
                 "load them into two models, or give both the same interaction",

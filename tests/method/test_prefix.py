@@ -209,6 +209,29 @@ def test_caches_that_would_go_wrong(case: Case) -> None:
     assert generate(case, batch, use_cache=False).shape == (3, TOKENS)
 
 
+def test_a_cache_that_was_reset_serves_any_adapter_and_the_base(case: Case) -> None:
+    cache = case.model.base_model.prefix_cache(3)
+    cache.reset()
+    # What `reset` does to the layers differs between versions of transformers.
+    cache.layers = DynamicCache(config=case.base.config.text_config).layers
+    batch = ask(case)
+    with torch.no_grad():
+        with case.model.disable_adapter():
+            expected = case.base(**batch).logits
+            assert torch.equal(case.model(**batch, past_key_values=cache).logits, expected)
+            assert cache.get_seq_length() == batch["input_ids"].shape[1]
+        cache.layers = DynamicCache(config=case.base.config.text_config).layers
+        expected = case.model(**batch).logits
+        assert torch.equal(case.model(**batch, past_key_values=cache).logits, expected)
+
+
+@pytest.mark.parametrize("options", [{"prompt_lookup_num_tokens": 3}, {"prefill_chunk_size": 4}])
+def test_other_ways_to_generate(case: Case, options: dict[str, Any]) -> None:
+    ids = torch.tensor([[1, 7, 8, 9, 7, 8, 9, 7, 8, 9, 7]])
+    expected = generate(case, {"input_ids": ids}, max_new_tokens=12)
+    assert torch.equal(generate(case, {"input_ids": ids}, max_new_tokens=12, **options), expected)
+
+
 def packed_mask(lengths: list[int]) -> Tensor:
     """Each text of a row sees itself alone: ``(1, 1, n, n)``."""
     owner = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))

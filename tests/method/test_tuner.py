@@ -160,8 +160,13 @@ def test_disabled_deleted_and_unloaded_are_the_base(projector: str) -> None:
     expected = logits(base, batch)
     model = make_case(base, **SMALL, train_lm_head=True).model
     assert (logits(model, batch) - expected).abs().max() > 0.1
+    tower = model.base_model.model.model.vision_tower
     with model.disable_adapter():
         assert torch.equal(logits(model, batch), expected)
+        # Also of the layer that no image feature depends on.
+        found = tower(batch["pixel_values"]).last_hidden_state
+        bare_tower = tiny_llava(projector=projector).model.vision_tower
+        assert torch.equal(found, bare_tower(batch["pixel_values"]).last_hidden_state)
         assert torch.equal(
             model.generate(**batch, max_new_tokens=4),
             tiny_llava(projector=projector).generate(**batch, max_new_tokens=4),
@@ -197,6 +202,9 @@ def test_transformers_own_loader(tmp_path: Path) -> None:
         torch.testing.assert_close(logits(model, batch), logits(other.model, batch))
         model.set_adapter("first")
         torch.testing.assert_close(logits(model, batch), logits(case.model, batch))
+        with pytest.raises(MethodError, match="one M²PT adapter can be active at a time, not first, second"):
+            model.set_adapter(["first", "second"])
+        model.set_adapter("first")
         model.disable_adapters()
         assert torch.equal(logits(model, batch), expected)
         model.enable_adapters()
