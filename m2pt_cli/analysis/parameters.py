@@ -137,7 +137,7 @@ def _projector(geometry: Geometry, group: str) -> Iterator[Weight]:
 
 
 def count_parameters(base: str, geometry: Geometry, recipe: Recipe) -> ParameterCounts:
-    """Count what ``recipe`` trains on a base of this geometry (PAPER.md, section 3).
+    """Count what ``recipe`` trains on a base of this geometry.
 
     ``bytes`` is the size of ``adapter_model.safetensors`` to the byte; of ``full``, which saves a model folder, the
     size of all weights in fp32.

@@ -295,7 +295,7 @@ def default_batch_tokens(loaded: LoadedBase) -> int:
     A token costs its keys and values in every layer and, while it passes through, a few activations of the MLP.
     """
     if loaded.device.type != "cuda":
-        return 4096
+        return 1024
     free, _ = torch.cuda.mem_get_info(loaded.device)
     text = loaded.model.config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads

@@ -150,7 +150,7 @@ LLAVA_V1_7B = _llava(_clip_large(224), _llama(32000), "linear")
 LLAVA_15_7B = _llava(_clip_large(336), _llama(32064), "mlp")
 LLAVA_15_13B = _llava(_clip_large(336), _llama(32064, wide=True), "mlp")
 
-# The authors' training script (PAPER.md, section 4); VPT and PTUM lengths from section 3. The learning rates of lora
+# The authors' training script; VPT and PTUM lengths from section 3. The learning rates of lora
 # and full are those of the LLaVA-1.5 release.
 PAPER_DEFAULTS = BaseDefaults(
     visual_prompts=20,

@@ -177,7 +177,7 @@ class Geometry:
         return sum(self.group_sizes.values())
 
     def image_tokens(self, visual_tokens: str, num_visual_prompts: int) -> int:
-        """Tokens that one image takes in the language model (PAPER.md, section 2).
+        """Tokens that one image takes in the language model.
 
         ``patches``: the base's own number. ``official``: one token is dropped, so prompts and CLS arrive as well;
         with no prompts that is the base's own number again.

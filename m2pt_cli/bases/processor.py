@@ -37,7 +37,7 @@ def load_processor(folder: Path, geometry: Geometry) -> Any:
 
 
 def set_visual_tokens(processor: Any, model: Any, visual_tokens: str = "patches", num_visual_prompts: int = 0) -> None:
-    """Make the processor write ``<image>`` as often as the features have rows (PAPER.md, section 2).
+    """Make the processor write ``<image>`` as often as the features have rows.
 
     Args:
         model: the base, or a PeftModel of it; only its config is read.

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from m2pt_cli.evaluation.rows import Item, Mark, Row
 
-# The LLaVA-1.5 protocol's request, put behind a question (CONTRACT: wording "m2pt-1").
+# The LLaVA-1.5 protocol's request, put behind a question (wording "m2pt-1").
 SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
 
 

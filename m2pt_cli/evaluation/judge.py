@@ -1,4 +1,4 @@
-"""A language model as the judge of free answers, as in the paper (PAPER.md, section 5).
+"""A language model as the judge of free answers, as in the paper.
 
 The judge sees question, reference and prediction, and says yes or no; only the tokens it *adds* are read (the official
 script decoded its own prompt, which holds a "Yes", so everything was right). Verdicts are journaled like answers.

@@ -1,4 +1,4 @@
-"""MMAvg, the paper's headline number (PAPER.md section 5)."""
+"""MMAvg, the paper's headline number."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def test_methods_on_known_bases(geometry: Geometry, recipe: Recipe, trainable: i
 
 def test_prompts_of_unread_layers_have_no_effect() -> None:
     assert without_effect(LLAVA_V1_7B, Recipe()) == 20 * 1024
-    # The authors' tokens: row 0 of the last layer's prompts is dropped (PAPER.md, section 2).
+    # The authors' tokens: row 0 of the last layer's prompts is dropped.
     assert without_effect(LLAVA_V1_7B, Recipe(visual_tokens="official")) == 1024
     assert without_effect(LLAVA_V1_7B, Recipe(visual_prompts=0)) == 0
     assert without_effect(LLAVA_V1_7B, Recipe(method="lora")) == 0

@@ -47,7 +47,7 @@ class Demo:
         return Mark(parsed, parsed is not None and parsed == parse_demo_answer(family, str(row.answer)))
 
     def scores(self, rows: Sequence[Row], protocol: str) -> dict[str, Any]:
-        """The block that CONTRACT.md names, with intervals, and what the code of MME and POPE makes of their likes.
+        """The block of ``results.json``, with intervals, and what the code of MME and POPE makes of their likes.
 
         ``majority`` is what guessing scores: always the commonest answer, or any choice.
         """
