@@ -20,7 +20,16 @@ from stage import Run
 from tower import train_tower
 from words import BOS, EOS, IMAGE, PAD, vocabulary
 
-STEPS = {"tower": 3000, "recall": 450, "toys": 800, "facts": 900, "talk": 1000, "naming": 200, "alignment": 2000}
+STEPS = {
+    "tower": 3000,
+    "recall": 450,
+    "toys": 800,
+    "facts": 900,
+    "talk": 400,
+    "naming": 200,
+    "alignment": 1000,
+    "describing": 600,
+}
 
 
 def main() -> None:
@@ -42,7 +51,8 @@ def main() -> None:
     train_decoder(run, model, steps)
     model.model.vision_tower.load_state_dict(tower.state_dict())
     train_naming(run, model, steps=steps["naming"])
-    train_alignment(run, model, steps=steps["alignment"])
+    train_alignment(run, model, "alignment", steps=steps["alignment"], rate=0.01, any_request=0.0)
+    train_alignment(run, model, "describing", steps=steps["describing"], rate=0.006, any_request=0.65)
     scores = all_scores(rounded(model))
     run.log("finished", scores=scores)
     export_nano(model, arguments.output, scores=scores, seed=run.seed, steps=steps)

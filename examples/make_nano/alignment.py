@@ -1,8 +1,9 @@
-"""Stages "naming" and "alignment": what the tower sees becomes words, then everything learns together.
+"""Stages "naming", "alignment" and "describing": what the tower sees becomes words, then all learns together.
 
 In "naming" the projector alone learns to place every image token near the decoder's own words for what its cell holds;
 it takes seconds, and without it the decoder ignores the image for a long time. In "alignment" the whole model learns
-captions and facts of images, and goes on with text, so that no skill is forgotten. No question is asked of an image.
+captions and facts of images, and goes on with text, so that no skill is forgotten. In "describing" it learns to do so
+whatever is said to it, as a LLaVA does after its first stage: no question about an image is ever answered.
 """
 
 from __future__ import annotations
@@ -81,16 +82,23 @@ def train_naming(run: Run, model: nn.Module, *, steps: int) -> None:
     train_stage(run, "naming", projector, [optimiser], loss_at, steps=steps, warmup=30)
 
 
-def _image_row(scene: Scene, rng: random.Random, amount: int) -> Row:
-    """A caption and facts of an image."""
-    caption = answered((rng.choice(CAPTION_REQUESTS), describe(scene)))
+def _image_row(scene: Scene, rng: random.Random, amount: int, *, any_request: float) -> Row:
+    """A caption and facts of an image; a share of the captions is given where something else was said."""
+    request = rng.choice(CAPTION_REQUESTS)
+    if any_request and rng.random() < any_request:
+        request = next((question for question, _ in ask(scene, rng, talk, 1)), request)
+    caption = answered((request, describe(scene)))
     return IMAGE_PREFIX, [caption, *(stated(text) for text in ask(scene, rng, fact, amount))]
 
 
 def train_alignment(
-    run: Run, model: nn.Module, *, steps: int, name: str = "alignment", rate: float = 0.01, rows: int = 48
+    run: Run, model: nn.Module, name: str, *, steps: int, rate: float, any_request: float, rows: int = 48
 ) -> None:
-    """Train everything on captions and facts of images; every third step on text."""
+    """Train everything on captions and facts of images; every third step on text.
+
+    Args:
+        any_request: the share of captions that are given whatever is said.
+    """
     decoder = list(model.model.language_model.named_parameters())
     matrices = [p for key, p in decoder if p.ndim == 2 and "embed" not in key]
     others = [p for key, p in decoder if p.ndim != 2 or "embed" in key]
@@ -107,7 +115,7 @@ def train_alignment(
             return loss, {"text": right}
         scenes = [any_scene(rng, digits=0.25) for _ in range(rows)]
         features = see(model, scenes, np.random.default_rng(rng.randrange(2**63)))
-        batch = pack([_image_row(scene, rng, 5) for scene in scenes])
+        batch = pack([_image_row(scene, rng, 5, any_request=any_request) for scene in scenes])
         loss, right = loss_of(model, batch, features)
         return loss, {"image": right}
 
