@@ -203,6 +203,7 @@ def attention_form(
         return None
     if mask is not None and mask.ndim == 4:
         if mask.is_floating_point():
+            # The lowest number of a wide type is -inf in a narrow one, and NaN in rows that see nothing (padding).
             limit = torch.finfo(dtype)
             visible = mask.clamp(limit.min, limit.max).to(dtype)
             return _with_front(visible, prompts, past + new, 0.0)

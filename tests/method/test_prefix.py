@@ -293,12 +293,19 @@ def test_packed_questions_behind_a_shared_cache(attention: str, counts_prompts: 
 def test_additive_mask_of_another_precision() -> None:
     case = make_case(tiny_llava(dtype=torch.bfloat16), num_visual_prompts=0, num_textual_prompts=TEXTUAL)
     row = batch_for(case.base, [6], images=[0])
-    lowest = torch.zeros(1, 1, 6, 6).masked_fill(~packed_mask([6]), torch.finfo(torch.float32).min)
+    lowest = torch.finfo(torch.float32).min
+    mask = torch.zeros(1, 1, 6, 6).masked_fill(~packed_mask([6]), lowest)
+    # The same with the prompts counted and a token of padding at the end, which sees nothing at all.
+    padded = torch.full((1, 1, 7, TEXTUAL + 7), lowest)
+    padded[..., :6, :-1] = torch.nn.functional.pad(mask, (TEXTUAL, 0))
+    ids = torch.nn.functional.pad(row["input_ids"], (0, 1))
     with torch.no_grad():
         expected = case.model(**row).logits
-        found = case.model(input_ids=row["input_ids"], attention_mask=lowest).logits
-    assert torch.isfinite(found).all()
+        found = case.model(input_ids=ids[:, :6], attention_mask=mask).logits
+        positions = torch.arange(TEXTUAL, TEXTUAL + 7)[None]
+        behind = case.model(input_ids=ids, attention_mask=padded, position_ids=positions).logits
     torch.testing.assert_close(found, expected, atol=0.1, rtol=0.05)
+    torch.testing.assert_close(behind[:, :6], expected, atol=0.1, rtol=0.05)
 
 
 def test_masks_that_fit_nothing(case: Case) -> None:

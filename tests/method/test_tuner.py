@@ -138,6 +138,9 @@ def test_several_adapters_of_different_lengths(projector: str) -> None:
         model.set_adapter(name)
         fill_adapter(model, seed=seed)
     assert model is not None
+    llava = model.base_model.model
+    listening = [llava, llava.model, llava.model.language_model]
+    assert [len(module._forward_pre_hooks) for module in listening] == [1, 1, 1]
     for name in ("b", "textual", "a", "visual"):
         model.set_adapter(name)
         torch.testing.assert_close(logits(model, batch), expected[name], atol=1e-5, rtol=1e-5)
@@ -312,6 +315,15 @@ def test_fp32_values_survive_lazy_loading_onto_a_narrow_base(tmp_path: Path) -> 
         adapter_parameters(model, "default"), adapter_parameters(wide, "default"), strict=True
     ):
         assert p.dtype == torch.float32 and torch.equal(p, q), name
+
+
+def test_the_base_may_be_moved_later() -> None:
+    """The prompts pass the layer norm that the base has now, not one it had when the adapter was put in."""
+    model = make_case(tiny_llava(), **SMALL).model
+    batch = batch_for(model, [8, 6])
+    expected = logits(model, batch)
+    batch["pixel_values"] = batch["pixel_values"].double()
+    torch.testing.assert_close(logits(model.double(), batch).float(), expected, atol=1e-4, rtol=1e-5)
 
 
 def test_autocast_trains() -> None:
