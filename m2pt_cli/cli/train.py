@@ -5,6 +5,7 @@ from __future__ import annotations
 from m2pt_cli.cli import options
 from m2pt_cli.cli import train_options as its
 from m2pt_cli.cli.output import Output
+from m2pt_cli.errors import Interrupted
 from m2pt_cli.settings import TrainSettings
 
 HELP = "Tune an adapter on images and conversations; the run directory is printed at the end."
@@ -67,7 +68,7 @@ def command(
     json: options.JsonOption = False,
     quiet: options.QuietOption = False,
     verbose: options.VerboseOption = False,
-) -> None:
+) -> int:
     flags = {
         key: value for key, value in locals().items() if key not in ("config", "dry_run", "json", "quiet", "verbose")
     }
@@ -84,16 +85,21 @@ def command(
         from m2pt_cli.cli.train_plan import show_plan
 
         show_plan(settings, output)
-        return
+        return 0
 
     from m2pt_cli.cli.progress import TrainProgress
     from m2pt_cli.training.run import run_training
 
-    with TrainProgress(output) as progress:
-        result = run_training(settings, events=progress)
-    if not is_first_process():
-        return
-    if output.is_json:
-        output.json(result)
-    else:
-        output.text(result.output_dir)
+    try:
+        with TrainProgress(output) as progress:
+            result = run_training(settings, events=progress)
+    except Interrupted as stop:
+        if is_first_process():
+            raise
+        return stop.exit_code  # the first process says it for all
+    if is_first_process():
+        if output.is_json:
+            output.json(result)
+        else:
+            output.text(result.output_dir)
+    return 0

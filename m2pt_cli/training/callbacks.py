@@ -85,7 +85,8 @@ class Recorder(TrainerCallback):
         if not state.is_world_process_zero or not logs or "loss" not in logs:
             return
         seconds = time.monotonic() - self.started
-        tokens = self.trainer.tokens_seen if self.trainer else 0
+        # Those of the other processes are like this one's.
+        tokens = self.trainer.tokens_seen * args.world_size if self.trainer else 0
         step = Step(
             step=state.global_step,
             epoch=round(state.epoch or 0.0, 6),

@@ -80,7 +80,7 @@ def finish(plan: Plan, prepared: Prepared, record: dict[str, Any], *, seconds: f
             parts=prepared.parts,
             total=prepared.total,
             seconds=seconds,
-            tokens=trainer.tokens_seen,
+            tokens=trainer.tokens_seen * trainer.args.world_size,
             memory=memory,
             bytes=result["bytes"],
         )

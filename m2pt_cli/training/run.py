@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from m2pt_cli.errors import DeviceError, InputError, Interrupted
 from m2pt_cli.records import TrainResult
 from m2pt_cli.settings import TrainSettings
-from m2pt_cli.training.distributed import agreed, connect, first_then_others, is_first_process
+from m2pt_cli.training.distributed import agreed, connect, first_then_others, is_first_process, process_count
 from m2pt_cli.training.events import Events, Notice, Started, ignore
 from m2pt_cli.training.plan import Plan, base_name, make_plan
 from m2pt_cli.training.run_folder import (
@@ -65,6 +65,7 @@ def run_training(settings: TrainSettings, *, events: Events = ignore) -> TrainRe
 def _run(plan: Plan, run_dir: Path, events: Events) -> TrainResult:
     settings = plan.settings
     record: dict[str, Any] = {"settings": kept_settings(settings), "data": plan.data, "versions": versions()}
+    record["processes"] = process_count()
     if settings.resume:
         require_same_run(run_dir, record)
         finished = _finished(plan, run_dir, events)

@@ -183,6 +183,8 @@ def require_same_run(folder: Path, mine: Mapping[str, Any]) -> None:
         now = (mine.get(section) or {}).get("fingerprint")
         if None not in (before, now) and before != now:
             faults.append(f"{what} has changed since the run began (fingerprint {str(before)[:12]} -> {str(now)[:12]})")
+    if mine.get("processes", 1) != theirs.get("processes", 1):
+        faults.append(f"it runs in {mine.get('processes', 1)} processes here and in {theirs.get('processes', 1)} there")
     if faults:
         raise SettingsError(
             f"{folder} can't be continued: {'; '.join(faults)}",

@@ -17,8 +17,11 @@ from m2pt_cli.cli.app import main
 
 Captured = pytest.CaptureFixture[str]
 QUICK = ["--device", "cpu", "--max-steps", "2", "--batch-size", "2", "--accumulation", "1", "--template", "plain"]
+
+
 # Child processes start elsewhere and must find this package.
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(m2pt_cli.__file__).parents[1])}
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(Path(m2pt_cli.__file__).parents[1])}
 
 
 @pytest.fixture(scope="module")
@@ -174,16 +177,15 @@ def test_data_is_checked_before_torch_is_imported() -> None:
     )
     arguments = ["train", "--data", "missing.json", "--base", "nano"]
     command = [sys.executable, "-c", script, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=ENVIRONMENT)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment())
     assert done.stdout == "3 []\n"
 
 
 def test_terminated_process_saves_a_checkpoint() -> None:
     arguments = ["--data", "data/data.json", "--output-dir", "run", *QUICK, "--max-steps", "100000"]
     command = [sys.executable, "-m", "m2pt_cli", "train", *arguments]
-    environment = os.environ | {"PYTHONPATH": str(Path(m2pt_cli.__file__).parents[1])}
     with subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
     ) as process:
         assert process.stderr is not None
         seen = next((line for line in process.stderr if line.startswith("step ")), None)
@@ -195,3 +197,26 @@ def test_terminated_process_saves_a_checkpoint() -> None:
     assert "error: stopped at step" in err and "hint: m2pt train --resume --output-dir run" in err
     assert "Traceback" not in err
     assert len(list(Path("run").glob("checkpoint-*"))) == 1
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(capsys: Captured) -> None:
+    arguments = ["--data", "data/data.json", "--device", "cpu", "--max-steps", "4", "--template", "plain",
+                 "--accumulation", "1", "--learning-rate", "0.01", "--validation", "data/data.json"]  # fmt: skip
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "m2pt_cli", "train"]
+    command = [*launch, *arguments, "--batch-size", "2", "--output-dir", "two"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "two\n"
+    assert done.stderr.count("training m2pt on") == 1
+    assert main(["train", *arguments, "--batch-size", "4", "--output-dir", "one", "--quiet"]) == 0
+    rows = [
+        [json.loads(line) for line in Path(name, "metrics.jsonl").read_text().splitlines()] for name in ("one", "two")
+    ]
+    for one, two in zip(*rows, strict=True):
+        assert one["step"] == two["step"]
+        for name in one.keys() & {"loss", "validation_loss", "grad_norm"}:
+            assert two[name] == pytest.approx(one[name], rel=1e-3)
+    capsys.readouterr()
+    assert main(["train", "--resume", "--output-dir", "two"]) == 2
+    assert "it runs in 1 processes here and in 2 there" in capsys.readouterr().err
