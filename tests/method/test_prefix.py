@@ -290,8 +290,10 @@ def test_packed_questions_behind_a_shared_cache(attention: str, counts_prompts: 
             torch.testing.assert_close(part, expected[:, past:], atol=1e-4, rtol=1e-5)
 
 
-def test_additive_mask_of_another_precision() -> None:
-    case = make_case(tiny_llava(dtype=torch.bfloat16), num_visual_prompts=0, num_textual_prompts=TEXTUAL)
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_additive_mask_of_another_precision(attention: str) -> None:
+    base = tiny_llava(dtype=torch.bfloat16, attention=attention)
+    case = make_case(base, num_visual_prompts=0, num_textual_prompts=TEXTUAL)
     row = batch_for(case.base, [6], images=[0])
     lowest = torch.finfo(torch.float32).min
     mask = torch.zeros(1, 1, 6, 6).masked_fill(~packed_mask([6]), lowest)
