@@ -6,17 +6,18 @@ transformers' ``generate``. A question that fails is a reply with an error; the 
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from transformers.generation.streamers import BaseStreamer
 
 from m2pt_cli.answering.packed import answer_rows
-from m2pt_cli.answering.plan import Row, plan_batches, plan_rows
+from m2pt_cli.answering.plan import Row, padded_tokens, plan_batches, plan_rows
 from m2pt_cli.data.chat import ChatTemplate, get_template
 from m2pt_cli.data.collate import ImagePreparer, join_images
 from m2pt_cli.data.encode import encode_prompt
@@ -26,8 +27,12 @@ from m2pt_cli.errors import M2PTError
 if TYPE_CHECKING:
     from m2pt_cli.bases.loading import LoadedBase
 
+Prepared = TypeVar("Prepared")
+
 # Prepared image batches that wait for the model: enough to hide decoding, few enough to bound memory.
 _AHEAD = 2
+# Threads that open images, at most: PIL decodes and scales without the interpreter's lock, so they share the cores.
+_MOST_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -124,11 +129,14 @@ class AnswerEngine:
             for batch in plan_batches(rows, batch_tokens=self.batch_tokens)
             if any(able[member].id not in known_ids for row in batch for member in row.members)
         ]
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="images") as pool:
-            for batch, images in _ahead(pool, batches, lambda batch: self._open(batch, able)):
-                for reply in self._answer_batch(batch, images, able):
-                    if reply.question.id not in known_ids:
-                        yield reply
+        with ThreadPoolExecutor(max_workers=_image_threads(), thread_name_prefix="images") as pool:
+            try:
+                for batch, images in _ahead(pool, batches, lambda row: self._open(row, able)):
+                    for reply in self._answer_batch(batch, images, able):
+                        if reply.question.id not in known_ids:
+                            yield reply
+            finally:  # whoever stops early does not wait for images that nobody will look at
+                pool.shutdown(wait=False, cancel_futures=True)
 
     def encode(self, question: Question) -> list[int]:
         """Token ids of a question's whole prompt, ending where the answer begins."""
@@ -151,15 +159,12 @@ class AnswerEngine:
             return Reply(question, None, error.message)
         return Reply(question, self._decode(tokens[0]))
 
-    def _open(self, batch: Sequence[Row], questions: Sequence[Question]) -> list[dict[str, torch.Tensor] | str]:
-        """Per row its prepared images, or what is wrong with them."""
-        opened: list[dict[str, torch.Tensor] | str] = []
-        for row in batch:
-            try:
-                opened.append(self.images.prepare(questions[row.members[0]].images))
-            except M2PTError as error:
-                opened.append(error.message)
-        return opened
+    def _open(self, row: Row, questions: Sequence[Question]) -> dict[str, torch.Tensor] | str:
+        """A row's prepared images, or what is wrong with them."""
+        try:
+            return self.images.prepare(questions[row.members[0]].images)
+        except M2PTError as error:
+            return error.message
 
     def _answer_batch(
         self, batch: Sequence[Row], images: Sequence[dict[str, torch.Tensor] | str], questions: Sequence[Question]
@@ -171,31 +176,37 @@ class AnswerEngine:
             else:
                 rows.append(row)
                 inputs.append(prepared)
-        if not rows:
-            return
+        # A batch that memory held once is planned anew when memory turned out to be smaller.
+        start = 0
+        for part in plan_batches(rows, batch_tokens=self.batch_tokens):
+            yield from self._answer_part(part, inputs[start : start + len(part)], questions)
+            start += len(part)
+
+    def _answer_part(
+        self, rows: Sequence[Row], inputs: Sequence[dict[str, torch.Tensor]], questions: Sequence[Question]
+    ) -> Iterator[Reply]:
+        """Answer rows at once; in smaller parts where that fails, down to what fails alone."""
         try:
             answers = self._run(rows, inputs, questions)
         except torch.OutOfMemoryError as error:
-            if len(rows) == 1:
-                yield from (Reply(questions[member], None, _first_line(error)) for member in rows[0].members)
-                return
-            half = len(rows) // 2
-            torch.cuda.empty_cache()
-            self.report(f"out of memory: a batch of {len(rows)} rows is answered in halves")
-            self.batch_tokens = max(1, self.batch_tokens // 2)
-            yield from self._answer_batch(rows[:half], inputs[:half], questions)
-            yield from self._answer_batch(rows[half:], inputs[half:], questions)
-            return
+            failure, parts = _first_line(error), _halves(rows, inputs)
+            if parts:
+                self.batch_tokens = max(1, padded_tokens(rows) // 2)
+                self.report(f"out of memory: a batch of {_size(rows)} is answered in halves")
         except (RuntimeError, ValueError) as error:
-            if len(rows) > 1:
-                for row, prepared in zip(rows, inputs, strict=True):
-                    yield from self._answer_batch([row], [prepared], questions)
-                return
-            yield from (Reply(questions[member], None, _first_line(error)) for member in rows[0].members)
+            failure = _first_line(error)
+            parts = [([row], [one]) for row, one in zip(rows, inputs, strict=True)] if len(rows) > 1 else []
+        else:
+            for row, row_answers in zip(rows, answers, strict=True):
+                for member, tokens in zip(row.members, row_answers, strict=True):
+                    yield Reply(questions[member], self._decode(tokens))
             return
-        for row, row_answers in zip(rows, answers, strict=True):
-            for member, tokens in zip(row.members, row_answers, strict=True):
-                yield Reply(questions[member], self._decode(tokens))
+        # Out here the exception is gone, and with it the frames whose tensors filled the memory.
+        torch.cuda.empty_cache()
+        for part_rows, part_inputs in parts:
+            yield from self._answer_part(part_rows, part_inputs, questions)
+        if not parts:
+            yield from (Reply(questions[member], None, failure) for member in rows[0].members)
 
     def _run(
         self, rows: Sequence[Row], inputs: Sequence[dict[str, torch.Tensor]], questions: Sequence[Question]
@@ -305,18 +316,38 @@ def default_batch_tokens(loaded: LoadedBase) -> int:
     return int(min(max(free // 2 // per_token, 2048), 65536))
 
 
+def _image_threads() -> int:
+    """As many as this process has cores, within bounds."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, _MOST_THREADS)
+
+
 def _ahead(
-    pool: ThreadPoolExecutor, batches: Sequence[list[Row]], work: Callable[[list[Row]], Any]
-) -> Iterator[tuple[list[Row], Any]]:
-    """Batches with their prepared images, a few batches ahead of the model."""
-    waiting: deque[tuple[list[Row], Future[Any]]] = deque()
+    pool: ThreadPoolExecutor, batches: Sequence[list[Row]], work: Callable[[Row], Prepared]
+) -> Iterator[tuple[list[Row], list[Prepared]]]:
+    """Batches with their rows' prepared images, a few batches ahead of the model."""
+    waiting: deque[tuple[list[Row], list[Future[Prepared]]]] = deque()
     for batch in batches:
-        waiting.append((batch, pool.submit(work, batch)))
+        waiting.append((batch, [pool.submit(work, row) for row in batch]))
         if len(waiting) > _AHEAD:
-            done, future = waiting.popleft()
-            yield done, future.result()
-    for done, future in waiting:
-        yield done, future.result()
+            done, futures = waiting.popleft()
+            yield done, [future.result() for future in futures]
+    for done, futures in waiting:
+        yield done, [future.result() for future in futures]
+
+
+def _halves(
+    rows: Sequence[Row], inputs: Sequence[dict[str, torch.Tensor]]
+) -> list[tuple[Sequence[Row], Sequence[dict[str, torch.Tensor]]]]:
+    """Two smaller batches: half of the rows each, or half of the questions of the only row; none of one question."""
+    if len(rows) == 1:
+        return [([part], inputs) for part in rows[0].halves()]
+    middle = len(rows) // 2
+    return [(rows[:middle], inputs[:middle]), (rows[middle:], inputs[middle:])]
+
+
+def _size(rows: Sequence[Row]) -> str:
+    return f"{len(rows)} rows" if len(rows) > 1 else f"{len(rows[0].members)} questions about one image"
 
 
 def _eos_ids(loaded: LoadedBase) -> frozenset[int]:

@@ -32,6 +32,22 @@ class Row:
     def num_tokens(self) -> int:
         return len(self.prefix) + sum(len(tail) for tail in self.tails)
 
+    def halves(self) -> list[Row]:
+        """Two rows with half of the questions each; none for a row of one question."""
+        middle = len(self.members) // 2
+        return [self._part(slice(0, middle)), self._part(slice(middle, None))] if middle else []
+
+    def _part(self, part: slice) -> Row:
+        tails, members = self.tails[part], self.members[part]
+        if len(members) == 1:
+            return Row(self.prefix + tails[0], ((),), members)
+        return Row(self.prefix, tails, members)
+
+
+def padded_tokens(rows: Sequence[Row]) -> int:
+    """Tokens of a batch with its padding."""
+    return len(rows) * max(row.num_tokens for row in rows)
+
 
 def plan_rows(prompts: Sequence[Sequence[int]], keys: Sequence[Hashable], *, image_token_id: int) -> list[Row]:
     """Rows in order of each key's first question; the same questions give the same rows.
@@ -73,8 +89,8 @@ def plan_batches(rows: Sequence[Row], *, batch_tokens: int) -> Iterator[list[Row
     """Consecutive rows of one kind (single or shared) whose padded size fits ``batch_tokens``; at least one each."""
     batch: list[Row] = []
     for row in rows:
-        longest = max([row.num_tokens, *(other.num_tokens for other in batch)])
-        if batch and (batch[0].is_single != row.is_single or longest * (len(batch) + 1) > batch_tokens):
+        is_other_kind = bool(batch) and batch[0].is_single != row.is_single
+        if batch and (is_other_kind or padded_tokens([*batch, row]) > batch_tokens):
             yield batch
             batch = []
         batch.append(row)

@@ -90,13 +90,14 @@ def command(
     from m2pt_cli.evaluation.gallery import gallery_page, require_page_place
     from m2pt_cli.evaluation.run import run_evaluation
     from m2pt_cli.evaluation.share import Share
+    from m2pt_cli.evaluation.stopping import stop_on_sigterm
 
     if html is not None:
         require_page_place(html)
     # Of the processes of a shared run, the first one speaks.
     if not (is_first := Share.from_environment().is_first):
         output = Output.configure(quiet=True)
-    with EvalProgress(output) as progress:
+    with EvalProgress(output) as progress, stop_on_sigterm():
         result = run_evaluation(settings, events=progress)
     if not is_first:
         return

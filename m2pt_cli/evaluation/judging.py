@@ -12,7 +12,7 @@ from m2pt_cli.evaluation.mmavg import mmavg
 from m2pt_cli.evaluation.plan import RunPlan
 from m2pt_cli.evaluation.results import EvalRun
 from m2pt_cli.evaluation.rows import Row
-from m2pt_cli.evaluation.session import Session
+from m2pt_cli.evaluation.session import Session, require_answers
 from m2pt_cli.evaluation.share import Share
 from m2pt_cli.evaluation.text_engine import open_judge
 from m2pt_cli.settings import EvalSettings
@@ -31,6 +31,7 @@ def judge_runs(
 
     Raises:
         UnavailableError, DeviceError: the judge can't be had.
+        GenerationError: the judge answered nothing.
     """
     judge = str(settings.judge)
     engine = open_judge(judge, device=settings.device, dtype=settings.dtype, report=lambda text: events(Notice(text)))
@@ -41,14 +42,16 @@ def judge_runs(
         session = Session(engine, plan.folder, name=plan.name, identity=identity, share=share, events=events)
         blocks = dict(run.benchmarks)
         for bench in benchmarks:
-            if bench.name == "mme":
-                continue
             # Every process needs all answers: the first one has written them.
             answers = list(plan.folder.finished_rows(bench.name).values())
+            if bench.name == "mme" or not answers:
+                continue
             verdicts = Verdicts(bench.name, answers)
             found = session.rows(
                 verdicts, verdicts.items(Request()), label=verdicts.name, max_new_tokens=verdicts.max_new_tokens
             )
+            if share.is_first:
+                require_answers({verdicts.name: found}, plan.folder)
             block = verdicts.scores(found, settings.protocol)
             blocks[bench.name] = {**blocks[bench.name], "judge": {"name": judge, **block}}
             agreement = "none" if block["agreement"] is None else f"{100 * block['agreement']:.1f} %"

@@ -42,7 +42,7 @@ def run_evaluation(settings: EvalSettings, *, events: Events = ignore) -> EvalRe
         InputError: a data file that can't be read.
         AdapterError: an adapter that is missing, damaged or of another base.
         UnavailableError: a base or a data set that can't be had.
-        GenerationError: every question of a benchmark failed.
+        GenerationError: every question of every benchmark failed.
     """
     share = Share.from_environment()
     benchmarks = find_benchmarks(settings.bench)
@@ -119,7 +119,7 @@ def _run(
 ) -> tuple[EvalRun, dict[str, list[Row]]]:
     from m2pt_cli.answering.engine import AnswerEngine, Decoding
     from m2pt_cli.bases.adapters import attach_adapter, detach_adapter
-    from m2pt_cli.evaluation.session import Session
+    from m2pt_cli.evaluation.session import Session, require_answers
 
     found = plan.folder.results()
     dtype = str(loaded.dtype).removeprefix("torch.")
@@ -138,6 +138,7 @@ def _run(
             image_fit=identity["image_fit"],
             decoding=Decoding(seed=settings.seed),
             batch_tokens=settings.batch_tokens,
+            report=lambda text: events(Notice(text, is_warning=True)),
         )
         session = Session(engine, plan.folder, name=plan.name, identity=identity, share=share, events=events)
         blocks: dict[str, Any] = dict(found["benchmarks"]) if found is not None else {}
@@ -147,6 +148,8 @@ def _run(
             rows[bench.name], blocks[bench.name] = _bench(session, bench, items[bench.name], settings, earlier)
             for note in blocks[bench.name]["notes"]:
                 events(Notice(f"{bench.name}: {note}", is_warning=True))
+        if share.is_first:
+            require_answers(rows, plan.folder)
     finally:
         if peft_model is not None:
             detach_adapter(loaded, peft_model)

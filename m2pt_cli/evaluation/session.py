@@ -14,6 +14,7 @@ from m2pt_cli.evaluation.folder import EvaluationFolder
 from m2pt_cli.evaluation.journal import Journal, answer_key
 from m2pt_cli.evaluation.rows import Item, Row
 from m2pt_cli.evaluation.share import Share
+from m2pt_cli.evaluation.stopping import how_stopped
 
 
 class Engine(Protocol):
@@ -67,8 +68,7 @@ class Session:
             max_new_tokens: the longest answer.
 
         Raises:
-            GenerationError: every question failed; the rows are written all the same.
-            Interrupted: Ctrl-C; what was answered is kept.
+            Interrupted: Ctrl-C or SIGTERM; what was answered is kept.
         """
         started = time.monotonic()
         keys = {item.id: answer_key(label, item, self._identity) for item in items}
@@ -81,11 +81,6 @@ class Session:
         ordered = [rows[item.id] for item in items if item.id in rows]
         if self._share.is_first:
             self._folder.write_predictions(label, ordered)
-        if self._share.is_first and all(row.failed for row in ordered):
-            raise GenerationError(
-                f"all {len(ordered)} questions of {label} failed, the first with: {ordered[0].error}",
-                f"the errors are in {self._folder.predictions_file(label)}",
-            )
         return ordered
 
     def _answer(
@@ -110,10 +105,12 @@ class Session:
                 rows[row.id] = self._marked(bench, row)
                 tally.add(rows[row.id])
                 self._events(tally.progress())
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
+            word, number = how_stopped(stop)
             raise Interrupted(
-                f"interrupted; {tally.done} of {tally.total} answers of {label} are kept in {self._folder.path}",
+                f"{word}; {tally.done} of {tally.total} answers of {label} are kept in {self._folder.path}",
                 "run the same command again to go on",
+                signal_number=number,
             ) from None
         return rows
 
@@ -144,6 +141,26 @@ class Session:
         for reply in self._engine.answer(questions, known=lambda question: question.id in known):
             if reply.question.id not in known:
                 yield Row.of(by_id[reply.question.id], reply.text, reply.error)
+
+
+def require_answers(rows: Mapping[str, Sequence[Row]], folder: EvaluationFolder) -> None:
+    """Check that some question was answered; a benchmark that failed as a whole does not stop the others.
+
+    Args:
+        rows: a run's rows by benchmark.
+        folder: where they have been written.
+
+    Raises:
+        GenerationError: every question of every benchmark failed.
+    """
+    failed = [(label, row) for label, members in rows.items() for row in members]
+    if not failed or not all(row.failed for _, row in failed):
+        return
+    label, first = failed[0]
+    raise GenerationError(
+        f"all {len(failed)} questions of {', '.join(rows)} failed, the first with: {first.error}",
+        f"the errors are in {folder.predictions_file(label)}",
+    )
 
 
 def _known_row(item: Item, answer: str | None, finished: Row | None) -> Row | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,29 @@ from m2pt_cli.data.encode import encode_prompt
 from m2pt_cli.data.samples import BytesImage, DecodedImage
 from m2pt_cli.method import preset
 
-WORDS = "yes no not sure is it a the dog cat red blue one two three left right what which answer with".split()
+WORDS = [
+    "yes",
+    "no",
+    "not",
+    "sure",
+    "is",
+    "it",
+    "a",
+    "the",
+    "dog",
+    "cat",
+    "red",
+    "blue",
+    "one",
+    "two",
+    "three",
+    "left",
+    "right",
+    "what",
+    "which",
+    "answer",
+    "with",
+]
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +181,78 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(folder: Path, monkeypa
     assert {reply.question.id: reply.text for reply in engine.answer(asked)} == whole
     assert told
     assert all("out of memory" in line for line in told)
+
+
+def test_out_of_memory_on_one_image_halves_its_questions(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    engine = AnswerEngine(
+        load_base(str(folder), device="cpu"),
+        template="plain",
+        image_fit="crop",
+        decoding=Decoding(4),
+        report=told.append,
+    )
+    asked = [Question(str(i), " ".join(WORDS[i : i + 4]), (picture(0),)) for i in range(5)]
+    whole = {reply.question.id: reply.text for reply in engine.answer(asked)}
+    assert len(set(whole.values())) > 1
+    run, most = engine._run, 2
+
+    def run_few(rows: list[Any], *rest: Any) -> Any:
+        if sum(len(row.members) for row in rows) > most:
+            raise torch.OutOfMemoryError("too much")
+        return run(rows, *rest)
+
+    monkeypatch.setattr(engine, "_run", run_few)
+    assert {reply.question.id: reply.text for reply in engine.answer(asked)} == whole
+    assert told[0] == "out of memory: a batch of 5 questions about one image is answered in halves"
+    most = 0
+    assert [reply.error for reply in engine.answer(asked)] == ["too much"] * 5
+
+
+def test_after_out_of_memory_later_batches_are_smaller_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = load_base(str(folder), device="cpu")
+    engine = AnswerEngine(base, template="plain", image_fit="crop", decoding=Decoding(2))
+    asked = [Question(str(i), "what is it", (picture(i),)) for i in range(12)]
+    (length,) = {len(engine.encode(question)) for question in asked}
+    engine.batch_tokens = 4 * length
+    run, sizes = engine._run, list[int]()
+
+    def run_small(rows: list[Any], *rest: Any) -> Any:
+        sizes.append(len(rows))
+        if len(rows) > 2:
+            raise torch.OutOfMemoryError("too much")
+        return run(rows, *rest)
+
+    monkeypatch.setattr(engine, "_run", run_small)
+    assert {reply.question.id for reply in engine.answer(asked)} == {question.id for question in asked}
+    assert sizes == [4, 2, 2, 2, 2, 2, 2]
+
+
+def test_images_are_opened_by_several_threads_and_keep_their_order(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("m2pt_cli.answering.engine._image_threads", lambda: 4)
+    engine = AnswerEngine(
+        load_base(str(folder), device="cpu"), template="plain", image_fit="crop", decoding=Decoding(3), batch_tokens=60
+    )
+    asked = [Question(str(i), "what is it", (picture(i),)) for i in range(24)]
+    alone = {question.id: plain_answer(engine, question) for question in asked}
+    prepare, threads = engine.images.prepare, set[int]()
+    together = threading.Barrier(2, timeout=30)
+
+    def slow(images: Any) -> Any:
+        threads.add(threading.get_ident())
+        number = int(images[0].name.rpartition(" ")[2])
+        if number < 2:
+            together.wait()  # passes only if two images are opened at the same time
+        time.sleep(0.01 * (number % 3 == 0))
+        return prepare(images)
+
+    monkeypatch.setattr(engine.images, "prepare", slow)
+    replies = list(engine.answer(asked))
+    assert [reply.question.id for reply in replies] == [question.id for question in asked]
+    assert {reply.question.id: reply.text for reply in replies} == alone
+    assert len(threads) > 1 and threading.get_ident() not in threads
 
 
 def test_sampling_follows_the_seed_and_beams_follow_generate(folder: Path) -> None:

@@ -55,3 +55,13 @@ def test_batches_hold_one_kind_and_fit_the_budget() -> None:
         assert len({row.is_single for row in batch}) == 1
         assert len(batch) == 1 or max(row.num_tokens for row in batch) * len(batch) <= 16
     assert max(map(len, batches)) > 1
+
+
+def test_a_row_is_halved_down_to_single_questions() -> None:
+    prompts = [[1, IMAGE, 5, 6], [1, IMAGE, 7], [1, IMAGE, 8, 9]]
+    (row,) = plan_rows(prompts, ["a"] * 3, image_token_id=IMAGE)
+    first, rest = row.halves()
+    assert (first.prefix, first.tails, first.members) == ((1, IMAGE, 5, 6), ((),), (0,))
+    assert (rest.prefix, rest.tails, rest.members) == ((1, IMAGE), ((7,), (8, 9)), (1, 2))
+    assert [part.prefix for part in rest.halves()] == [(1, IMAGE, 7), (1, IMAGE, 8, 9)]
+    assert first.halves() == []

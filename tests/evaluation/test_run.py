@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from m2pt_cli.answering.engine import AnswerEngine
 from m2pt_cli.errors import GenerationError, InputError, Interrupted, SettingsError, UnavailableError
@@ -18,6 +20,7 @@ from m2pt_cli.evaluation import folder as folder_module
 from m2pt_cli.evaluation.events import Notice, Progress
 from m2pt_cli.evaluation.journal import read_records
 from m2pt_cli.evaluation.run import run_evaluation
+from m2pt_cli.evaluation.stopping import stop_on_sigterm
 from m2pt_cli.settings import EvalSettings
 
 from . import forked
@@ -154,6 +157,55 @@ def test_every_question_failing_is_an_error(
     with pytest.raises(GenerationError, match=r"all 36 questions of noise failed, the first with: image 0\.png"):
         run_evaluation(settings(tmp_path / "out", images=(tmp_path / "images",)))
     assert len(_predictions(tmp_path / "out").splitlines()) == 36
+
+
+def test_a_benchmark_that_fails_as_a_whole_does_not_stop_the_others(
+    settings: Callable[..., EvalSettings], questions: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "gone.jsonl"
+    lines = [{"image": f"gone-{n}.png", "question": "what is it", "answer": "yes"} for n in range(3)]
+    other.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out = tmp_path / "out"
+    run_evaluation(settings(out, bench=(str(other), str(questions))))
+    blocks = _results(out)["benchmarks"]
+    assert blocks["gone"]["accuracy"] is None and blocks["gone"]["failed"] == 3
+    assert blocks["noise"]["n"] == 36
+    assert len(_predictions(out, "gone").splitlines()) == 3
+
+
+def test_out_of_memory_is_reported(
+    settings: Callable[..., EvalSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, events = AnswerEngine._run, list[Notice | Progress]()
+
+    def small(self: AnswerEngine, rows: Any, *rest: Any) -> Any:
+        if sum(len(row.members) for row in rows) > 1:
+            raise torch.OutOfMemoryError("too much")
+        return run(self, rows, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(AnswerEngine, "_run", small)
+        run_evaluation(settings(tmp_path / "out"), events=events.append)
+    assert any(isinstance(event, Notice) and "out of memory" in event.text for event in events)
+    run_evaluation(settings(tmp_path / "whole"))
+    assert _predictions(tmp_path / "out") == _predictions(tmp_path / "whole")
+
+
+def test_sigterm_keeps_the_answers_and_says_what_to_do(settings: Callable[..., EvalSettings], tmp_path: Path) -> None:
+    def stop(event: Notice | Progress) -> None:
+        if isinstance(event, Progress) and event.done == 10:
+            signal.raise_signal(signal.SIGTERM)
+
+    out, before = tmp_path / "out", signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match="terminated; 10 of 36 answers") as caught, stop_on_sigterm():
+        run_evaluation(settings(out), events=stop)
+    assert caught.value.exit_code == 143 and "run the same command again" in str(caught.value.hint)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert run_evaluation(settings(out)).runs[0].resumed == 10
+    # Where no question is being asked, while a base is loaded say, it is an error of the same kind.
+    with pytest.raises(Interrupted, match="terminated") as caught, stop_on_sigterm():
+        signal.raise_signal(signal.SIGTERM)
+    assert caught.value.exit_code == 143
 
 
 def test_ctrl_c_keeps_the_answers(settings: Callable[..., EvalSettings], tmp_path: Path) -> None:
