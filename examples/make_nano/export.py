@@ -75,12 +75,14 @@ and the usual projector of two layers, in bf16.
   {model.config.text_config.vocab_size} words.
 
 ## How it was made
-`examples/make_nano` of this project, seed {seed}, on one CPU core, in stages (steps): {order}.
+`python examples/make_nano --seed {seed}`, about 35 minutes of one CPU core with bf16 products, in stages (steps):
+{order}.
+
 The tower learned to name what each patch holds; the decoder to look up, compare and count in described scenes, and to
 talk about them in every answer form; the projector to map patches to words; then all together captions and facts of
-images. Data: scenes drawn by the project, and the training part of scikit-learn's handwritten digits (UCI ML
-hand-written digits, 1,400 of 1,797). Scenes and digits of the test split, and the wordings of the demo tasks, were
-never used.
+images, and in the end captions whatever is said. Data: scenes drawn by the project, and the training part of
+scikit-learn's handwritten digits (UCI ML hand-written digits, 1,400 of 1,797). Scenes and digits of the test split, and
+the wordings of the demo tasks, were never used.
 
 ## Scores
 Shares of exact answers on the test split, of the weights as stored.
@@ -88,6 +90,8 @@ Shares of exact answers on the test split, of the weights as stored.
 | | |
 |---|---|
 {tables}
+
+After tuning: `docs/demo-tasks.md` of the project.
 
 Text is lower-cased and split into words; unknown words become `<unk>`. Chat template: `USER: <image>\\n... ASSISTANT:`.
 """

@@ -1,4 +1,4 @@
-"""The shape of nano: a LLaVA of transformers' own classes, about 2.4 million parameters."""
+"""The shape of nano: a LLaVA of transformers' own classes, about 2.6 million parameters."""
 
 from __future__ import annotations
 
