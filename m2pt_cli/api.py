@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from m2pt_cli.errors import GenerationError, SettingsError
 
@@ -17,11 +18,14 @@ if TYPE_CHECKING:
     from m2pt_cli.records import TrainResult
     from m2pt_cli.settings import EvalSettings, TrainSettings
 
+# What `load` knows of each model beside the model itself, so that a model alone can be handed to `answer`.
+_LOADED: WeakKeyDictionary[Any, LoadedBase] = WeakKeyDictionary()
+
 
 def load(
     base: str | None = None, adapter: str | None = None, *, device: str | None = None, dtype: str = "auto"
-) -> LoadedBase:
-    """A base with its processor on a device, and an adapter attached to it.
+) -> tuple[Any, Any]:
+    """A base on a device with an adapter attached to it, and its processor.
 
     Args:
         base: alias, Hub id or folder; by default the adapter's own, then ``$M2PT_BASE``, then ``llava-1.5-7b``.
@@ -29,13 +33,15 @@ def load(
         device: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; by default the best there is.
         dtype: ``auto`` (bfloat16 on CUDA, else float32), ``float32``, ``bfloat16`` or ``float16``.
 
+    Returns:
+        The model (transformers' LLaVA, or a PeftModel of it, in eval mode) and transformers' processor.
+
     Raises:
         AdapterError: the adapter is missing, damaged, or of another base.
         UnavailableError, DeviceError: the base or the device can't be had.
 
     Example:
-        >>> loaded = load(base="nano", adapter="runs/demo")
-        >>> loaded.model, loaded.processor
+        >>> model, processor = load(base="nano", adapter="runs/demo")
     """
     from m2pt_cli.bases.adapters import attach_adapter, read_adapter
     from m2pt_cli.bases.catalog import resolve_base_name
@@ -43,13 +49,14 @@ def load(
 
     info = None if adapter is None else read_adapter(adapter)
     loaded = load_base(resolve_base_name(base, info.base if info else None), device=device, dtype=dtype)
-    if info is None:
-        return loaded
-    return dataclasses.replace(loaded, model=attach_adapter(loaded, info), adapter=info)
+    model = loaded.model if info is None else attach_adapter(loaded, info)
+    # Without the model, which would keep itself alive through its own entry.
+    _LOADED[model] = dataclasses.replace(loaded, model=None, adapter=info)
+    return model, loaded.processor
 
 
 def answer(
-    loaded: LoadedBase,
+    model: Any,
     images: Sequence[str | Path | Image],
     questions: Sequence[str],
     *,
@@ -60,18 +67,21 @@ def answer(
     """Answers to question i about image i; a single image, or a single question, serves all.
 
     Args:
-        loaded: what `load` returned.
+        model: what `load` returned.
         images: paths or PIL images.
         questions: one per image.
 
     Raises:
-        SettingsError: the numbers of images and questions do not fit.
+        SettingsError: the numbers of images and questions do not fit, or the model is not from `load`.
         InputError: an image can't be read.
         GenerationError: a question failed.
     """
     from m2pt_cli.answering.engine import AnswerEngine, Decoding, Question
     from m2pt_cli.data.samples import image_reference
 
+    if model not in _LOADED:
+        raise SettingsError(f"this {type(model).__name__} was not loaded by m2pt", "model, processor = load(base=...)")
+    loaded = dataclasses.replace(_LOADED[model], model=model)
     most = max(len(images), len(questions))
     if not images or not questions or len({len(images), len(questions), most} - {1}) > 1:
         raise SettingsError(
