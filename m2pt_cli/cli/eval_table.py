@@ -85,6 +85,8 @@ def _headlines(run: EvalRun) -> dict[str, float | None]:
         keys = [key for key in ("perception", "cognition", "total", "seen", "unseen", "accuracy", "f1") if key in block]
         keys = [key for key in keys if not (key == "f1" and "splits" not in block)]
         row |= {name if key == "accuracy" else f"{name} {key}": block[key] for key in keys}
+        if (blind := block["shuffled"]) is not None:
+            row[f"{name} blind"] = blind["total" if "perception" in blind else "accuracy"]
     if run.mmavg is not None:
         row["mmavg"] = run.mmavg
     return row

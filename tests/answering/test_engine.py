@@ -19,33 +19,12 @@ from tiny_models import fill_adapter
 from m2pt_cli.answering.engine import AnswerEngine, Decoding, Question
 from m2pt_cli.bases.loading import LoadedBase, load_base
 from m2pt_cli.bases.processor import set_visual_tokens
+from m2pt_cli.data.demo_tasks import demo_captions
 from m2pt_cli.data.encode import encode_prompt
 from m2pt_cli.data.samples import BytesImage, DecodedImage
 from m2pt_cli.method import preset
 
-WORDS = [
-    "yes",
-    "no",
-    "not",
-    "sure",
-    "is",
-    "it",
-    "a",
-    "the",
-    "dog",
-    "cat",
-    "red",
-    "blue",
-    "one",
-    "two",
-    "three",
-    "left",
-    "right",
-    "what",
-    "which",
-    "answer",
-    "with",
-]
+WORDS = "yes no not sure is it a the dog cat red blue one two three left right what which answer with".split()  # noqa: SIM905
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +105,34 @@ def test_the_engine_gives_the_tokens_of_plain_generate(loaded: LoadedBase, batch
     wanted = {question.id: plain_answer(engine, question) for question in asked}
     assert {id: reply.text for id, reply in replies.items()} == wanted
     assert len(set(wanted.values())) > 8, "answers that hardly differ would prove little"
+
+
+@pytest.mark.parametrize("method", ["bare", "m2pt", "lora"])
+def test_on_the_trained_nano_the_tokens_are_those_of_plain_generate(method: str) -> None:
+    """A base that really sees: its answers differ from image to image, so a mixed-up image or question would show."""
+    base = load_base("nano", device="cpu")
+    if method != "bare":
+        model = get_peft_model(base.model, preset(method, base.model.config))
+        fill_adapter(model, scale=0.01)
+        base = dataclasses.replace(base, model=model.eval())
+    engine = AnswerEngine(base, template="vicuna_v1", image_fit="crop", decoding=Decoding(12), batch_tokens=1500)
+    images = [(image,) for image, _ in demo_captions(16)]
+    texts = ["Describe the image.", "What color is it?", "Is there a red circle here, or is it blue?"]
+    asked = [
+        Question(f"{i}-{t}", text, image, max_new_tokens=9 + 2 * t)
+        for i, image in enumerate(images)
+        for t, text in enumerate(texts[: 1 + i % 3])
+    ]
+    asked += [
+        Question("pair-0", "Describe both images.", (*images[0], *images[1])),
+        Question("pair-1", "Which one is larger?", (*images[0], *images[1])),
+        Question("text-0", "What is a circle?"),
+    ]
+    asked = asked[1::2] + asked[::2]
+    replies = {reply.question.id: reply.text for reply in engine.answer(asked)}
+    wanted = {question.id: plain_answer(engine, question) for question in asked}
+    assert replies == wanted
+    assert len(set(wanted.values())) >= 20
 
 
 def test_known_questions_are_not_asked_again_and_the_others_do_not_change(folder: Path) -> None:

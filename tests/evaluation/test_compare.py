@@ -64,3 +64,11 @@ def test_runs_that_can_not_be_compared_are_refused(tmp_path: Path) -> None:
     write_rows(tmp_path / "c" / "predictions-demo.jsonl", [dataclasses.replace(row, correct=None) for row in rows])
     with pytest.raises(InputError, match="is not marked"):
         compare_folders(tmp_path / "a", tmp_path / "c")
+
+
+def test_a_folder_of_several_runs_names_them(tmp_path: Path) -> None:
+    (tmp_path / "both" / "one").mkdir(parents=True)
+    (tmp_path / "both" / "one" / "results.json").write_text("{}")
+    with pytest.raises(InputError, match="holds no predictions") as caught:
+        compare_folders(tmp_path / "both", tmp_path / "both")
+    assert str(tmp_path / "both" / "one") in str(caught.value.hint)

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from m2pt_cli.errors import InputError
 from m2pt_cli.evaluation import yes_no
 from m2pt_cli.evaluation.benchmark import SHORT_ANSWER, Request
 from m2pt_cli.evaluation.rows import Item, Mark, Row, answered, unique_ids
@@ -66,6 +67,10 @@ class MME:
         return Mark(parsed, parsed == str(row.answer).lower())
 
     def scores(self, rows: Sequence[Row], protocol: str) -> dict[str, Any]:
+        """See `mme_scores`. Raises InputError where no row is of any subtask."""
+        known = {*PERCEPTION, *COGNITION}
+        if (good := answered(rows)) and not any(row.category in known for row in good):
+            raise InputError("no row has a category of mme: existence, count, …", "is it another benchmark's?")
         return mme_scores(rows)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from m2pt_cli.errors import InputError
 from m2pt_cli.evaluation import yes_no
 from m2pt_cli.evaluation.benchmark import SHORT_ANSWER, Request
 from m2pt_cli.evaluation.images import ImageFolders
@@ -88,9 +89,14 @@ def pope_scores(rows: Sequence[Row], protocol: str) -> dict[str, Any]:
     """The block of ``results.json``: per split, and the plain mean of the splits on top; fractions.
 
     ``yes_ratio`` is the share of *predicted* yes under both protocols; lmms-eval's own counts the ground truth.
+
+    Raises:
+        InputError: no row is of any split.
     """
     good = answered(rows)
     names = [name for name in SPLITS if any(row.category == name for row in good)]
+    if good and not names:
+        raise InputError(f"no row has a category of pope: {', '.join(SPLITS)}", "is it another benchmark's?")
     splits = {name: split_scores([row for row in good if row.category == name], protocol) for name in names}
     return {
         **{

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from m2pt_cli.errors import InputError
 from m2pt_cli.evaluation.benchmark import Request
 from m2pt_cli.evaluation.benchmarks.mme import BENCHMARK, COGNITION, PERCEPTION, mme_scores
+from m2pt_cli.evaluation.rows import Row
 
 from ..parquet_sets import png, write_parquet
 from ..scored import assert_close, expected, marked_rows
@@ -89,3 +91,8 @@ def test_items_of_the_true_columns(tmp_path: Path) -> None:
     assert items[2].image.open().getpixel((0, 0)) == (0, 200, 0)
     stored = BENCHMARK.items(Request(source=str(tmp_path), wording="stored", limit=1))
     assert [item.question for item in stored] == [question]
+
+
+def test_rows_of_another_benchmark_are_refused() -> None:
+    with pytest.raises(InputError, match="no row has a category of mme"):
+        BENCHMARK.scores([Row("1#0", "1", "adversarial", None, "Is it?", "yes", "yes")], "official")

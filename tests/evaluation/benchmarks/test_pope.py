@@ -99,3 +99,9 @@ def test_bad_lines_of_an_original_file_are_named(tmp_path: Path) -> None:
     (tmp_path / "coco_pope_random.json").write_text('{"question_id": 1}\nnot json\n')
     with pytest.raises(InputError, match="2 bad lines: line 1 has no image, text, label; line 2 is not valid JSON"):
         BENCHMARK.items(Request(source=str(tmp_path), images=(tmp_path,)))
+
+
+def test_rows_of_another_benchmark_are_refused() -> None:
+    row = Row("1#0", "1", "existence", None, "Is it?", "yes", "yes")
+    with pytest.raises(InputError, match="no row has a category of pope"):
+        BENCHMARK.scores([row], "official")
