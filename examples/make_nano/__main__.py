@@ -12,10 +12,11 @@ import argparse
 from pathlib import Path
 
 import torch
-from alignment import all_scores, train_alignment, train_naming
+from alignment import Diet, all_scores, train_alignment, train_naming
 from decoder import train_decoder
 from export import export_nano, rounded
 from geometry import build_nano
+from language import loose_talk
 from stage import Run
 from tower import train_tower
 from words import BOS, EOS, IMAGE, PAD, vocabulary
@@ -29,6 +30,7 @@ STEPS = {
     "naming": 200,
     "alignment": 1000,
     "describing": 600,
+    "polishing": 450,
 }
 
 
@@ -51,8 +53,10 @@ def main() -> None:
     train_decoder(run, model, steps)
     model.model.vision_tower.load_state_dict(tower.state_dict())
     train_naming(run, model, steps=steps["naming"])
-    train_alignment(run, model, "alignment", steps=steps["alignment"], rate=0.01, any_request=0.0)
-    train_alignment(run, model, "describing", steps=steps["describing"], rate=0.006, any_request=0.65)
+    train_alignment(run, model, "alignment", steps=steps["alignment"], rate=0.01, diet=Diet())
+    train_alignment(run, model, "describing", steps=steps["describing"], rate=0.006, diet=Diet(any_request=0.65))
+    polish = Diet(any_request=0.65, talker=loose_talk, often={"relation": 2.0, "count": 2.5, "ground": 1.0})
+    train_alignment(run, model, "polishing", steps=steps["polishing"], rate=0.006, diet=polish)
     scores = all_scores(rounded(model))
     run.log("finished", scores=scores)
     export_nano(model, arguments.output, scores=scores, seed=run.seed, steps=steps)

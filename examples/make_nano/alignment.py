@@ -1,18 +1,20 @@
-"""Stages "naming", "alignment" and "describing": what the tower sees becomes words, then all learns together.
+"""Stages "naming", "alignment", "describing" and "polishing": what is seen becomes words, then all learns together.
 
 In "naming" the projector alone learns to place every image token near the decoder's own words for what its cell holds;
 it takes seconds, and without it the decoder ignores the image for a long time. In "alignment" the whole model learns
 captions and facts of images, and goes on with text, so that no skill is forgotten. In "describing" it learns to do so
-whatever is said to it, as a LLaVA does after its first stage: no question about an image is ever answered.
+whatever is said to it, as a LLaVA does after its first stage: no question about an image is ever answered. "Polishing"
+goes on with looser talk and more of what is still weak.
 """
 
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from decoder import any_scene, ask, text_row, text_scores
+from decoder import WEIGHTS, Speaker, any_scene, ask, text_row, text_scores
 from geometry import image_features, to_pixels
 from language import CAPTION_REQUESTS, FACTS, fact, talk
 from muon import Muon
@@ -82,23 +84,34 @@ def train_naming(run: Run, model: nn.Module, *, steps: int) -> None:
     train_stage(run, "naming", projector, [optimiser], loss_at, steps=steps, warmup=30)
 
 
-def _image_row(scene: Scene, rng: random.Random, amount: int, *, any_request: float) -> Row:
+@dataclass(frozen=True)
+class Diet:
+    """What a stage of joint training is fed.
+
+    Attributes:
+        any_request: the share of captions that are given whatever is said.
+        talker: who talks about described scenes.
+        often: how often an attribute comes, where not once.
+    """
+
+    any_request: float = 0.0
+    talker: Speaker = talk
+    often: dict[str, float] = field(default_factory=lambda: dict(WEIGHTS))
+
+
+def _image_row(scene: Scene, rng: random.Random, amount: int, diet: Diet) -> Row:
     """A caption and facts of an image; a share of the captions is given where something else was said."""
     request = rng.choice(CAPTION_REQUESTS)
-    if any_request and rng.random() < any_request:
-        request = next((question for question, _ in ask(scene, rng, talk, 1)), request)
+    if diet.any_request and rng.random() < diet.any_request:
+        request = next((question for question, _ in ask(scene, rng, diet.talker, 1)), request)
     caption = answered((request, describe(scene)))
-    return IMAGE_PREFIX, [caption, *(stated(text) for text in ask(scene, rng, fact, amount))]
+    return IMAGE_PREFIX, [caption, *(stated(text) for text in ask(scene, rng, fact, amount, often=diet.often))]
 
 
 def train_alignment(
-    run: Run, model: nn.Module, name: str, *, steps: int, rate: float, any_request: float, rows: int = 48
+    run: Run, model: nn.Module, name: str, *, steps: int, rate: float, diet: Diet, rows: int = 48
 ) -> None:
-    """Train everything on captions and facts of images; every third step on text.
-
-    Args:
-        any_request: the share of captions that are given whatever is said.
-    """
+    """Train everything on captions and facts of images; every third step on text."""
     decoder = list(model.model.language_model.named_parameters())
     matrices = [p for key, p in decoder if p.ndim == 2 and "embed" not in key]
     others = [p for key, p in decoder if p.ndim != 2 or "embed" in key]
@@ -111,11 +124,12 @@ def train_alignment(
 
     def loss_at(step: int, rng: random.Random) -> tuple[Tensor, dict[str, float]]:
         if step % 3 == 2:
-            loss, right = loss_of(model, pack([text_row(rng, 8, talking=0.6) for _ in range(rows * 2 // 3)]))
+            told = [text_row(rng, 8, talking=0.6, talker=diet.talker, often=diet.often) for _ in range(rows * 2 // 3)]
+            loss, right = loss_of(model, pack(told))
             return loss, {"text": right}
         scenes = [any_scene(rng, digits=0.25) for _ in range(rows)]
         features = see(model, scenes, np.random.default_rng(rng.randrange(2**63)))
-        batch = pack([_image_row(scene, rng, 5, any_request=any_request) for scene in scenes])
+        batch = pack([_image_row(scene, rng, 5, diet) for scene in scenes])
         loss, right = loss_of(model, batch, features)
         return loss, {"image": right}
 

@@ -45,12 +45,17 @@ def decoder_optimisers(model: nn.Module, rate: float) -> list[torch.optim.Optimi
 
 
 def ask(
-    scene: Scene, rng: random.Random, speaker: Speaker, amount: int, attributes: tuple[str, ...] | None = None
+    scene: Scene,
+    rng: random.Random,
+    speaker: Speaker,
+    amount: int,
+    attributes: tuple[str, ...] | None = None,
+    often: dict[str, float] = WEIGHTS,
 ) -> list[Text]:
-    """Up to ``amount`` facts or questions about a scene."""
+    """Up to ``amount`` facts or questions about a scene, an attribute as ``often`` as given there (else 1)."""
     if attributes is None:
         attributes = DIGIT_AND_GROUND if scene.digit is not None else (*SHAPE_ATTRIBUTES, "ground")
-    weights = [WEIGHTS.get(attribute, 1.0) for attribute in attributes]
+    weights = [often.get(attribute, 1.0) for attribute in attributes]
     texts = []
     for attribute in rng.choices(attributes, weights, k=amount * 2):
         if (text := speaker(attribute, scene, rng)) is not None:
@@ -87,15 +92,22 @@ def any_scene(rng: random.Random, *, digits: float) -> Scene:
     return draw_scene(rng, "train", count=1 if rng.random() < 0.12 else rng.randint(2, 4))
 
 
-def text_row(rng: random.Random, amount: int, *, talking: float) -> Row:
+def text_row(
+    rng: random.Random,
+    amount: int,
+    *,
+    talking: float,
+    talker: Speaker = talk,
+    often: dict[str, float] = WEIGHTS,
+) -> Row:
     """A described scene with facts, and a share of talk, about it."""
     scene = any_scene(rng, digits=0.1)
-    speakers = [talk if rng.random() < talking else fact for _ in range(amount)]
+    chatting = sum(rng.random() < talking for _ in range(amount))
     segments: list[Segment] = []
-    if chatting := speakers.count(talk):
-        segments += [answered(text) for text in ask(scene, rng, talk, chatting)]
+    if chatting:
+        segments += [answered(text) for text in ask(scene, rng, talker, chatting, often=often)]
     if chatting < amount:
-        segments += [stated(text) for text in ask(scene, rng, fact, amount - chatting)]
+        segments += [stated(text) for text in ask(scene, rng, fact, amount - chatting, often=often)]
     return described(scene_text(scene, rng)), segments
 
 

@@ -115,6 +115,44 @@ PLAIN = ("{}?", "short answer: {}?", "in one word, {}?", "{}? one word.")
 NUMBERED = ("{}? a number.", "with a number, {}?")
 CHOOSING = ("{}? options: {choices}.", "from {choices}, choose: {}?", "one of {choices}: {}?")
 TELLING = ("{}? a sentence.", "in a short sentence, {}?")
+# Small words: those that a sentence can do without, and those that can be added to any.
+DROPPED = (
+    "the",
+    "a",
+    "is",
+    "that",
+    "it",
+    "this",
+    "you",
+    "see",
+    "do",
+    "appears",
+    "appear",
+    "some",
+    "there",
+    "say",
+    "tell",
+)
+FILLERS = (
+    *("the", "a", "is", "that", "it", "this", "you", "see", "do", "there", "image", "picture", "here", "in", "what"),
+    *("which", "does", "have", "has", "look", "looks", "show", "shows", "can", "find", "seen", "to"),
+    *("be", "part", "kind", "placed", "lies", "located", "visible", "object", "drawn", "written", "of", "from", "with"),
+    *(
+        "clear",
+        "statement",
+        "agree",
+        "support",
+        "main",
+        "big",
+        "total",
+        "number",
+        "are",
+        "and",
+        "answer",
+        "same",
+        "how",
+    ),
+)
 
 
 def _render(template: str, reading: Reading, value: str | None = None) -> str:
@@ -214,6 +252,19 @@ def talk(attribute: str, scene: Scene, rng: random.Random) -> Text | None:
     if attribute in ("count", "digit") and rng.random() < 0.5:
         return rng.choice(NUMBERED).format(question), value
     return rng.choice(PLAIN).format(question), value
+
+
+def loose_talk(attribute: str, scene: Scene, rng: random.Random) -> Text | None:
+    """Talk with small words put in or left out, as people speak: what counts must be told from what does not."""
+    text = talk(attribute, scene, rng)
+    if text is None or rng.random() < 0.3:
+        return text
+    words = [word for word in text[0].split() if word not in DROPPED or rng.random() > 0.2]
+    for _ in range(rng.randint(0, 3)):
+        # Beside another small word: never between the words of one thing.
+        places = [place for place, word in enumerate(words) if word in DROPPED or word in FILLERS]
+        words.insert(rng.choice(places) if places else 0, rng.choice(FILLERS))
+    return " ".join(words), text[1]
 
 
 def distinct_scene(rng: random.Random) -> Scene:

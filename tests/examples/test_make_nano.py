@@ -70,7 +70,7 @@ def test_facts_and_talk_are_about_training_scenes_and_end_as_known_words(maker: 
     for _ in range(60):
         for scene in (draw_scene(rng, "train"), draw_digit(rng, "train"), maker.language.distinct_scene(rng)):
             assert split_of(scene) == "train"
-            for speaker in (maker.language.fact, maker.language.talk, maker.language.plain_fact):
+            for speaker in (maker.language.fact, maker.language.talk, maker.language.loose_talk):
                 for given, wanted in maker.decoder.ask(scene, rng, speaker, 6):
                     assert maker.words.encode(given) and maker.words.encode(wanted)
 
@@ -98,6 +98,22 @@ def test_a_packed_question_sees_the_scene_and_itself_only(maker: Any) -> None:
         together, _ = maker.packing.continue_rows(model, maker.packing.pack([(prefix, segments)]))
         alone = [maker.packing.continue_rows(model, maker.packing.pack([(prefix, [one])]))[0] for one in segments]
     assert torch.allclose(together, torch.cat(alone), atol=1e-5)
+
+
+def test_loose_talk_keeps_the_words_that_count(maker: Any) -> None:
+    rng = random.Random(2)
+    language = maker.language
+    small = {*language.DROPPED, *language.FILLERS}
+    changed = 0
+    for number in range(300):
+        scene = draw_scene(rng, "train")
+        strict = language.talk("relation", scene, random.Random(number))
+        loose = language.loose_talk("relation", scene, random.Random(number))
+        if strict is not None and loose is not None:
+            assert loose[1] == strict[1]
+            assert [w for w in loose[0].split() if w not in small] == [w for w in strict[0].split() if w not in small]
+            changed += loose != strict
+    assert changed > 50
 
 
 def test_muon_makes_updates_nearly_orthonormal(maker: Any) -> None:
