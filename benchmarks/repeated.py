@@ -1,0 +1,58 @@
+"""The other way to share an image's prefix: its cache repeated for every question, a row each.
+
+Measured by `answering` beside the packed rows of `m2pt_cli.answering.packed`; it is here so that the choice between the
+two can be measured again on another device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from m2pt_cli.answering.plan import plan_rows
+
+
+@torch.inference_mode()
+def answer_repeated(
+    model: torch.nn.Module,
+    prompts: Sequence[Sequence[int]],
+    image_inputs: Mapping[str, torch.Tensor],
+    *,
+    image_token_id: int,
+    new_tokens: int,
+    pad_id: int,
+) -> list[list[int]]:
+    """``new_tokens`` greedy ids for each of several questions about one image."""
+    (row,) = plan_rows(prompts, [0] * len(prompts), image_token_id=image_token_id)
+    device = next(model.parameters()).device
+    prefix = torch.tensor([row.prefix], device=device)
+    out = model(
+        input_ids=prefix, attention_mask=torch.ones_like(prefix), use_cache=True, logits_to_keep=1, **image_inputs
+    )
+    if row.is_single:
+        first = out.logits[:, -1].argmax(-1)
+        mask, cache = torch.ones_like(prefix), out.past_key_values
+    else:
+        cache, count = out.past_key_values, len(row.tails)
+        cache.batch_repeat_interleave(count)
+        width = max(len(tail) for tail in row.tails)
+        # Padding between the prefix and a shorter tail, so that every row's last token is in the last column.
+        ids = torch.tensor([[pad_id] * (width - len(tail)) + list(tail) for tail in row.tails], device=device)
+        behind = torch.tensor([[0] * (width - len(tail)) + [1] * len(tail) for tail in row.tails], device=device)
+        mask = torch.cat([torch.ones_like(prefix).expand(count, -1), behind], 1)
+        first = _forward(model, ids, mask, cache)
+    answers = [first]
+    while len(answers) < new_tokens:
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+        answers.append(_forward(model, answers[-1][:, None], mask, cache))
+    return torch.stack(answers, 1).tolist()
+
+
+def _forward(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, cache: object) -> torch.Tensor:
+    positions = (mask.cumsum(-1) - 1)[:, -ids.shape[1] :].clamp(min=0)
+    out = model(
+        input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
+        logits_to_keep=1,
+    )  # fmt: skip
+    return out.logits[:, -1].argmax(-1)
