@@ -75,7 +75,7 @@ and the usual projector of two layers, in bf16.
   {model.config.text_config.vocab_size} words.
 
 ## How it was made
-`python examples/make_nano --seed {seed}`, about 35 minutes of one CPU core with bf16 products, in stages (steps):
+`python examples/make_nano --seed {seed}`, about 40 minutes of one CPU core with bf16 products, in stages (steps):
 {order}.
 
 The tower learned to name what each patch holds; the decoder to look up, compare and count in described scenes, and to

@@ -21,7 +21,7 @@ from m2pt_cli.data.scenes import Scene, SceneImage, Split, describe, draw_digit,
 
 CAPTION_REQUESTS = ("Describe the image.", "Describe this image.", "Describe the picture.")
 CAPTION_SHARE = 0.12  # of training: what the base can do already is kept in use
-DEFAULT_TRAIN_COUNT = 30_000
+DEFAULT_TRAIN_COUNT = 19_200  # 300 steps of 64: what nano trains on by default
 EVAL_COUNT = 2000  # of each kind
 EVAL_SEED = 20_24
 _QUESTIONS_PER_IMAGE = 3
