@@ -17,6 +17,7 @@ import torch
 from transformers.generation.streamers import BaseStreamer
 
 from m2pt_cli.answering.packed import answer_rows
+from m2pt_cli.answering.pieces import TextPieces
 from m2pt_cli.answering.plan import Row, padded_tokens, plan_batches, plan_rows
 from m2pt_cli.data.chat import ChatTemplate, get_template
 from m2pt_cli.data.collate import ImagePreparer, join_images
@@ -154,7 +155,7 @@ class AnswerEngine:
         try:
             prompt = self.encode(question)
             inputs = self.images.prepare(question.images)
-            tokens = self._generate([prompt], inputs, self._limit(question), _Pieces(self.loaded.processor, write))
+            tokens = self._generate([prompt], inputs, self._limit(question), TextPieces(self.loaded.processor, write))
         except M2PTError as error:
             return Reply(question, None, error.message)
         return Reply(question, self._decode(tokens[0]))
@@ -266,38 +267,6 @@ class AnswerEngine:
             key: value.to(self.loaded.device, dtype if value.is_floating_point() else None)
             for key, value in inputs.items()
         }
-
-
-class _Pieces(BaseStreamer):
-    """Hands on the text of an answer as far as it can't change any more."""
-
-    def __init__(self, processor: Any, write: Callable[[str], None]) -> None:
-        self.tokenizer = processor.tokenizer
-        self.write = write
-        self.tokens: list[int] | None = None
-        self.written = 0
-
-    def put(self, value: torch.Tensor) -> None:
-        if self.tokens is None:  # the first call brings the prompt
-            self.tokens = []
-            return
-        self.tokens += value.flatten().tolist()
-        text = self._text()
-        # A word may still grow, and a half character is shown as U+FFFD: both wait for the next space.
-        safe = len(text) if text.endswith((" ", "\n")) else max(text.rfind(" "), text.rfind("\n")) + 1
-        self._write_up_to(text, safe)
-
-    def end(self) -> None:
-        text = self._text().rstrip()
-        self._write_up_to(text, len(text))
-
-    def _text(self) -> str:
-        return self.tokenizer.decode(self.tokens or [], skip_special_tokens=True).lstrip()
-
-    def _write_up_to(self, text: str, end: int) -> None:
-        if end > self.written:
-            self.write(text[self.written : end])
-            self.written = end
 
 
 def default_batch_tokens(loaded: LoadedBase) -> int:
