@@ -2,9 +2,9 @@
 
     python examples/make_nano --work-dir nano-run --output m2pt_cli/bases/nano
 
-About 40 minutes on one CPU core with fast bf16 products, longer without. Stop it at any time; started again, it goes on
-from the last checkpoint in ``--work-dir``. The same seed gives the same weights on the same machine. ``log.jsonl`` there
-holds all scores. The package must be installed (``python -m pip install -e .``).
+About 40 minutes on one CPU core with fast bf16 products, longer without. Stop it at any time; started again, it goes
+on from the last checkpoint in ``--work-dir``. The same seed gives the same weights on the same machine. All scores are
+in ``log.jsonl`` there. The package must be installed (``python -m pip install -e .``).
 """
 
 from __future__ import annotations
