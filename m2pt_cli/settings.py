@@ -179,8 +179,12 @@ class TrainSettings(Settings):
             faults.append(f"--warmup {self.warmup} is a share of all steps and must be at most 1")
         if self.resume and self.overwrite:
             faults.append("--resume and --overwrite exclude each other")
-        if self.visual_tokens == "official" and self.method == "visual" and self.visual_prompts == 0:
-            faults.append("--method visual with --visual-prompts 0 trains no prompt")
+        for kind in ("visual", "textual"):
+            count = getattr(self, f"{kind}_prompts")
+            if self.method == kind and count == 0:
+                faults.append(f"--method {kind} with --{kind}-prompts 0 trains no prompt")
+            if count and self.method in METHODS and self.method not in ("m2pt", kind):
+                faults.append(f"--{kind}-prompts {count}: --method {self.method} has no {kind} prompts")
         return faults
 
     def resolve(self, defaults: Mapping[str, Any]) -> Self:

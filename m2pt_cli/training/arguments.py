@@ -86,6 +86,7 @@ def training_arguments(
         label_names=["labels"],
         report_to=reporters or "none",
         disable_tqdm=True,
+        use_cache=True,  # the model's config stays as it is; `supervised_loss` turns the cache off
         log_level="error",
         # With visual_tokens="patches" the last vision layer's prompts get no gradient.
         ddp_find_unused_parameters=True,

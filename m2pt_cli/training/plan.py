@@ -6,13 +6,14 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from m2pt_cli.bases.catalog import BaseEntry, entry_of, resolve_base_name
 from m2pt_cli.data.samples import Sample
 from m2pt_cli.data.sources import load_samples, split_validation
-from m2pt_cli.errors import SettingsError
+from m2pt_cli.errors import SettingsError, UnavailableError
 from m2pt_cli.settings import TrainSettings
 from m2pt_cli.training.events import Events, Notice
 
@@ -52,6 +53,8 @@ def make_plan(settings: TrainSettings, *, base: str, events: Events) -> Plan:
 
     def report(text: str) -> None:
         events(Notice(text))
+
+    require_trackers(settings)
 
     if any(needs_download(name) for name in settings.data):
         # A download takes hours; whether this machine can train that base at all is known in seconds.
@@ -95,6 +98,19 @@ def make_plan(settings: TrainSettings, *, base: str, events: Events) -> Plan:
 def needs_download(name: str) -> bool:
     """Whether a name given to ``--data`` stands for something on the Hub."""
     return name == "vision-flan" or (bool(_HUB_ID.fullmatch(name)) and not Path(name).exists())
+
+
+def require_trackers(settings: TrainSettings) -> None:
+    """Refuse a tracker that is not installed.
+
+    Raises:
+        UnavailableError: naming all that are missing.
+    """
+    missing = [name for name in settings.report_to if name != "none" and find_spec(name) is None]
+    if missing:
+        raise UnavailableError(
+            f"--report-to {', '.join(missing)}: not installed", "python -m pip install 'm2pt_cli[track]'"
+        )
 
 
 def base_name(settings: TrainSettings) -> str:

@@ -5,15 +5,18 @@ import os
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 from evaluation.tiny_base import write_tiny_base
+from hub_server import HubServer
 from training.tiny import write_data
 
 import m2pt_cli
 from m2pt_cli.cli.app import main
+from m2pt_cli.data.vision_flan import ANNOTATION, ARCHIVE, REPO
 
 Captured = pytest.CaptureFixture[str]
 QUICK = ["--device", "cpu", "--max-steps", "2", "--batch-size", "2", "--accumulation", "1", "--template", "plain"]
@@ -220,3 +223,23 @@ def test_two_processes_train_as_one(capsys: Captured) -> None:
     capsys.readouterr()
     assert main(["train", "--resume", "--output-dir", "two"]) == 2
     assert "it runs in 1 processes here and in 2 there" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_users_command_letter_for_letter(tmp_path: Path) -> None:
+    """With a stand-in Hub and the embedded base, ``m2pt train --data vision-flan`` needs nothing else."""
+    repo = tmp_path / "hub/datasets" / REPO
+    repo.mkdir(parents=True)
+    rows = json.loads(Path("data/data.json").read_text())[:6]
+    with zipfile.ZipFile(repo / ARCHIVE, "w") as archive:
+        for row in rows:
+            archive.write(f"data/{row['image']}", f"images_191task_1k/{row['image']}")
+    (repo / ANNOTATION).write_text(json.dumps(rows))
+    with HubServer(tmp_path / "hub") as hub:
+        variables = hub.environment(tmp_path / "home", M2PT_BASE="nano", PYTHONPATH=environment()["PYTHONPATH"])
+        command = [sys.executable, "-m", "m2pt_cli", "train", "--data", "vision-flan"]
+        done = subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "runs/m2pt-nano-vision-flan-1\n"
+    assert "downloading" in done.stderr and "training m2pt on nano" in done.stderr
+    assert Path("runs/m2pt-nano-vision-flan-1/adapter_model.safetensors").is_file()

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from m2pt_cli.bases.catalog import entry_of
-from m2pt_cli.errors import SettingsError
+from m2pt_cli.errors import SettingsError, UnavailableError
 from m2pt_cli.settings import TrainSettings
-from m2pt_cli.training.plan import needs_download, resolve
+from m2pt_cli.training import plan
+from m2pt_cli.training.plan import needs_download, require_trackers, resolve
 
 
 def resolved(base: str = "nano", **values: object) -> TrainSettings:
@@ -63,3 +64,11 @@ def test_what_would_be_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert needs_download("vision-flan") and needs_download("lmms-lab/MME") and needs_download("a/b:subset")
     local = ("demo", "owner/name", "./owner/missing", "data/missing.json", "/abs/path", "missing.jsonl", "~/x")
     assert not any(needs_download(name) for name in local)
+
+
+def test_trackers_that_are_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "find_spec", lambda name: None if name == "wandb" else object())
+    require_trackers(TrainSettings(data=("demo",), report_to=("tensorboard", "none")))
+    with pytest.raises(UnavailableError, match="--report-to wandb: not installed") as raised:
+        require_trackers(TrainSettings(data=("demo",), report_to=("wandb", "tensorboard")))
+    assert "m2pt_cli[track]" in (raised.value.hint or "")

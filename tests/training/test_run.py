@@ -31,6 +31,8 @@ def run(tmp_path: Path, base_folder: Path, data_file: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
 
     def call(*, events: Callable[[Event], None] = lambda event: None, **values: Any) -> TrainResult:
+        if values.get("method") in ("lora", "full", "interaction"):
+            values |= {"visual_prompts": None, "textual_prompts": None}
         defaults: dict[str, Any] = {
             "data": (str(data_file),), "base": str(base_folder), "device": "cpu", "template": "plain",
             "batch_size": 2, "accumulation": 1, "epochs": 1, "visual_prompts": 2, "textual_prompts": 3,
@@ -296,3 +298,10 @@ def test_accumulated_batches_train_the_same_adapter(run: Run, tmp_path: Path) ->
     one, two = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
     for name, value in one.items():
         torch.testing.assert_close(value, two[name], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_reports_to_tensorboard(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    run(report_to=("tensorboard",), max_steps=2, epochs=None)
+    assert list((tmp_path / "run/trackers").rglob("events.out.tfevents.*"))

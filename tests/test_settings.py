@@ -1,0 +1,95 @@
+"""Settings from YAML and flags: every fault at once, each naming the flag and the value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from m2pt_cli.errors import InputError, SettingsError
+from m2pt_cli.settings import EvalSettings, InferSettings, TrainSettings, convert, read_yaml
+
+
+def faults(**values: Any) -> list[str]:
+    with pytest.raises(SettingsError) as raised:
+        TrainSettings(**({"data": ("demo",)} | values))
+    return raised.value.message.split("; ")
+
+
+def test_every_fault_at_once() -> None:
+    said = faults(method="loro", batch_size=0, warmup=1.5, seed=-1, report_to=("tensorbord",), device="gpu")
+    assert len(said) == 6
+    assert "--method 'loro' is not one of m2pt, visual, textual, interaction, lora, full. Did you mean 'lora'?" in said
+    assert "--batch-size 0 must be at least 1" in said
+    assert "--device 'gpu' is not cpu, cuda, cuda:N or mps" in said
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0, -1.0])
+def test_numbers_that_train_nothing(value: float) -> None:
+    assert faults(learning_rate=value) == [f"--learning-rate {value} must be more than 0"]
+    assert len(faults(epochs=value)) == 1
+
+
+def test_prompts_that_a_method_does_not_have() -> None:
+    assert faults(method="lora", visual_prompts=4) == ["--visual-prompts 4: --method lora has no visual prompts"]
+    assert faults(method="visual", visual_prompts=0) == ["--method visual with --visual-prompts 0 trains no prompt"]
+    TrainSettings(data=("demo",), method="textual", visual_prompts=0, textual_prompts=3)
+    TrainSettings(data=("demo",), method="m2pt", visual_prompts=0, textual_prompts=0)
+
+
+def test_flags_go_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("data: demo\nlearning_rate: 7e-4\nbatch_size: 4\nresume: true\nimages: [a, b]\n")
+    settings = TrainSettings.from_sources(file, {"batch_size": 8, "epochs": None, "images": (), "method": "lora"})
+    assert (settings.data, settings.learning_rate, settings.batch_size) == (("demo",), 7e-4, 8)
+    assert (settings.resume, settings.images, settings.method) == (True, (Path("a"), Path("b")), "lora")
+
+
+def test_file_with_unknown_keys_and_wrong_types(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("data: demo\nlerning_rate: 1\nepochs: many\nresume: 1\nbatch_size: 1.5\nseed: true\n")
+    with pytest.raises(SettingsError) as raised:
+        TrainSettings.from_sources(file, {})
+    said = raised.value.message.split("; ")
+    assert len(said) == 5
+    assert f"unknown key 'lerning_rate' in {file}. Did you mean 'learning_rate'?" in said
+    assert "--epochs 'many' is not a number" in said and "--batch-size 1.5 is not a whole number" in said
+
+
+@pytest.mark.parametrize("content", ["", "- a\n- b\n", "a: [", "\x80"])
+def test_file_that_holds_no_settings(tmp_path: Path, content: str) -> None:
+    (tmp_path / "bad.yaml").write_bytes(content.encode("latin-1"))
+    with pytest.raises(InputError, match=r"bad\.yaml"):
+        read_yaml(tmp_path / "bad.yaml")
+
+
+def test_a_file_can_not_run_code(tmp_path: Path) -> None:
+    (tmp_path / "evil.yaml").write_text(f"a: !!python/object/apply:os.mkdir ['{tmp_path / 'made'}']\n")
+    with pytest.raises(InputError):
+        read_yaml(tmp_path / "evil.yaml")
+    assert not (tmp_path / "made").exists()
+
+
+def test_values_survive_a_round_trip() -> None:
+    settings = TrainSettings(data=("demo", "x.json"), images=(Path("a"),), learning_rate=7e-4, keep=3, resume=True)
+    known = {name: value for name, value in settings.to_dict().items() if value is not None}
+    assert TrainSettings.from_sources(None, known) == settings
+
+
+@pytest.mark.parametrize(
+    ("value", "annotation", "expected"),
+    [
+        ("7e-4", "float | None", 7e-4), (3, "float", 3.0), (3.0, "int | None", 3), ("x", "tuple[str, ...]", ("x",)),
+        (["x", 1], "tuple[str, ...]", ("x", "1")), ("p", "Path | None", Path("p")), (None, "int | None", None),
+    ],
+)  # fmt: skip
+def test_conversion(value: Any, annotation: str, expected: Any) -> None:
+    assert convert(value, annotation) == expected
+
+
+def test_other_commands() -> None:
+    with pytest.raises(SettingsError, match="use one of them"):
+        InferSettings(temperature=0.5, num_beams=2)
+    with pytest.raises(SettingsError, match="--bench is missing"):
+        EvalSettings()
