@@ -37,7 +37,8 @@ def parse_line(line: bytes, number: int) -> QuestionLine:
         return QuestionLine(number, None, None, f"line {number} is longer than {MAX_LINE_BYTES} bytes")
     try:
         record = json.loads(line.decode("utf-8-sig"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    # ValueError: no UTF-8, no JSON, or an integer of thousands of digits.
+    except (ValueError, RecursionError) as error:
         return QuestionLine(number, None, None, f"line {number} is not valid JSON: {error}")
     if not isinstance(record, dict):
         return QuestionLine(number, None, None, f"line {number} is not a JSON object")

@@ -59,7 +59,7 @@ def answer_lines(source: str, settings: InferSettings, output: Output) -> int:
         GenerationError: there were questions and none was answered.
     """
     folder = Path() if source == "-" else Path(source).parent
-    asked = answered = faulty = 0
+    lines = asked = answered = faulty = 0
     with _opened(source) as stream:
         panel = _panel(settings, output)
         opened = False
@@ -67,13 +67,14 @@ def answer_lines(source: str, settings: InferSettings, output: Output) -> int:
             if not opened:  # the first line is there: now the model is needed
                 panel.open()
                 opened = True
+            lines += len(batch)
             for answer, is_faulty in _answers([parse_line(line, number) for number, line in batch], folder, panel):
                 output.json(answer.to_dict())
                 asked += 1
                 answered += answer.error is None
                 faulty += is_faulty
     if faulty:
-        output.warn(f"{faulty} of {asked} lines could not be asked; their error is in the output")
+        output.warn(f"{faulty} of {lines} lines could not be asked; their error is in the output")
         return InputError.exit_code
     if asked and not answered:
         raise GenerationError(f"all {asked} questions failed; their errors are in the output")

@@ -32,6 +32,7 @@ def test_the_id_defaults_to_the_line_number() -> None:
         (b'{"image": "x.png", "question": "  "}', "no 'question'"),
         (b'{"image": 7, "question": "What?"}', "'image' is not a path"),
         (b"[" * 100_000, "not valid JSON"),
+        (b'{"question": "What?", "id": ' + b"1" * 5_000 + b"}", "not valid JSON"),
         (b'{"question": "' + b"x" * MAX_LINE_BYTES + b'"}', "longer than"),
     ],
 )

@@ -120,7 +120,7 @@ def test_the_adapter_comes_from_the_environment(
 
 
 def test_lines_in_lines_out_in_order_with_errors_between(
-    base: str, images: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    base: str, adapters: list[str], images: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines: list[Any] = [
         {"id": "q1", "image": "0.png", "question": "what is it", "split": "dev"},
@@ -139,6 +139,10 @@ def test_lines_in_lines_out_in_order_with_errors_between(
     assert records[0]["split"] == "dev"
     assert [record["error"] is None for record in records] == [True, False, False, True, True, True]
     assert [record["answer"] is None for record in records] == [False, True, True, False, False, False]
+    assert "2 of 6 lines" in err
+    assert ask("--input", str(file), "--adapter", adapters[0], "--adapter", "none", base=base) == 3
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["adapter"] for line in out.splitlines()[:3]] == [adapters[0], None, None]
     assert "2 of 6 lines" in err
 
 
