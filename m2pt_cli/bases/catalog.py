@@ -242,7 +242,8 @@ def resolve_base_name(said: str | None, of_adapter: str | None) -> str:
 
 
 def entry_of(base: str) -> BaseEntry:
-    """What is known of a base: an alias, a folder with a ``config.json``, or a Hub id (whose config is fetched).
+    """What is known of a base: an alias, a folder with a ``config.json`` (or that file), or a Hub id, whose config is
+    fetched.
 
     An alias wins over a folder of that name (``./nano`` is the folder), a folder over a Hub id.
 
@@ -253,6 +254,8 @@ def entry_of(base: str) -> BaseEntry:
     if entry is not None:
         return entry
     folder = Path(base).expanduser()
+    if folder.name == "config.json" and folder.is_file():
+        folder = folder.parent
     if base and folder.is_dir():
         return _unlisted(str(folder.resolve()), read_geometry(folder), folder=folder.resolve())
     if base and folder.exists():

@@ -148,7 +148,12 @@ def test_faulty_folders(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match="mapping"):
         entry_of(str(tmp_path))
     with pytest.raises(UnavailableError, match="is a file"):
-        entry_of(str(tmp_path / "config.json"))
+        entry_of(str(tmp_path / "adapter_config.json"))
+
+
+def test_a_config_file_stands_for_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava"}))
+    assert entry_of(str(tmp_path / "config.json")) == entry_of(str(tmp_path))
 
 
 def test_the_catalogue_needs_no_torch() -> None:
