@@ -101,7 +101,9 @@ def _fail(error: M2PTError, as_json: bool, *, code: int) -> int:
 
         traceback.print_exc(file=sys.stderr)
     try:
-        Output.current().error(error.to_dict(), as_json=as_json)
+        # What the machine or a library is to blame for may be clearer from the traceback; a wrong word is not.
+        debug_hint = "M2PT_DEBUG=1 shows the traceback" if code == 1 and os.environ.get("M2PT_DEBUG") != "1" else None
+        Output.current().error(error.to_dict(), as_json=as_json, debug_hint=debug_hint)
     except ClosedPipe:
         _drop_stdout()
     return code

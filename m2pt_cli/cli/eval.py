@@ -22,6 +22,7 @@ EPILOG = "\n\n".join(
         "  m2pt eval --adapter runs/m2pt --bench mme",
         "  m2pt eval --compare evals/demo-demo --compare evals/nano-demo",
         "  m2pt eval --bench pope --predictions answers.jsonl --protocol lmms-eval",
+        "Started again with the same settings, it asks only what is not answered yet.",
     ]
 )
 # What an option is when it was not said; a file given to --config then keeps its own value.

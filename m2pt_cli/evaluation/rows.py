@@ -124,7 +124,9 @@ def read_rows(file: Path) -> list[Row]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} can't be read: {error.__class__.__name__}", "check the path") from None
+        raise InputError(
+            f"{file} can't be read: {getattr(error, 'strerror', None) or error}", "check the path"
+        ) from None
     records, faults = [], []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():

@@ -29,7 +29,9 @@ def _samples(file: Path) -> list[dict[str, Any]] | None:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} can't be read: {error.__class__.__name__}", "check the path") from None
+        raise InputError(
+            f"{file} can't be read: {getattr(error, 'strerror', None) or error}", "check the path"
+        ) from None
     lines = [line for line in text.split("\n") if line.strip()]
     try:
         first = json.loads(lines[0]) if lines else None

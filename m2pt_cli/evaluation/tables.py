@@ -167,7 +167,7 @@ def read_json_lines(file: Path, needed: Sequence[str]) -> list[dict[str, Any]]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} can't be read: {error.__class__.__name__}") from None
+        raise InputError(f"{file} can't be read: {getattr(error, 'strerror', None) or error}") from None
     rows, faults = [], []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():

@@ -107,6 +107,13 @@ def test_debug_shows_the_traceback() -> None:
     assert "Traceback" in done.stderr
 
 
+def test_a_fault_of_the_machine_says_how_to_see_more(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["count-params", "--base", "no-such-base"]) == 1
+    assert "M2PT_DEBUG=1" in capsys.readouterr().err
+    assert main(["count-params", "--method", "visal"]) == 2
+    assert "M2PT_DEBUG" not in capsys.readouterr().err
+
+
 def test_a_closed_pipe_ends_quietly() -> None:
     script = f"{sys.executable} -m m2pt_cli --help | head -n 1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
