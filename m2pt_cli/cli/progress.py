@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from itertools import pairwise
@@ -194,12 +195,15 @@ def result_table(event: Finished) -> Table:
 
 
 def sparkline(values: list[float], width: int) -> str:
-    """``values`` in ``width`` characters, each the mean of its share, from the lowest ▁ to the highest █."""
+    """``values`` in ``width`` characters, each the mean of its share, from the lowest ▁ to the highest █.
+
+    The scale is logarithmic: a loss falls by a factor in its first steps, and what follows would else be one flat line.
+    """
     if not values:
         return ""
     width = min(width, len(values))
     bounds = [round(index * len(values) / width) for index in range(width + 1)]
-    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(bounds)]
+    means = [math.log(max(sum(values[a:b]) / (b - a), 1e-9)) for a, b in pairwise(bounds)]
     low, high = min(means), max(means)
     scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
     return "".join(_BARS[round((mean - low) * scale)] for mean in means)

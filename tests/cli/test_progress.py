@@ -78,5 +78,6 @@ def test_sparkline() -> None:
     assert sparkline([], 10) == ""
     assert sparkline([1.0], 10) == "▁"
     assert sparkline([8.0, 1.0], 10) == "█▁"
-    assert sparkline([float(n) for n in range(100)], 8) == "▁▂▃▄▅▆▇█"
+    assert sparkline([2.0**n for n in range(8)], 8) == "▁▂▃▄▅▆▇█"
+    assert sparkline([0.0, 1.0], 2) == "▁█"
     assert len(sparkline([float(n % 7) for n in range(1000)], 50)) == 50
