@@ -72,6 +72,7 @@ def load_samples(
     say = report or (lambda text: None)
     for spec in data:
         _require_plausible(spec)
+    ImageFolders(images)  # a wrong folder is met even where no source asks for it
     faults = Faults(skip_bad=skip_bad)
     left_out = 0
     parts: list[tuple[str, list[Sample]]] = []

@@ -222,3 +222,8 @@ def test_reading_data_imports_no_torch(folder: Path) -> None:
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'peft', 'datasets')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_folder_of_images_that_is_not_there_is_met_whoever_needs_it(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        load_samples(["demo"], images=[tmp_path / "none"], limit=4)
