@@ -18,7 +18,7 @@ from m2pt_cli.training.events import Events, Finished
 from m2pt_cli.training.loss_plot import plot_loss
 from m2pt_cli.training.model_card import model_card
 from m2pt_cli.training.plan import Plan
-from m2pt_cli.training.run_folder import CARD_FILE, LOSS_FILE, METRICS_FILE, write_run_file
+from m2pt_cli.training.run_folder import CARD_FILE, LOSS_FILE, METRICS_FILE, RUN_FILE, write_run_file
 
 if TYPE_CHECKING:
     from m2pt_cli.training.setup import Prepared
@@ -103,6 +103,8 @@ def publish(prepared: Prepared, run_dir: Path) -> int:
         files = sorted(partial.iterdir(), key=lambda file: (file.name.endswith("config.json"), file.name))
         size = sum(file.stat().st_size for file in files if file.suffix == ".safetensors")
         for file in files:
+            # safetensors makes its files readable for their owner alone, whatever the umask says.
+            shutil.copymode(run_dir / RUN_FILE, file)
             os.replace(file, run_dir / file.name)
         return size
     finally:

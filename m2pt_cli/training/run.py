@@ -112,6 +112,7 @@ def _train(plan: Plan, prepared: Prepared, events: Events) -> None:
         checkpoint = latest_checkpoint(run_dir, lambda text: events(Notice(text, is_warning=True)))
         said = f"resuming from {checkpoint}" if checkpoint else f"{run_dir} holds no checkpoint: starting from step 0"
         events(Notice(said))
+    first_step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     with stop_on_signals() as request:
         trainer = prepared.make_trainer(request, events)
         events(
@@ -121,7 +122,7 @@ def _train(plan: Plan, prepared: Prepared, events: Events) -> None:
                 base=plan.base,
                 device=str(prepared.loaded.device),
                 steps=prepared.steps,
-                first_step=int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0,
+                first_step=first_step,
                 samples=len(prepared.data.train),
                 validation=len(prepared.data.validation or ()),
                 trainable=sum(prepared.parts.values()),
@@ -129,7 +130,10 @@ def _train(plan: Plan, prepared: Prepared, events: Events) -> None:
             )
         )
         try:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            if checkpoint is not None and first_step >= prepared.steps:  # what failed was the end, not the training
+                trainer.restore(checkpoint)
+            else:
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except OutOfMemoryError as error:
             raise out_of_memory(settings, error) from error
         except InputError as error:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_callback import PrinterCallback, TrainerState
 
 from m2pt_cli.errors import DivergenceError
 from m2pt_cli.training.checkpoints import load_weights, remove_old, save_weights, staged
@@ -207,6 +207,11 @@ class M2PTTrainer(Trainer):
         self._save_scaler(str(folder))
         self._save_rng_state(str(folder))
         self.state.save_to_json(str(folder / "trainer_state.json"))
+
+    def restore(self, folder: Path) -> None:
+        """Take weights and state from a checkpoint without training on."""
+        load_weights(self.accelerator.unwrap_model(self.model), folder)
+        self.state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_weights(self.accelerator.unwrap_model(self.model), Path(resume_from_checkpoint))

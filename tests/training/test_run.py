@@ -18,7 +18,7 @@ from m2pt_cli.bases.loading import load_base
 from m2pt_cli.errors import DeviceError, InputError, Interrupted, SettingsError
 from m2pt_cli.records import TrainResult
 from m2pt_cli.settings import TrainSettings, read_yaml
-from m2pt_cli.training import checkpoints, trainer
+from m2pt_cli.training import checkpoints, finish, trainer
 from m2pt_cli.training.events import Event, Finished, Notice, Started, Step
 from m2pt_cli.training.run import broken_sample, run_training
 
@@ -59,6 +59,7 @@ def test_writes_a_run_directory(run: Run, tmp_path: Path, base_folder: Path, dat
     folder = tmp_path / "run"
     names = ["README.md", "adapter_config.json", "adapter_model.safetensors", "loss.png", "metrics.jsonl", "run.yaml"]
     assert sorted(path.name for path in folder.iterdir()) == names
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
     assert (result.output_dir, result.method, result.steps) == (str(folder), "m2pt", 6)
     assert result.base == str(base_folder) and result.validation is None and result.loss is not None
     assert result.bytes == (folder / "adapter_model.safetensors").stat().st_size
@@ -290,6 +291,23 @@ def test_full_disk_keeps_the_checkpoint_before(run: Run, tmp_path: Path, monkeyp
         run(save_steps=2, keep=5)
     assert [path.name for path in sorted((tmp_path / "run").glob("*checkpoint*"))] == ["checkpoint-2"]
     assert run(save_steps=2, resume=True).steps == 6
+
+
+def test_failure_at_the_very_end_loses_nothing(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(output_dir=tmp_path / "whole", validation="0.3")
+
+    def fill(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(DeviceError, match="disk is full"):
+        patch.setattr(finish, "plot_loss", fill)
+        run(validation="0.3")
+    events: list[Event] = []
+    resumed = run(validation="0.3", resume=True, events=events.append)
+    assert not [event for event in events if isinstance(event, Step)]
+    assert (resumed.steps, resumed.loss, resumed.validation) == (whole.steps, whole.loss, whole.validation)
+    files = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("whole", "run")]
+    assert files[0] == files[1]
 
 
 def test_accumulated_batches_train_the_same_adapter(run: Run, tmp_path: Path) -> None:
