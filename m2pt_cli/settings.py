@@ -263,7 +263,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"{file} can't be read: {error.__class__.__name__}", "check the path given to --config"
+            f"{file} can't be read: {getattr(error, 'strerror', None) or error}", "check the path given to --config"
         ) from None
     except yaml.YAMLError as error:
         raise InputError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None

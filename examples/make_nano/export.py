@@ -91,7 +91,7 @@ Shares of exact answers on the test split, of the weights as stored.
 |---|---|
 {tables}
 
-After tuning: `docs/demo-tasks.md` of the project.
+After tuning: `docs/demo-results.md` of the project.
 
 Text is lower-cased and split into words; unknown words become `<unk>`. Chat template: `USER: <image>\\n... ASSISTANT:`.
 """

@@ -74,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         # Without the standalone mode Typer returns the command's value and lets every exception through.
         result = app(words or ["--help"], standalone_mode=False, prog_name="m2pt")
+        if result == 130:  # Typer turns Ctrl-C into this value
+            return _fail(M2PTError("interrupted"), as_json, code=130)
         return result if isinstance(result, int) else 0
     except ClosedPipe:
         _drop_stdout()

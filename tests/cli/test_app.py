@@ -119,3 +119,12 @@ def test_a_closed_pipe_ends_quietly() -> None:
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "0"
     assert done.stderr == ""
+
+
+def test_ctrl_c_is_code_130_and_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def pressed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("m2pt_cli.cli.infer_lines.answer_lines", pressed)
+    assert main(["infer", "--input", "-", "--json"]) == 130
+    assert json.loads(capsys.readouterr().err)["error"]["message"] == "interrupted"
