@@ -73,6 +73,8 @@ def load_samples(
     for spec in data:
         _require_plausible(spec)
     ImageFolders(images)  # a wrong folder is met even where no source asks for it
+    if images and all(spec in KNOWN for spec in data):
+        say(f"--images is not used: {' and '.join(data)} bring their own")
     faults = Faults(skip_bad=skip_bad)
     left_out = 0
     parts: list[tuple[str, list[Sample]]] = []

@@ -224,6 +224,12 @@ def test_reading_data_imports_no_torch(folder: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_images_that_no_source_uses_are_named(tmp_path: Path) -> None:
+    told: list[str] = []
+    load_samples(["demo"], images=[tmp_path], limit=4, report=told.append)
+    assert any("--images is not used" in line for line in told)
+
+
 def test_a_folder_of_images_that_is_not_there_is_met_whoever_needs_it(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         load_samples(["demo"], images=[tmp_path / "none"], limit=4)
