@@ -90,6 +90,8 @@ def run_evaluation(settings: EvalSettings, *, events: Events = ignore) -> EvalRe
     )
     if len(plans) > 1 and share.is_first:
         write_json(folder / RESULTS, result.to_dict())
+    share.wait()
+    share.leave()
     return result
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from m2pt_cli.errors import SettingsError
@@ -18,12 +18,13 @@ from m2pt_cli.evaluation.rows import Item
 _PATIENCE = timedelta(days=7)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Share:
     """Which part of the work this process does."""
 
     rank: int = 0
     world: int = 1
+    _has_joined: bool = field(default=False, init=False)
 
     @classmethod
     def from_environment(cls) -> Share:
@@ -63,4 +64,17 @@ class Share:
 
         if not distributed.is_initialized():
             distributed.init_process_group("gloo", timeout=_PATIENCE)
+            self._has_joined = True
         distributed.barrier()
+
+    def leave(self) -> None:
+        """Part from the others; the last thing a process does here.
+
+        Left to the interpreter's shutdown, the threads of a process group may outlive what they come back to, and a
+        process that has done all its work ends with SIGABRT.
+        """
+        if self._has_joined:  # another's group stays
+            from torch import distributed
+
+            distributed.destroy_process_group()
+            self._has_joined = False

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from m2pt_cli.settings import TrainSettings
@@ -21,14 +22,36 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def connect(settings: TrainSettings) -> None:
-    """Join the other processes; nothing to do when there are none."""
+@contextmanager
+def connected(settings: TrainSettings) -> Iterator[None]:
+    """Joined to the other processes, and parted from them at the end; nothing to do when there are none.
+
+    Left to the interpreter's shutdown, the threads of a process group may still run when there is no interpreter for
+    them to come back to, and a process that has done all its work ends with SIGABRT.
+    """
     if process_count() == 1:
+        yield
         return
     import torch
 
-    if torch.distributed.is_initialized():
+    if torch.distributed.is_initialized():  # the caller's own group: it stays
+        yield
         return
+    _join(settings)
+    try:
+        yield
+        torch.distributed.barrier()
+    except BaseException:
+        # NCCL would wait for what the other processes still owe, and they for this one; gloo lets go.
+        if torch.distributed.get_backend() == "gloo":
+            torch.distributed.destroy_process_group()
+        raise
+    torch.distributed.destroy_process_group()
+
+
+def _join(settings: TrainSettings) -> None:
+    import torch
+
     from m2pt_cli.bases.device import choose_device
 
     device = choose_device(settings.device)

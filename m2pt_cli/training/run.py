@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from m2pt_cli.errors import DeviceError, InputError, Interrupted
 from m2pt_cli.records import TrainResult
 from m2pt_cli.settings import TrainSettings
-from m2pt_cli.training.distributed import agreed, connect, first_then_others, is_first_process, process_count
+from m2pt_cli.training.distributed import agreed, connected, first_then_others, is_first_process, process_count
 from m2pt_cli.training.events import Events, Notice, Started, ignore
 from m2pt_cli.training.plan import Plan, base_name, make_plan
 from m2pt_cli.training.run_folder import (
@@ -46,20 +46,20 @@ def run_training(settings: TrainSettings, *, events: Events = ignore) -> TrainRe
     """
     events = events if is_first_process() else ignore
     base = base_name(settings)
-    connect(settings)
-    is_new = settings.output_dir is None or not settings.output_dir.exists()
-    run_dir = agreed(claim(settings, base) if is_first_process() else Path())
-    try:
-        events(Notice(f"output directory: {run_dir}"))
-        plan = first_then_others(lambda: make_plan(settings, base=base, events=events))
-        with warnings.catch_warnings():
-            # Deprecations and advice of libraries to their callers: nothing a user of this one can act on.
-            warnings.simplefilter("ignore")
-            return _run(plan, run_dir, events)
-    finally:
-        if is_new and is_first_process():
-            with suppress(OSError):
-                run_dir.rmdir()  # only if nothing was written
+    with connected(settings):
+        is_new = settings.output_dir is None or not settings.output_dir.exists()
+        run_dir = agreed(claim(settings, base) if is_first_process() else Path())
+        try:
+            events(Notice(f"output directory: {run_dir}"))
+            plan = first_then_others(lambda: make_plan(settings, base=base, events=events))
+            with warnings.catch_warnings():
+                # Deprecations and advice of libraries to their callers: nothing a user of this one can act on.
+                warnings.simplefilter("ignore")
+                return _run(plan, run_dir, events)
+        finally:
+            if is_new and is_first_process():
+                with suppress(OSError):
+                    run_dir.rmdir()  # only if nothing was written
 
 
 def _run(plan: Plan, run_dir: Path, events: Events) -> TrainResult:
