@@ -11,7 +11,7 @@ from evaluation import forked
 from m2pt_cli.settings import TrainSettings
 from m2pt_cli.training.distributed import agreed, connected, first_then_others
 
-SETTINGS = TrainSettings(device="cpu")
+SETTINGS = TrainSettings(data=("demo",), device="cpu")
 
 
 def in_two(work: Callable[[int], None]) -> list[int]:
