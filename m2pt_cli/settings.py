@@ -30,9 +30,9 @@ PROTOCOLS = ("official", "lmms-eval")
 
 
 def closest(name: str, choices: Iterable[str]) -> str:
-    """`` Did you mean 'x'?`` for the nearest of ``choices``, or an empty string."""
+    """``. Did you mean 'x'?`` for the nearest of ``choices``, or an empty string."""
     near = difflib.get_close_matches(name, list(choices), n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    return f". Did you mean {near[0]!r}?" if near else ""
 
 
 def flag(name: str) -> str:
@@ -75,7 +75,7 @@ class Settings:
     def one_of(self, faults: list[str], name: str, choices: Iterable[str]) -> None:
         value = getattr(self, name)
         if value is not None and value not in choices:
-            faults.append(f"{flag(name)} {value!r} is not one of {', '.join(choices)}.{closest(str(value), choices)}")
+            faults.append(f"{flag(name)} {value!r} is not one of {', '.join(choices)}{closest(str(value), choices)}")
 
     def at_least(self, faults: list[str], least: float, *names: str) -> None:
         for name in names:
@@ -99,7 +99,7 @@ class Settings:
         """
         values = {} if file is None else _settings_section(read_yaml(file))
         known = {f.name: f for f in fields(cls)}
-        faults = [f"unknown key {key!r} in {file}.{closest(key, known)}" for key in values if key not in known]
+        faults = [f"unknown key {key!r} in {file}{closest(key, known)}" for key in values if key not in known]
         values = {key: value for key, value in values.items() if key in known}
         values.update({key: value for key, value in flags.items() if value is not None and value != ()})
         converted: dict[str, Any] = {}
@@ -167,7 +167,7 @@ class TrainSettings(Settings):
         self.one_of(faults, "template", TEMPLATES)
         self.one_of(faults, "image_fit", IMAGE_FITS)
         faults += [
-            f"--report-to {name!r} is not one of {', '.join(REPORTERS)}.{closest(name, REPORTERS)}"
+            f"--report-to {name!r} is not one of {', '.join(REPORTERS)}{closest(name, REPORTERS)}"
             for name in self.report_to
             if name not in REPORTERS
         ]
@@ -179,6 +179,14 @@ class TrainSettings(Settings):
             faults.append(f"--warmup {self.warmup} is a share of all steps and must be at most 1")
         if self.resume and self.overwrite:
             faults.append("--resume and --overwrite exclude each other")
+        share = _number(self.validation)
+        if share is not None and not 0 < share < 1:
+            faults.append(f"--validation {self.validation} is not a share between 0 and 1, nor a file")
+        is_bare = self.method == "interaction" or (
+            self.method == "m2pt" and self.visual_prompts == self.textual_prompts == 0
+        )
+        if is_bare and self.interaction == "none" and not self.train_lm_head:
+            faults.append(f"--method {self.method} with no prompts and --interaction none trains nothing")
         for kind in ("visual", "textual"):
             count = getattr(self, f"{kind}_prompts")
             if self.method == kind and count == 0:
@@ -208,6 +216,7 @@ class InferSettings(Settings):
 
     def faults(self) -> list[str]:
         faults = super().faults()
+        faults += [f"--adapter {name!r} is given twice" for name in _repeated(self.adapter)]
         self.one_of(faults, "template", TEMPLATES)
         self.one_of(faults, "image_fit", IMAGE_FITS)
         self.at_least(faults, 1, "max_new_tokens", "num_beams")
@@ -317,6 +326,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None
 
 
 def _repeated(names: Iterable[str]) -> list[str]:

@@ -38,6 +38,23 @@ def test_prompts_that_a_method_does_not_have() -> None:
     TrainSettings(data=("demo",), method="m2pt", visual_prompts=0, textual_prompts=0)
 
 
+def test_a_method_left_with_nothing() -> None:
+    said = "--method m2pt with no prompts and --interaction none trains nothing"
+    assert faults(visual_prompts=0, textual_prompts=0, interaction="none") == [said]
+    assert len(faults(method="interaction", interaction="none")) == 1
+    TrainSettings(data=("demo",), visual_prompts=0, interaction="none")
+    TrainSettings(data=("demo",), method="interaction", interaction="none", train_lm_head=True)
+
+
+@pytest.mark.parametrize("share", ["0", "1", "2", "-0.1", "nan"])
+def test_a_share_that_is_none(share: str) -> None:
+    assert faults(validation=share) == [f"--validation {share} is not a share between 0 and 1, nor a file"]
+
+
+def test_no_guess_no_full_stop() -> None:
+    assert faults(init="quux") == ["--init 'quux' is not one of xavier, normal, zeros"]
+
+
 def test_flags_go_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("data: demo\nlearning_rate: 7e-4\nbatch_size: 4\nresume: true\nimages: [a, b]\n")
@@ -89,6 +106,8 @@ def test_conversion(value: Any, annotation: str, expected: Any) -> None:
 
 
 def test_other_commands() -> None:
+    with pytest.raises(SettingsError, match="--adapter 'a' is given twice"):
+        InferSettings(adapter=("a", "a"))
     with pytest.raises(SettingsError, match="use one of them"):
         InferSettings(temperature=0.5, num_beams=2)
     with pytest.raises(SettingsError, match="--bench is missing"):

@@ -39,7 +39,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         faults = [
-            f"--{flag} {value!r} is not one of {', '.join(choices)}.{closest(value, choices)}"
+            f"--{flag} {value!r} is not one of {', '.join(choices)}{closest(value, choices)}"
             for flag, value, choices in (
                 ("method", self.method, METHODS),
                 ("interaction", self.interaction, INTERACTIONS),

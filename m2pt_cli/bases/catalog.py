@@ -263,7 +263,7 @@ def entry_of(base: str) -> BaseEntry:
     if not _HUB_ID.fullmatch(base) or base.startswith("."):
         what = "a folder" if "/" in base or base.startswith(".") else "a known base, a folder or a Hub id"
         raise UnavailableError(
-            f"the base {base!r} is not {what}.{closest(base, base_names())}",
+            f"the base {base!r} is not {what}{closest(base, base_names())}",
             f"known bases: {', '.join(base_names())}; or name a Hub id (owner/name) or a folder",
         )
     from m2pt_cli.bases.hub import fetch_config

@@ -60,7 +60,7 @@ def command(
     resume: its.Resume = False,
     overwrite: its.Overwrite = False,
     dry_run: its.DryRun = False,
-    base: options.BaseOption = None,
+    base: its.Base = None,
     device: options.DeviceOption = None,
     dtype: its.Dtype = None,
     seed: its.Seed = None,

@@ -27,6 +27,16 @@ Data = Annotated[
         "demo, vision-flan, a JSON(L) file, a folder or a Hub data set; repeat it to mix.",
     ),
 ]
+Base = Annotated[
+    str | None,
+    _option(
+        "--base",
+        _MODEL,
+        "BASE",
+        "Base LLaVA: nano, llava-1.5-7b, llava-1.5-13b, llava-v1-7b, a Hub id or a folder. "
+        "Default: $M2PT_BASE, then llava-1.5-7b.",
+    ),
+]
 Images = Annotated[
     list[Path] | None, _option("--images", _DATA, "DIR", "Folder of the images. Default: the folder of the data file.")
 ]

@@ -120,7 +120,7 @@ def get_template(name: str, processor: Any = None) -> ChatTemplate:
     if name in _SYSTEMS:
         return FixedTemplate(name, _SYSTEMS[name])
     if name != "base":
-        raise SettingsError(f"--template {name!r} is not one of {', '.join(TEMPLATES)}.{closest(name, TEMPLATES)}")
+        raise SettingsError(f"--template {name!r} is not one of {', '.join(TEMPLATES)}{closest(name, TEMPLATES)}")
     if processor is None or processor.chat_template is None:
         raise SettingsError("this base has no chat template of its own", "use --template vicuna_v1")
     return ProcessorTemplate(processor)

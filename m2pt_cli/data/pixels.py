@@ -85,7 +85,7 @@ def prepare_image(image: Image.Image, fit: str, image_processor: Any) -> NDArray
 def fit_of(image_processor: Any, fit: str) -> Fit:
     """What ``crop``, ``pad`` or ``base`` means for an image processor. Raises SettingsError for anything else."""
     if fit not in IMAGE_FITS:
-        raise SettingsError(f"--image-fit {fit!r} is not one of {', '.join(IMAGE_FITS)}.{closest(fit, IMAGE_FITS)}")
+        raise SettingsError(f"--image-fit {fit!r} is not one of {', '.join(IMAGE_FITS)}{closest(fit, IMAGE_FITS)}")
     size = _target(image_processor)
     mean = image_processor.image_mean
     fill = tuple(int(value * 255) for value in mean) if image_processor.do_normalize else (127, 127, 127)

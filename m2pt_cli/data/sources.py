@@ -188,7 +188,7 @@ def _require_plausible(spec: str) -> None:
     owner, _, name = spec.partition("/")
     if not (owner and name and "/" not in name):
         raise InputError(
-            f"--data {spec!r} is no known source, no file here, and no Hub id (owner/name).{near}",
+            f"--data {spec!r} is no known source, no file here, and no Hub id (owner/name){near}",
             f"known sources: {', '.join(KNOWN)}",
         )
 

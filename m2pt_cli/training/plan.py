@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 from m2pt_cli.bases.catalog import BaseEntry, entry_of, resolve_base_name
 from m2pt_cli.data.samples import Sample
 from m2pt_cli.data.sources import load_samples, split_validation
-from m2pt_cli.errors import SettingsError, UnavailableError
+from m2pt_cli.errors import UnavailableError
 from m2pt_cli.settings import TrainSettings
 from m2pt_cli.training.events import Events, Notice
 
@@ -48,14 +49,18 @@ def make_plan(settings: TrainSettings, *, base: str, events: Events) -> Plan:
     Raises:
         InputError: the data is missing or faulty.
         UnavailableError: the base or a data set can't be had.
-        SettingsError: the settings contradict each other once the defaults are known.
+        DeviceError: the device that was said is not there.
     """
 
     def report(text: str) -> None:
         events(Notice(text))
 
     require_trackers(settings)
+    if (settings.device or os.environ.get("M2PT_DEVICE") or "cpu") != "cpu":
+        # torch takes seconds to import, a large data set minutes to read.
+        from m2pt_cli.bases.device import choose_device
 
+        choose_device(settings.device)
     if any(needs_download(name) for name in settings.data):
         # A download takes hours; whether this machine can train that base at all is known in seconds.
         from m2pt_cli.bases.loading import require_fast_enough
@@ -128,12 +133,4 @@ def resolve(settings: TrainSettings, entry: BaseEntry) -> TrainSettings:
         defaults.pop("epochs", None)
     if settings.learning_rate is not None:  # a rate that was said is for every part that has none of its own said
         defaults = {name: value for name, value in defaults.items() if not name.endswith("_lr")}
-    resolved = dataclasses.replace(settings.resolve(defaults), base=entry.name)
-    prompts = (resolved.visual_prompts or 0) + (resolved.textual_prompts or 0)
-    is_prompted = resolved.method not in ("lora", "full")
-    if is_prompted and not prompts and resolved.interaction == "none" and not resolved.train_lm_head:
-        raise SettingsError(
-            f"--method {resolved.method} with no prompts and --interaction none trains nothing",
-            "raise --visual-prompts or --textual-prompts, or leave out --interaction none",
-        )
-    return resolved
+    return dataclasses.replace(settings.resolve(defaults), base=entry.name)

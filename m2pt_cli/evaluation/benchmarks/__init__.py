@@ -72,4 +72,4 @@ def _load(name: str) -> Benchmark:
     if path.suffix or "/" in name:
         raise InputError(f"--bench {name} does not exist", "m2pt eval --list names the benchmarks")
     known = [*_BENCHMARKS, *_GROUPS]
-    raise SettingsError(f"--bench {name!r} is no benchmark.{closest(name, known)}", "m2pt eval --list names them")
+    raise SettingsError(f"--bench {name!r} is no benchmark{closest(name, known)}", "m2pt eval --list names them")
