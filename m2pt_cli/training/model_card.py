@@ -47,7 +47,7 @@ def model_card(
         f"base_model: {json.dumps(base)}",
         f"library_name: {'transformers' if is_full else 'peft'}",
         "pipeline_tag: image-text-to-text",
-        f"tags: [m2pt, llava, {settings.method}]",
+        f"tags: [{', '.join(dict.fromkeys(['m2pt', 'llava', settings.method]))}]",
         "---",
         "",
         f"# {_TITLES[settings.method]} on {base}",

@@ -189,7 +189,7 @@ def record_in_adapter(folder: Path, settings: TrainSettings, loaded: LoadedBase)
 def enable_checkpointing(model: Any) -> None:
     """Recompute activations in the backward pass.
 
-    Not reentrant: the inputs of a frozen base need no gradient, and a reentrant checkpoint would cut off the prompts'.
+    Not reentrant: that kind goes by whether its inputs need a gradient, and those of a frozen base need none.
     """
     options = {"use_reentrant": False}
     if hasattr(model, "activation_checkpointing_enable"):  # its name from transformers 5.20 on

@@ -26,6 +26,8 @@ def test_front_matter_and_facts() -> None:
     text = card(validation=0.5)
     front = yaml.safe_load(text.split("---")[1])
     assert front["base_model"] == "llava-hf/llava-1.5-7b-hf" and front["library_name"] == "peft"
+    assert front["tags"] == ["m2pt", "llava"]
+    assert yaml.safe_load(card(method="lora").split("---")[1])["tags"] == ["m2pt", "llava", "lora"]
     assert "6,000,640 parameters, 0.085 % of the 7,063,427,072" in text
     assert "450 training samples, 50 held out for validation." in text
     assert "| validation loss | 0.5000 |" in text and "| training loss (last tenth) | 0.2500 |" in text
