@@ -84,7 +84,7 @@ def trained_weights(geometry: Geometry, recipe: Recipe) -> Iterator[Weight]:
         # LLaVA's own practice: the vision tower stays frozen.
         yield from (weight for weight in geometry.weights() if weight.group != "vision_tower")
     elif recipe.method == "lora":
-        yield from _lora(geometry, recipe.lora_rank)
+        yield from _lora(geometry, recipe.lora_rank, with_projector=recipe.interaction != "none")
     else:
         yield from _prompted(geometry, recipe)
 
@@ -120,14 +120,15 @@ def _prompted(geometry: Geometry, recipe: Recipe) -> Iterator[Weight]:
         )
 
 
-def _lora(geometry: Geometry, rank: int) -> Iterator[Weight]:
-    """LoRA on every linear layer of the language model's blocks, and the whole projector."""
+def _lora(geometry: Geometry, rank: int, *, with_projector: bool) -> Iterator[Weight]:
+    """LoRA on every linear layer of the language model's blocks, and the whole projector unless it is left out."""
     for weight in geometry.weights():
         if weight.group == "language_model" and weight.name.endswith("_proj.weight"):
             name, (outputs, inputs) = _PREFIX + weight.name.removesuffix(".weight"), weight.shape
             yield Weight("language_model", f"{name}.lora_A.weight", (rank, inputs))
             yield Weight("language_model", f"{name}.lora_B.weight", (outputs, rank))
-    yield from _projector(geometry, "projector")
+    if with_projector:
+        yield from _projector(geometry, "projector")
 
 
 def _projector(geometry: Geometry, group: str) -> Iterator[Weight]:

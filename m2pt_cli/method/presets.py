@@ -32,7 +32,8 @@ def preset(
         method: ``m2pt``, the whole method; ``visual``, VPT-deep: visual prompts and interaction layer; ``textual``,
             PTUM: textual prompts and interaction layer; ``interaction``, that layer alone; ``lora``, LoRA on all seven
             linear layers of the language model's blocks, and the projector trained whole (the paper's baseline:
-            0.63 % of LLaVA v1 7B); ``full``, projector and language model as in LLaVA's own recipe, tower frozen.
+            0.63 % of LLaVA v1 7B; with ``interaction="none"`` the projector stays frozen); ``full``, projector and
+            language model as in LLaVA's own recipe, tower frozen.
         base_config: transformers' config of the base.
         num_visual_prompts, num_textual_prompts, interaction, visual_tokens, train_lm_head, init: see `M2PTConfig`;
             a method leaves out what it has no use for.
@@ -53,7 +54,7 @@ def preset(
             r=lora_rank,
             lora_alpha=2 * lora_rank,
             target_modules=LLM_LINEARS,
-            modules_to_save=[PROJECTOR],
+            modules_to_save=None if interaction == "none" else [PROJECTOR],
         )
     prompts = {
         "m2pt": (num_visual_prompts, num_textual_prompts),

@@ -175,7 +175,7 @@ def test_the_method_equals_modules_on_the_meta_device(seed: int, method: str) ->
     model = meta_base(seed)
     geometry = geometry_from_config(model.config.to_dict())
     pick = random.Random(seed)
-    options: dict[str, Any] = {"lora_rank": pick.choice([4, 16])}
+    options: dict[str, Any] = {"lora_rank": pick.choice([4, 16]), "interaction": pick.choice(["auto", "none"])}
     if method not in ("lora", "full"):
         options |= {"interaction": pick.choice(["auto", "projector", "residual"])}
         options |= {"train_lm_head": not geometry.tied_lm_head and pick.random() < 0.5}
@@ -222,6 +222,7 @@ def saved_adapter(folder: Path, method: str, **options: Any) -> Geometry:
         ("m2pt", {"interaction": "projector", "train_lm_head": True}),
         ("visual", {"interaction": "none"}),
         ("lora", {}),
+        ("lora", {"interaction": "none"}),
     ],
 )
 def test_a_saved_adapter_counts_as_its_recipe(tmp_path: Path, method: str, options: dict[str, Any]) -> None:

@@ -1,0 +1,173 @@
+"""The cells of the experiment: which methods, at which prompt lengths, with which seeds, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from m2pt_cli.analysis.parameters import Recipe, count_parameters
+from m2pt_cli.bases.geometry import Geometry
+
+# Prompt lengths of the paper: the three M²PT rows of table 1, VPT-deep (visual alone), PTUM (textual alone).
+M2PT_LENGTHS = ((10, 10), (20, 10), (10, 20))
+VISUAL_ALONE, TEXTUAL_ALONE = 10, 30
+# The variant that the ablations take parts from, and that LoRA's size is measured against.
+WHOLE_LENGTHS = (10, 10)
+GRID_LENGTHS = (5, 10, 20)
+LARGE_LORA = 7  # times M²PT's parameters, as in the paper
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """Something that is trained, whatever the seed.
+
+    Attributes:
+        name: unique; the name of its files.
+        label: what tables and figures call it.
+        rates: whose learning rates it uses, a key of the committed choice; ablations and prompt lengths use M²PT's.
+    """
+
+    name: str
+    label: str
+    method: str
+    rates: str
+    visual_prompts: int | None = None
+    textual_prompts: int | None = None
+    interaction: str = "auto"
+    lora_rank: int = 16
+
+    def recipe(self) -> Recipe:
+        """What it trains, for counting."""
+        return Recipe(
+            method=self.method,
+            visual_prompts=self.visual_prompts or 0,
+            textual_prompts=self.textual_prompts or 0,
+            interaction=self.interaction,
+            lora_rank=self.lora_rank,
+        )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training and its evaluation."""
+
+    variant: Variant
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.variant.name}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that is trained on one base.
+
+    Attributes:
+        rows: table 1 without its first row, the untuned base.
+        whole: the row that the ablations take parts from.
+        ablations: ``whole`` without one of its parts.
+        grid: M²PT at every pair of prompt lengths.
+    """
+
+    rows: tuple[Variant, ...]
+    whole: Variant
+    ablations: tuple[Variant, ...]
+    grid: tuple[Variant, ...]
+
+    def cells(self, seeds: int, ablation_seeds: int, grid_seeds: int) -> list[Cell]:
+        """Every cell once, in rounds by seed: rows, then ablations, then the grid, so that whole rounds finish first."""
+        found: dict[str, Cell] = {}
+        for seed in range(max(seeds, ablation_seeds, grid_seeds)):
+            for part, most in ((self.rows, seeds), (self.ablations, ablation_seeds), (self.grid, grid_seeds)):
+                for variant in part if seed < most else ():
+                    cell = Cell(variant, seed)
+                    found.setdefault(cell.name, cell)
+        return list(found.values())
+
+
+def m2pt(visual: int, textual: int, *, interaction: str = "auto", label: str = "") -> Variant:
+    """M²PT at given lengths, 0 for a part left out."""
+    return Variant(
+        name=f"m2pt-{visual}-{textual}" + ("" if interaction == "auto" else "-no-interaction"),
+        label=label or f"M²PT {visual}/{textual}",
+        method="m2pt",
+        rates="m2pt",
+        visual_prompts=visual,
+        textual_prompts=textual,
+        interaction=interaction,
+    )
+
+
+def experiment(base: str, geometry: Geometry) -> Experiment:
+    """The experiment on a base; the ranks of LoRA follow from the number of M²PT's parameters there."""
+    visual, textual = WHOLE_LENGTHS
+    whole = m2pt(visual, textual)
+    size = count_parameters(base, geometry, whole.recipe()).trainable
+    large, small = lora_ranks(base, geometry, size)
+    rows = (
+        Variant(name="full", label="full fine-tuning", method="full", rates="full"),
+        Variant(name="lora", label=f"LoRA r={large}", method="lora", rates="lora", lora_rank=large),
+        Variant(
+            name="lora-small",
+            label=f"LoRA r={small}, projector frozen",
+            method="lora",
+            rates="lora-small",
+            lora_rank=small,
+            interaction="none",
+        ),
+        Variant(name="interaction", label="interaction layer", method="interaction", rates="interaction"),
+        Variant(
+            name="visual",
+            label=f"visual prompts {VISUAL_ALONE}",
+            method="visual",
+            rates="visual",
+            visual_prompts=VISUAL_ALONE,
+        ),
+        Variant(
+            name="textual",
+            label=f"textual prompts {TEXTUAL_ALONE}",
+            method="textual",
+            rates="textual",
+            textual_prompts=TEXTUAL_ALONE,
+        ),
+        *(m2pt(*lengths) for lengths in M2PT_LENGTHS),
+    )
+    return Experiment(
+        rows=rows,
+        whole=whole,
+        ablations=(
+            m2pt(0, textual, label="without visual prompts"),
+            m2pt(visual, 0, label="without textual prompts"),
+            m2pt(visual, textual, interaction="none", label="without interaction"),
+        ),
+        grid=tuple(m2pt(first, second) for first in GRID_LENGTHS for second in GRID_LENGTHS),
+    )
+
+
+def lora_ranks(base: str, geometry: Geometry, size: int) -> tuple[int, int]:
+    """``(large, small)``: the rank nearest to `LARGE_LORA` times ``size``, projector trained; and the largest rank
+    with at most ``size`` parameters, projector frozen (trained whole it alone may be larger than M²PT)."""
+
+    def lora_size(rank: int, interaction: str) -> int:
+        return count_parameters(
+            base, geometry, Recipe(method="lora", lora_rank=rank, interaction=interaction)
+        ).trainable
+
+    ranks = range(1, 129)
+    large = min(ranks, key=lambda rank: abs(lora_size(rank, "auto") - LARGE_LORA * size))
+    small = max((rank for rank in ranks if lora_size(rank, "none") <= size), default=1)
+    return large, small
+
+
+def rate_variants(found: Experiment) -> dict[str, Variant]:
+    """The variant that each choice of learning rates is made with: the row it is named for; M²PT's with ``whole``."""
+    chosen: dict[str, Variant] = {}
+    for variant in (found.whole, *found.rows):
+        chosen.setdefault(variant.rates, variant)
+    return chosen
+
+
+def named(variants: Sequence[Variant], name: str) -> Variant:
+    """The variant of this name."""
+    return next(variant for variant in variants if variant.name == name)
