@@ -2,9 +2,9 @@
 
     python examples/reproduce_paper --base nano --output-dir miniature
 
-Learning rates are chosen first, then cells (method x prompt lengths x seed) are trained and evaluated in rounds by seed,
-then the report is written. Stop it at any time; started again, it goes on with what is missing. Several processes may
-share an output directory. Read ``examples/results/README.md`` for what a run on nano showed, and for the commands, disk,
+Learning rates are chosen first, then cells (method x prompt lengths x seed) are trained and evaluated in rounds by
+seed, then the report is written. Stop it at any time; started again, it goes on with what is missing. Several processes
+may share an output directory. ``examples/results/README.md`` holds what a run on nano showed, and the commands, disk,
 memory and time that ``--base llava-v1-7b`` takes. The package must be installed (``python -m pip install -e .``).
 """
 
@@ -13,13 +13,20 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from cells import experiment, rate_variants
+from cells import Experiment, Variant, experiment, rate_variants
 from rates import attempt_in, choose, scaled_rates
-from running import UNTUNED, Setup, claimed, finish_cells, run_cell, run_untuned, write_json
+from report import RATES, write_report
+from resources import estimates
+from running import UNTUNED, Setup, claimed, finish_cells, read_json, run_cell, run_untuned, write_json
+from summary import read_results
 
 from m2pt_cli.bases.catalog import entry_of
+
+NANO_RATE_STEPS = 150
 
 
 def main() -> None:
@@ -37,21 +44,31 @@ def main() -> None:
         device=arguments.device,
         threads=arguments.threads,
     )
+    entry = entry_of(setup.base)
+    found = experiment(setup.base, entry.geometry)
+    if arguments.estimate:
+        print("\n".join(estimates(entry, found)))
+        return
     setup.folder.mkdir(parents=True, exist_ok=True)
-    until = None if arguments.hours is None else time.time() + 3600 * arguments.hours
-    found = experiment(setup.base, entry_of(setup.base).geometry)
-    rate_steps = arguments.rate_steps if arguments.rate_steps is not None else 150 if is_nano else 0
+    if not arguments.report_only:
+        run_everything(setup, found, arguments)
+    command = f"python examples/reproduce_paper {' '.join(said_options(sys.argv[1:]))}"
+    print(write_report(read_results(setup.folder), found, setup.folder, base=setup.base, command=command))
 
-    rates = {}
-    for name, variant in rate_variants(found).items():
-        if rate_steps == 0:  # the base's own: on a 7B those of the paper and of LLaVA's release
-            rates[name] = scaled_rates(setup.base, variant.method, 1.0)
-            continue
-        with claimed(setup.folder / "locks" / "rates", wait=True):
-            choice = choose(variant, attempt_in(setup, rate_steps))
-        rates[name] = choice["rates"]
-        write_json(setup.folder / "rates" / f"{name}.json", choice)
-        say(f"learning rates of {name}: x{choice['factor']:.3g} of the base's default, {choice['score']:.3f}")
+
+def run_everything(setup: Setup, found: Experiment, arguments: argparse.Namespace) -> None:
+    """Rates, the untuned base, all cells that time allows, then the attention maps."""
+    until = None if arguments.hours is None else time.time() + 3600 * arguments.hours
+    variants = rate_variants(found)
+    chosen = setup.folder / RATES
+    if arguments.rates is not None:
+        write_json(chosen, read_json(arguments.rates))
+    elif arguments.rate_steps or (arguments.rate_steps is None and setup.base == "nano"):
+        write_json(chosen, choose_rates(setup, variants, arguments.rate_steps or NANO_RATE_STEPS))
+    if chosen.exists():
+        rates = {name: choice["rates"] for name, choice in read_json(chosen).items()}
+    else:  # the base's own: on a 7B those of the paper and of LLaVA's release
+        rates = {name: scaled_rates(setup.base, variant.method, 1.0) for name, variant in variants.items()}
     untuned = setup.folder / "cells" / f"{UNTUNED}.json"
     with claimed(setup.folder / "locks" / UNTUNED) as is_ours:
         if is_ours and not untuned.exists():
@@ -61,6 +78,25 @@ def main() -> None:
         cells, setup.folder, lambda cell: run_cell(setup, cell, rates[cell.variant.rates]), until=until, report=say
     )
     say(f"{done} of {len(cells)} cells are finished")
+
+
+def choose_rates(setup: Setup, variants: dict[str, Variant], steps: int) -> dict[str, Any]:
+    """The choice of every method, each made by one process; the others' are waited for at the end."""
+    for wait in (False, True):
+        for name, variant in variants.items():
+            file = setup.folder / "rates" / f"{name}.json"
+            with claimed(setup.folder / "locks" / f"rates-{name}", wait=wait) as is_ours:
+                if not is_ours or file.exists():
+                    continue
+                choice = choose(variant, attempt_in(setup, steps))
+                write_json(file, choice)
+            say(f"learning rates of {name}: x{choice['factor']:.3g} of the base's default, {choice['score']:.3f}")
+    return {name: read_json(setup.folder / "rates" / f"{name}.json") for name in variants}
+
+
+def said_options(options: Sequence[str]) -> list[str]:
+    """The command's options for the report, without folders of this machine."""
+    return [Path(option).name if "/" in option else option for option in options if option != "--report-only"]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -77,7 +113,10 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--limit", type=int, help="training samples")
     found.add_argument("--questions", type=int, help="questions per benchmark")
     found.add_argument("--max-steps", type=int, help="steps of a training; the base's default")
-    found.add_argument("--rate-steps", type=int, help="steps of a try; 0 takes the base's rates (default beside nano)")
+    found.add_argument("--rate-steps", type=int, help="steps of a try; 0 takes the base's own rates")
+    found.add_argument("--rates", type=Path, help="reuse a choice of learning rates: the rates.json of another run")
+    found.add_argument("--report-only", action="store_true", help="write the report of what is finished")
+    found.add_argument("--estimate", action="store_true", help="print disk, memory and time on this base, and leave")
     found.add_argument("--device")
     found.add_argument("--threads", type=int)
     return found

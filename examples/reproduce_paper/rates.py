@@ -1,9 +1,9 @@
 """Learning rates, chosen once per method with one small budget on a validation share of the seen families.
 
 Each method tries its base's default rates times a third, one and three, for the same number of steps, with a seed that
-no table uses. Where the best lies at the edge, one step further is tried. What is compared is the share of right answers
-to the validation share's questions (images that the try never trained on, families that training shows; captions left
-out), or, for data without rules to mark by, the validation loss. Held-out families are never asked.
+no table uses. Where the best lies at the edge, one step further is tried. What is compared is the share of right
+answers to the validation share's questions (images that the try never trained on, families that training shows;
+captions left out), or, for data without rules to mark by, the validation loss. Held-out families are never asked.
 """
 
 from __future__ import annotations

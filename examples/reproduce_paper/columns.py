@@ -1,0 +1,60 @@
+"""The columns of table 1: the paper's benchmarks on a 7B base, their likes among the demo's families on nano."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from m2pt_cli.data.demo_families import FAMILIES
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What is reported of a base.
+
+    Attributes:
+        benchmarks: table 1's columns, the axes of figure 1.
+        headline: the mean that the paper's argument is about.
+        others: further means, behind it.
+        explained: what each group means, for the reader.
+        scale: what a score is multiplied by in tables.
+    """
+
+    benchmarks: tuple[str, ...]
+    headline: str
+    others: tuple[str, ...]
+    explained: dict[str, str]
+    points: frozenset[str] = frozenset()
+
+    def text(self, column: str, value: float, error: float | None = None, *, signed: bool = False) -> str:
+        """A score as tables print it: per cent, or points."""
+        factor = 1.0 if column in self.points else 100.0
+        shown = f"{factor * value:+.1f}" if signed else f"{factor * value:.1f}"
+        return shown + ("" if error is None else f" ± {factor * error:.1f}")
+
+
+DEMO = Columns(
+    benchmarks=tuple(family.name for family in FAMILIES.values() if family.imitates),
+    headline="unseen",
+    others=("unseen, clean", "unseen, shifted", "seen", "seen, clean", "seen, shifted"),
+    explained={
+        "unseen": "the 15 task families that training never shows: the zero-shot score",
+        "unseen, clean": "those of them drawn as in the base's pre-training",
+        "unseen, shifted": "those under a visual shift that pre-training never showed (outlines, noise, blur)",
+        "seen": "the 32 families that training shows, about new images",
+        "seen, clean": "those of them without a shift",
+        "seen, shifted": "those with one (outlines, stripes, tint, noise)",
+    },
+)
+PAPER = Columns(
+    benchmarks=("mme", "textvqa", "vsr", "snli-ve", "cifar10", "cifar100", "mnist", "pope"),
+    headline="mmavg",
+    others=(),
+    explained={"mmavg": "the mean of the seven benchmarks but MME, 0 to 100", "mme": "points"},
+    points=frozenset({"mme", "mmavg"}),
+)
+
+
+def columns_for(scores: Iterable[str]) -> Columns:
+    """The columns that records with these scores are reported by."""
+    return DEMO if "unseen" in set(scores) else PAPER

@@ -1,0 +1,151 @@
+"""The figures: benchmarks as a radar (figure 1), ablations as bars (figure 4), prompt lengths as a heat map.
+
+Colours are Okabe and Ito's, which the colour-blind tell apart; markers, hatches or numbers say the same again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cells import GRID_LENGTHS, Experiment
+from columns import Columns
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from summary import Results
+
+BLUE, ORANGE, GREEN, PURPLE, GREY, SKY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#666666", "#56B4E9"
+# The polygons of figure 1, most of them thin; M²PT is what the eye should find.
+POLYGONS = (
+    ("full", GREY, "s", "--"),
+    ("lora", ORANGE, "^", "-"),
+    ("lora-small", PURPLE, "v", ":"),
+    ("textual", GREEN, "D", "-."),
+    ("visual", SKY, "P", "-."),
+)
+BARS = ((BLUE, ""), (ORANGE, "//"), (GREEN, ".."), (PURPLE, "xx"))
+
+
+def new_figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def draw_radar(results: Results, found: Experiment, columns: Columns, file: Path) -> None:
+    """Figure 1: one polygon per method, one axis per benchmark, each axis from 0 to 100 % (MME: of 2,000 points)."""
+    names = [column for column in columns.benchmarks if results.mean(found.whole.name, column)]
+    angles = [2 * math.pi * index / len(names) for index in range(len(names))]
+    figure = new_figure(8.2, 6.2)
+    axes: Any = figure.add_subplot(projection="polar")
+    axes.set_theta_offset(math.pi / 2)
+    axes.set_theta_direction(-1)
+    for name, colour, marker, line in (*POLYGONS, (found.whole.name, BLUE, "o", "-")):
+        means = [results.mean(name, column) for column in names]
+        if any(mean is None for mean in means):
+            continue
+        values = [
+            100 * mean.value / (2000 if column == "mme" else 1)
+            for column, mean in zip(names, means, strict=True)
+            if mean is not None
+        ]
+        is_whole = name == found.whole.name
+        axes.plot(
+            [*angles, angles[0]],
+            [*values, values[0]],
+            color=colour,
+            linestyle=line,
+            marker=marker,
+            linewidth=2.6 if is_whole else 1.4,
+            markersize=6 if is_whole else 4.5,
+            label=f"{results.one(name)['label']} ({results.one(name)['percent']:.3g} %)",
+        )
+        if is_whole:
+            axes.fill(angles, values, color=colour, alpha=0.12)
+    axes.set_xticks(angles, [column.replace("-", "‑") for column in names], fontsize=11)
+    axes.tick_params(axis="x", pad=12)
+    axes.set_ylim(0, 100)
+    axes.set_yticks([25, 50, 75, 100], ["25", "50", "75", "100 %"], fontsize=9, color="#444444")
+    axes.set_title("Right answers by benchmark (mean over seeds)", fontsize=12, pad=22)
+    axes.legend(loc="center left", bbox_to_anchor=(1.12, 0.5), frameon=False, fontsize=10, title="trained (share)")
+    figure.savefig(file)
+
+
+def draw_ablations(results: Results, found: Experiment, columns: Columns, file: Path) -> None:
+    """Figure 4: the whole and the whole without one part; bars are means, whiskers standard errors, dots seeds."""
+    groups = [name for name in (columns.headline, *columns.others) if results.mean(found.whole.name, name)]
+    if len(groups) == 1:
+        groups += [name for name in columns.benchmarks if name not in columns.points]
+    variants = [one for one in (found.whole, *found.ablations) if one.name in results]
+    figure = new_figure(max(8.0, 1.5 * len(groups)), 4.6)
+    axes = figure.add_subplot()
+    width = 0.8 / len(variants)
+    for place, (variant, (colour, hatch)) in enumerate(zip(variants, BARS, strict=False)):
+        label = f"{variant.label} (whole)" if variant == found.whole else variant.label
+        for index, group in enumerate(groups):
+            mean, left = results.mean(variant.name, group), index - 0.4 + (place + 0.5) * width
+            if mean is None:
+                continue
+            factor = 1.0 if group in columns.points else 100.0
+            axes.bar(
+                left,
+                factor * mean.value,
+                width * 0.94,
+                yerr=None if mean.error is None else factor * mean.error,
+                capsize=3,
+                color=colour,
+                hatch=hatch,
+                edgecolor="white",
+                label=label if index == 0 else None,
+            )
+            seeds = list(results.scores(variant.name, group).values())
+            offsets = [left + width * 0.5 * ((n + 0.5) / len(seeds) - 0.5) for n in range(len(seeds))]
+            axes.plot(offsets, [factor * one for one in seeds], "o", color="black", markersize=2.4, zorder=3)
+    axes.set_xticks(range(len(groups)), groups, fontsize=11)
+    axes.set_ylabel("right answers, %", fontsize=11)
+    axes.set_ylim(0, 100)
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.set_title("M²PT without one of its parts (bars: mean, whiskers: standard error, dots: seeds)", fontsize=12)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=len(variants), frameon=False, fontsize=10)
+    figure.savefig(file)
+
+
+def draw_grid(results: Results, columns: Columns, file: Path, seeds: Sequence[int]) -> None:
+    """The headline score by numbers of visual and textual prompts, the same seeds in every field."""
+    values = [
+        [grid_value(results, visual, textual, columns.headline, seeds) for textual in GRID_LENGTHS]
+        for visual in GRID_LENGTHS
+    ]
+    factor = 1.0 if columns.headline in columns.points else 100.0
+    shown = [[math.nan if one is None else factor * one for one in row] for row in values]
+    figure = new_figure(5.6, 4.6)
+    axes = figure.add_subplot()
+    known = [one for row in shown for one in row if not math.isnan(one)]
+    middle = (min(known) + max(known)) / 2
+    image = axes.imshow(shown, cmap="cividis", origin="lower", aspect="auto")
+    for y, row in enumerate(shown):
+        for x, value in enumerate(row):
+            text = "–" if math.isnan(value) else f"{value:.1f}"
+            axes.text(x, y, text, ha="center", va="center", fontsize=13, color="white" if value < middle else "black")
+    axes.set_xticks(range(len(GRID_LENGTHS)), [str(length) for length in GRID_LENGTHS], fontsize=11)
+    axes.set_yticks(range(len(GRID_LENGTHS)), [str(length) for length in GRID_LENGTHS], fontsize=11)
+    axes.set_xlabel("textual prompts per layer", fontsize=11)
+    axes.set_ylabel("visual prompts per layer", fontsize=11)
+    unit = "points" if columns.headline in columns.points else "right answers, %"
+    said = "seed" if len(seeds) == 1 else "seeds"
+    axes.set_title(f"Prompt lengths: {columns.headline} (mean of {len(seeds)} {said})", fontsize=12)
+    figure.colorbar(image, ax=axes, label=unit)
+    figure.savefig(file)
+
+
+def grid_value(results: Results, visual: int, textual: int, column: str, seeds: Sequence[int]) -> float | None:
+    """The mean over exactly these seeds; None where one of them is missing."""
+    scores = results.scores(f"m2pt-{visual}-{textual}", column)
+    if not seeds or any(seed not in scores for seed in seeds):
+        return None
+    return math.fsum(scores[seed] for seed in seeds) / len(seeds)

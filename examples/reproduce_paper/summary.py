@@ -1,0 +1,117 @@
+"""From finished cells to numbers: means over seeds, standard errors, differences paired by seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from running import read_json
+from scipy.stats import t as student
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over seeds; ``error`` is its standard error, None for a single seed."""
+
+    value: float
+    error: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far one variant lies above another, the same seeds compared; ``low`` and ``high`` bound the mean with 95 %.
+
+    ``of_seeds`` counts the seeds in which the first is above.
+    """
+
+    mean: Mean
+    low: float | None
+    high: float | None
+    of_seeds: int
+
+    @property
+    def verdict(self) -> str:
+        """``above``, ``below``, or that the seeds do not decide it."""
+        if self.low is None or self.high is None or self.low <= 0 <= self.high:
+            return "undecided"
+        return "above" if self.low > 0 else "below"
+
+
+def mean_of(values: Sequence[float]) -> Mean:
+    """Mean and standard error (sample standard deviation over the root of n) of at least one value."""
+    n = len(values)
+    value = math.fsum(values) / n
+    if n == 1:
+        return Mean(value, None, 1)
+    variance = math.fsum((one - value) ** 2 for one in values) / (n - 1)
+    return Mean(value, math.sqrt(variance / n), n)
+
+
+def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Difference | None:
+    """The first's values minus the second's over the seeds that both have; None where there are none.
+
+    The interval is Student's: the differences of a few seeds are taken as normal.
+    """
+    seeds = sorted(first.keys() & second.keys())
+    if not seeds:
+        return None
+    differences = [first[seed] - second[seed] for seed in seeds]
+    mean = mean_of(differences)
+    if mean.error is None:
+        return Difference(mean, None, None, int(mean.value > 0))
+    reach = float(student.ppf((1 + CONFIDENCE) / 2, mean.n - 1)) * mean.error
+    return Difference(mean, mean.value - reach, mean.value + reach, sum(one > 0 for one in differences))
+
+
+@dataclass(frozen=True)
+class Results:
+    """All finished cells of a run.
+
+    Attributes:
+        records: per variant and seed, what `running.run_cell` wrote.
+    """
+
+    records: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.records
+
+    def seeds(self, name: str) -> list[int]:
+        return sorted(self.records.get(name, {}))
+
+    def one(self, name: str) -> dict[str, Any]:
+        """The record of a variant's first seed: its size and settings are those of all."""
+        return self.records[name][self.seeds(name)[0]]
+
+    def scores(self, name: str, column: str) -> dict[int, float]:
+        """A score by seed; seeds without it are left out."""
+        found = {seed: record["scores"].get(column) for seed, record in self.records.get(name, {}).items()}
+        return {seed: value for seed, value in found.items() if value is not None}
+
+    def mean(self, name: str, column: str) -> Mean | None:
+        values = list(self.scores(name, column).values())
+        return mean_of(values) if values else None
+
+    def difference(self, first: str, second: str, column: str) -> Difference | None:
+        return difference(self.scores(first, column), self.scores(second, column))
+
+
+def read_results(folder: Path) -> Results:
+    """The cells of an output directory, or of the one file that `report` writes from them."""
+    files = sorted((folder / "cells").glob("*.json"))
+    single = folder / "cells.json"
+    return gather((read_json(file) for file in files) if files else read_json(single))
+
+
+def gather(records: Iterable[dict[str, Any]]) -> Results:
+    """Records by variant and seed."""
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for record in records:
+        found.setdefault(record["name"], {})[record["seed"]] = record
+    return Results(found)
