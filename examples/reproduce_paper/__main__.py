@@ -74,6 +74,7 @@ def run_everything(setup: Setup, found: Experiment, arguments: argparse.Namespac
         if is_ours and not untuned.exists():
             write_json(untuned, run_untuned(setup))
     cells = found.cells(arguments.seeds, arguments.ablation_seeds, arguments.grid_seeds)
+    cells = [cell for cell in cells if not arguments.only or cell.variant.name in arguments.only]
     done = finish_cells(
         cells, setup.folder, lambda cell: run_cell(setup, cell, rates[cell.variant.rates]), until=until, report=say
     )
@@ -114,6 +115,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--questions", type=int, help="questions per benchmark")
     found.add_argument("--max-steps", type=int, help="steps of a training; the base's default")
     found.add_argument("--rate-steps", type=int, help="steps of a try; 0 takes the base's own rates")
+    found.add_argument("--only", action="append", default=[], metavar="NAME", help="this row alone, such as m2pt-10-10")
     found.add_argument("--rates", type=Path, help="reuse a choice of learning rates: the rates.json of another run")
     found.add_argument("--report-only", action="store_true", help="write the report of what is finished")
     found.add_argument("--estimate", action="store_true", help="print disk, memory and time on this base, and leave")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import runpy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -195,6 +196,27 @@ def test_the_report_of_a_few_cells(paper: Any, found: Any, tmp_path: Path) -> No
         assert name in text
     again = paper.summary.read_results(tmp_path)  # from cells.json alone, as it is committed
     assert again.mean("lora", "unseen") == results.mean("lora", "unseen")
+
+
+def test_the_command_runs_a_cell_and_reports_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    said = f"--base nano --output-dir {tmp_path} --only interaction --seeds 1 --limit 64 --max-steps 2 --questions 47"
+    monkeypatch.setattr(sys, "argv", ["reproduce_paper", *said.split(), "--rate-steps", "0", "--threads", "1"])
+    loaded = set(sys.modules)
+    try:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+        before = (tmp_path / "cells" / "interaction-seed0.json").stat().st_mtime_ns
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    finally:
+        for name in set(MODULES) - loaded:
+            sys.modules.pop(name, None)
+    assert (tmp_path / "cells" / "interaction-seed0.json").stat().st_mtime_ns == before
+    kept = json.loads((tmp_path / "cells" / "interaction-seed0.json").read_text(encoding="utf-8"))
+    assert kept["trainable"] == 20_640 and kept["rates"]["interaction_lr"] == 5e-3
+    assert {"seen", "unseen", "unseen, shifted", "pope"} <= kept["scores"].keys()
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "| interaction layer | 20,640 | 0.81 | 1 |" in text and "| none (untuned) | 0 |" in text
+    assert str(tmp_path) not in text and str(tmp_path) not in (tmp_path / "results.json").read_text()
+    assert capsys.readouterr().out.count("report.md") == 2
 
 
 def test_the_grid_shows_only_seeds_that_all_its_fields_have(paper: Any, found: Any) -> None:
