@@ -7,6 +7,11 @@ and are visible to every token. Only a four-dimensional mask may include them al
 are too.
 
 In generation the prompts enter once, as the first rows of the cache; later steps find them there at no extra cost.
+
+Without a cache there are two forms, equal in their numbers. With an explicit mask each attention gets k keys more than
+queries. Where `SQUARE_DEVICES` says so, a text that hides nothing but the future gets no mask at all: each attention
+then runs the prompts as queries too and drops what comes out. With as many keys as queries the flash kernel, which
+takes no mask, can be used.
 """
 
 from __future__ import annotations
@@ -23,6 +28,8 @@ from m2pt_cli.method.prompts import TextualPrompts
 
 # Attention implementations whose masks are known here.
 IMPLEMENTATIONS = ("sdpa", "eager")
+# Kinds of device on which the explicit mask costs more than the k additional queries.
+SQUARE_DEVICES = ("cuda",)
 
 
 class PromptedCache(DynamicCache):
@@ -129,6 +136,12 @@ def add_textual_prompts(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any
     mask = kwargs.get("attention_mask")
     positions = kwargs.get("position_ids")
     counts_prompts = includes_prompts(mask, past + new, prompts)
+    if cache is None and positions is None and runs_square(model, mask, tokens.device):
+        # Padding on the right may have any position: no real token sees it. Counting on, transformers takes the row
+        # for one text.
+        kwargs["position_ids"] = torch.arange(prompts, prompts + new, device=tokens.device)[None]
+        kwargs["attention_mask"] = None
+        return args, kwargs
     if positions is None:
         if mask is not None and mask.ndim == 2:
             positions = real_positions(mask)[:, -new:]
@@ -148,6 +161,20 @@ def add_textual_prompts(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any
         model, mask, batch=batch, new=new, past=past, prompts=prompts, dtype=dtype, device=tokens.device
     )
     return args, kwargs
+
+
+def runs_square(model: Any, mask: Tensor | None, device: torch.device) -> bool:
+    """Whether a text without a cache can do without a mask, and should on this device.
+
+    Args:
+        model: the language model.
+        mask: of the real tokens. Padding on the right needs none, since a causal attention never looks there.
+    """
+    if device.type not in SQUARE_DEVICES or model.config._attn_implementation != "sdpa":
+        return False
+    if mask is None:
+        return True
+    return mask.ndim == 2 and bool((mask[:, 1:] <= mask[:, :-1]).all())
 
 
 def includes_prompts(mask: Tensor | None, real_keys: int, prompts: int) -> bool:

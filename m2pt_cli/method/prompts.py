@@ -161,7 +161,8 @@ class TextualPrompts(PromptedAttention):
     """Attention of a decoder layer.
 
     Without a cache the base attention is handed one that puts the prompts' keys and values in front. It holds no
-    state, so that gradient checkpointing can compute the layer again. With a cache the rows are in it already
+    state, so that gradient checkpointing can compute the layer again. Without a cache and without a mask the prompts
+    are run as tokens in front, queries included, and their rows are dropped. With a cache the rows are in it already
     (see `prefix.add_textual_prompts`). With ``output_attentions`` the prompts' columns come first.
     """
 
@@ -179,15 +180,45 @@ class TextualPrompts(PromptedAttention):
         shape = (1, count, -1, attention.head_dim)
         keys = attention.k_proj(hidden).view(shape).transpose(1, 2)
         values = attention.v_proj(hidden).view(shape).transpose(1, 2)
-        cos, sin = self._rotary[0](hidden, position_ids=torch.arange(count, device=hidden.device)[None])
-        return apply_rotary_pos_emb(keys, keys, cos, sin)[1], values
+        return apply_rotary_pos_emb(keys, keys, *self._rotation(hidden))[1], values
 
     def forward(
-        self, hidden_states: Tensor, *args: Any, past_key_values: Any = None, **kwargs: Any
+        self,
+        hidden_states: Tensor,
+        *args: Any,
+        attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+        **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
+        if past_key_values is None and self.active_prompts is not None and attention_mask is None:
+            return self._square(hidden_states, *args, **kwargs)
         if past_key_values is None and (rows := self.rows(hidden_states.dtype)) is not None:
             past_key_values = RowsInFront(*rows)
-        return self.base_layer(hidden_states, *args, past_key_values=past_key_values, **kwargs)
+        return self.base_layer(
+            hidden_states, *args, attention_mask=attention_mask, past_key_values=past_key_values, **kwargs
+        )
+
+    def _square(
+        self, hidden_states: Tensor, *, position_embeddings: tuple[Tensor, Tensor], **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """Prompts and tokens as one causal text ``(batch, k + n, d)``, the tokens' rows of what comes out."""
+        prompts = self.normalised_prompts(hidden_states.dtype)  # (1, k, d)
+        assert prompts is not None
+        count, batch = prompts.shape[1], hidden_states.shape[0]
+        extended = torch.cat([prompts.expand(batch, -1, -1), hidden_states], dim=1)
+        own = self._rotation(prompts)
+        rotations = tuple(
+            torch.cat([front.expand(given.shape[0], -1, -1), given], dim=1)
+            for front, given in zip(own, position_embeddings, strict=True)
+        )
+        output, weights = self.base_layer(
+            extended, position_embeddings=rotations, attention_mask=None, past_key_values=None, **kwargs
+        )
+        return output[:, count:], weights
+
+    def _rotation(self, prompts: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of positions 0 .. k-1, each ``(1, k, head width)``."""
+        return self._rotary[0](prompts, position_ids=torch.arange(prompts.shape[1], device=prompts.device)[None])
 
 
 class RowsInFront:
