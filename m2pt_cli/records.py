@@ -42,6 +42,24 @@ class ParameterCounts:
 
 
 @dataclass(frozen=True)
+class ImportResult:
+    """``m2pt import``: what was written. Of a base, ``visual_prompts``, ``textual_prompts`` and ``lm_head`` are null.
+
+    ``trainable`` is the number of an adapter's values (of a base: of all its weights), ``lm_head`` whether it has an
+    output head of its own, ``bytes`` the size of the weights.
+    """
+
+    output_dir: str
+    kind: str
+    base: str
+    visual_prompts: int | None
+    textual_prompts: int | None
+    lm_head: bool | None
+    trainable: int
+    bytes: int
+
+
+@dataclass(frozen=True)
 class TrainResult:
     """``m2pt train``: one document at the end. ``seconds`` is wall time, ``bytes`` the size of the saved adapter."""
 

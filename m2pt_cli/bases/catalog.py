@@ -92,7 +92,8 @@ class BaseEntry:
         folder: its files, where they lie on this machine already.
         known_geometry: its geometry, where that need not be read from ``folder``.
         download_bytes: size of its weights on the Hub; None where nothing is downloaded.
-        parts: the repositories it is assembled from, where no repository holds it whole.
+        parts: where no repository holds it whole, those it is assembled from: language model, vision tower, projector
+            (see `bases.original`).
     """
 
     name: str
@@ -220,7 +221,7 @@ _ENTRIES = (
         parts=(
             "lmsys/vicuna-7b-v1.3",
             "openai/clip-vit-large-patch14",
-            "mm_projector.bin of liuhaotian/llava-pretrain-vicuna-7b-v1.3",
+            "liuhaotian/llava-pretrain-vicuna-7b-v1.3",
         ),
     ),
 )

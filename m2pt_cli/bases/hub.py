@@ -66,6 +66,32 @@ def fetch_adapter(repo_id: str, *, report: Report | None = None) -> Path:
         return _download(repo_id, _adapter_files, report)
 
 
+def fetch_chosen(
+    repo_id: str,
+    choose: Callable[[dict[str, int]], list[str]],
+    *,
+    what: str,
+    found_by: str,
+    is_complete: Callable[[Path], bool],
+    report: Report | None = None,
+) -> Path:
+    """The folder of some files of a repository, pickles among them if chosen: for readers that run no code.
+
+    Args:
+        choose: the names to fetch, from the sizes of all files.
+        what: ``adapter`` or ``base``, for messages.
+        found_by: a file by which a copy in the cache is known; ``is_complete`` says whether that copy will do.
+
+    Raises:
+        M2PTError: as `fetch_base` and `fetch_adapter`.
+    """
+    cached = _cached_folder(repo_id, found_by)
+    if cached is not None and is_complete(cached):
+        return cached
+    with _hub_errors(what, repo_id, command=f"hf download {repo_id}"):
+        return _download(repo_id, lambda _, sizes: choose(sizes), report)
+
+
 def _cached_folder(repo_id: str, name: str) -> Path | None:
     """The cached snapshot that holds the file ``name``; what else it holds is for the caller to check."""
     from huggingface_hub import try_to_load_from_cache
@@ -142,7 +168,7 @@ def _adapter_files(repo_id: str, sizes: dict[str, int]) -> list[str]:
 
 
 @contextmanager
-def _hub_errors(what: str, repo_id: str) -> Iterator[None]:
+def _hub_errors(what: str, repo_id: str, *, command: str | None = None) -> Iterator[None]:
     """The Hub's failures as M2PTErrors: AdapterError for an adapter, else UnavailableError."""
     from huggingface_hub import constants
     from huggingface_hub.errors import (
@@ -156,7 +182,7 @@ def _hub_errors(what: str, repo_id: str) -> Iterator[None]:
     )
 
     failure: type[M2PTError] = AdapterError if what == "adapter" else UnavailableError
-    command = f"hf download {repo_id} --exclude '*.bin'"
+    command = command or f"hf download {repo_id} --exclude '*.bin'"
     nano = "; or --base nano, which needs no download" if what == "base" else ""
     try:
         yield

@@ -23,6 +23,7 @@ from m2pt_cli.bases.folder import base_tensors, require_base_files
 from m2pt_cli.bases.geometry import Geometry
 from m2pt_cli.bases.hub import fetch_base, fetch_texts, gigabytes
 from m2pt_cli.bases.linear_projector import linear_projector
+from m2pt_cli.bases.original import assembled_base, assembled_texts
 from m2pt_cli.bases.processor import load_processor, quiet_transformers, set_visual_tokens
 from m2pt_cli.errors import DeviceError, SettingsError, UnavailableError
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LoadedBase",
     "base_fingerprint",
+    "base_folder",
     "choose_device",
     "choose_dtype",
     "load_base",
@@ -98,7 +100,7 @@ def load_base(
     geometry = entry.geometry
     require_fast_enough(entry, device)
     options = _quantization_options(quantization, kind, place)
-    folder = _folder_of(entry, report)
+    folder = base_folder(entry, report=report)
     require_base_files(folder)
     base_tensors(folder, geometry)
     processor = load_processor(folder, geometry)
@@ -129,21 +131,24 @@ def load_base_processor(entry: BaseEntry, *, report: Report | None = None) -> An
     Raises:
         UnavailableError: the base can't be had, or its processor can't be used.
     """
-    if entry.folder is None and entry.repo_id is not None:
-        return load_processor(fetch_texts(entry.repo_id, report=report), entry.geometry)
-    return load_processor(_folder_of(entry, report), entry.geometry)
+    if entry.folder is None:
+        fetched = fetch_texts(entry.repo_id, report=report) if entry.repo_id else assembled_texts(entry, report=report)
+        return load_processor(fetched, entry.geometry)
+    return load_processor(base_folder(entry, report=report), entry.geometry)
 
 
-def _folder_of(entry: BaseEntry, report: Report | None) -> Path:
+def base_folder(entry: BaseEntry, *, report: Report | None = None) -> Path:
+    """The files of a base on this machine: downloaded, and for one of several parts assembled, where they are not yet.
+
+    Raises:
+        UnavailableError: the base can't be had.
+        DeviceError: the disk is too small.
+    """
     if entry.folder is not None:
         return entry.folder
     if entry.repo_id is not None:
         return fetch_base(entry.repo_id, report=report)
-    raise UnavailableError(
-        f"{entry.name} is no repository of its own: it is assembled from {', '.join(entry.parts)}",
-        'put them together in one folder as LlavaForConditionalGeneration with "mm_projector_type": "linear" in its '
-        "config.json and name it with --base FOLDER, or use --base llava-1.5-7b or --base nano",
-    )
+    return assembled_base(entry, report=report)
 
 
 def _load_model(

@@ -107,10 +107,15 @@ def test_cuda_that_is_not_there(bases: Callable[..., Path], monkeypatch: pytest.
         load_base(str(bases()), device="cuda")
 
 
-def test_llava_v1_names_its_parts() -> None:
-    with pytest.raises(UnavailableError, match=r"vicuna-7b-v1\.3.*clip-vit-large-patch14.*mm_projector\.bin") as caught:
-        load_base("llava-v1-7b", device="cpu")
-    assert "mm_projector_type" in (caught.value.hint or "")
+def test_llava_v1_names_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path))
+    told: list[str] = []
+    with pytest.raises(UnavailableError, match=r"lmsys/vicuna-7b-v1\.3 is not in the cache") as caught:
+        load_base("llava-v1-7b", device="cpu", report=told.append)
+    assert "hf download lmsys/vicuna-7b-v1.3" in (caught.value.hint or "") and "exclude" not in (
+        caught.value.hint or ""
+    )
+    assert "clip-vit-large-patch14, liuhaotian/llava-pretrain-vicuna-7b-v1.3: about 14.1 GB in" in told[0]
 
 
 def test_quantisation(bases: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,135 @@
+"""Config, tokenizer and processor of a LLaVA v1, made from those of its parts."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from m2pt_cli.bases.catalog import geometry_from_config
+from m2pt_cli.bases.geometry import Geometry
+from m2pt_cli.bases.original_parts import PartFolders
+from m2pt_cli.bases.sentencepiece import IMAGE_TOKEN, image_tokenizer, read_model
+from m2pt_cli.errors import UnavailableError
+
+# Not about the model's shape: what transformers reads from these has no business in another's config.
+_DROPPED = ("_name_or_path", "architectures", "auto_map", "quantization_config", "torch_dtype", "transformers_version")
+# The template vicuna_v1 of m2pt_cli.data.chat as Jinja; a test holds the two together.
+CHAT_TEMPLATE = (
+    "{% if messages[0].role != 'system' %}"
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions. {% endif %}"
+    "{% for message in messages %}"
+    "{% if message.role == 'user' %}USER: {% elif message.role == 'assistant' %}ASSISTANT: {% endif %}"
+    "{% if message.content is string %}{{ message.content }}{% else %}"
+    "{% for part in message.content %}{% if part.type == 'image' %}<image>\n{% else %}{{ part.text }}{% endif %}"
+    "{% endfor %}{% endif %}"
+    "{% if message.role == 'assistant' %}</s>{% else %} {% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+
+
+def write_texts(parts: PartFolders, folder: Path) -> Geometry:
+    """Write all of a base but its weights, ``config.json`` last.
+
+    Raises:
+        UnavailableError: a part's config, tokenizer or image processor can't be used.
+    """
+    partial = folder / f".texts.{os.getpid()}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        config = _write(parts, partial)
+        for file in sorted(partial.iterdir(), key=lambda file: (file.name == "config.json", file.name)):
+            os.replace(file, folder / file.name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return geometry_from_config(config)
+
+
+def _write(parts: PartFolders, folder: Path) -> dict[str, Any]:
+    from transformers import GenerationConfig, LlavaProcessor
+
+    from m2pt_cli.bases.processor import quiet_transformers
+
+    tokenizer = _tokenizer(parts.language_model)
+    with quiet_transformers():
+        config = _config(parts, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
+        processor = LlavaProcessor(
+            _image_processor(parts.vision_tower),
+            tokenizer,
+            patch_size=config.vision_config.patch_size,
+            vision_feature_select_strategy="default",
+            num_additional_image_tokens=1,
+            chat_template=CHAT_TEMPLATE,
+        )
+        processor.save_pretrained(folder)
+        ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+        GenerationConfig(**ids).save_pretrained(folder)
+        config.save_pretrained(folder)
+    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+
+
+def _config(parts: PartFolders, image_token: int) -> Any:
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+
+    from m2pt_cli.bases.linear_projector import mark_linear
+
+    text, clip = _json(parts.language_model), _json(parts.vision_tower)
+    vision = clip.get("vision_config") if clip.get("model_type") == "clip" else clip
+    if text.get("model_type") != "llama":
+        raise UnavailableError(f"{parts.language_model} is a {text.get('model_type')}, not a LLaMA such as Vicuna")
+    if not isinstance(vision, dict) or vision.get("model_type", "clip_vision_model") != "clip_vision_model":
+        raise UnavailableError(f"{parts.vision_tower} is a {clip.get('model_type')}, not a CLIP")
+    try:
+        config: Any = LlavaConfig(
+            vision_config=CLIPVisionConfig(**_shape(vision)),
+            text_config=LlamaConfig(**_shape(text)),
+            image_token_index=image_token,
+            vision_feature_layer=-2,
+            vision_feature_select_strategy="default",
+            tie_word_embeddings=False,
+        )
+    except Exception as error:  # transformers checks a config's values with errors of several libraries
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UnavailableError(f"the config.json of a part can't be used: {first}", "copy the folder again") from None
+    config.architectures = ["LlavaForConditionalGeneration"]
+    config.image_seq_length = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+    return mark_linear(config)
+
+
+def _shape(config: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name not in (*_DROPPED, "model_type")}
+
+
+def _json(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UnavailableError(f"{folder / 'config.json'} can't be read: {error}", "copy the folder again") from None
+    if not isinstance(config, dict):
+        raise UnavailableError(f"{folder / 'config.json'} is damaged", "copy the folder again")
+    return config
+
+
+def _tokenizer(folder: Path) -> Any:
+    file = folder / "tokenizer.model"
+    try:
+        return image_tokenizer(read_model(file))
+    except (OSError, ValueError) as error:
+        raise UnavailableError(f"{file} can't be used: {error}", "copy or download that file again") from None
+
+
+def _image_processor(folder: Path) -> Any:
+    from transformers import CLIPImageProcessorPil
+
+    try:
+        return CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # as for configs
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UnavailableError(
+            f"{folder / 'preprocessor_config.json'} can't be used: {first}", "copy or download that file again"
+        ) from None

@@ -1,0 +1,121 @@
+"""LLaVA v1 from its parts: the goldens' model out of Vicuna's, CLIP's and LLaVA's own files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hub_server import HubServer
+from method import golden
+from safetensors.torch import load_file
+
+from m2pt_cli.bases.loading import load_base
+from m2pt_cli.bases.original import import_base
+from m2pt_cli.data.chat import get_template
+from m2pt_cli.data.samples import Turn
+
+from . import official_layout as layout
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return layout.write_parts(tmp_path_factory.mktemp("parts"))
+
+
+@pytest.fixture(scope="module")
+def base(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bases") / "llava-v1"
+    result = build(parts, folder)
+    assert (result.kind, result.base, result.lm_head) == ("base", str(folder), None)
+    assert result.bytes == (folder / "model.safetensors").stat().st_size
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(base: Path) -> Any:
+    return load_base(str(base), device="cpu")
+
+
+def build(parts: Path, folder: Path) -> Any:
+    return import_base(str(parts / "vicuna"), str(parts / "clip"), str(parts / "projector"), folder)
+
+
+def test_logits_of_the_bare_base_are_the_goldens(loaded: Any) -> None:
+    assert loaded.model.config.image_token_id == golden.IMAGE_TOKEN
+    expected = golden.outputs("baseline")
+    for sample in ("sample0", "sample1", "sample2", "batch"):
+        inputs = golden.inputs(sample, "baseline")
+        with torch.no_grad():
+            logits = loaded.model(**inputs).logits
+        mask = inputs["attention_mask"].bool()
+        torch.testing.assert_close(logits[mask], expected[f"{sample}.logits"][mask], atol=2e-4, rtol=0)
+
+
+def test_weights_are_stored_as_they_came(base: Path, loaded: Any) -> None:
+    stored = load_file(base / "model.safetensors")
+    # Vicuna's two bytes a value stay two, CLIP's four stay four.
+    assert stored["model.language_model.embed_tokens.weight"].dtype == torch.float16
+    assert stored["model.vision_tower.post_layernorm.weight"].dtype == torch.float32
+    assert sum(tensor.numel() for tensor in stored.values()) == loaded.entry.geometry.total_parameters
+    assert loaded.entry.geometry.projector == "linear"
+    assert [file.name for file in base.iterdir() if file.name.startswith(".")] == []
+
+
+def test_the_processor(loaded: Any) -> None:
+    processor = loaded.processor
+    tokenizer = processor.tokenizer
+    ids = tokenizer("USER: <image>\nis the").input_ids
+    assert ids[0] == tokenizer.bos_token_id == 1
+    assert ids.count(golden.IMAGE_TOKEN) == 1 and processor.image_token_id == golden.IMAGE_TOKEN
+    assert (tokenizer.eos_token, tokenizer.pad_token, tokenizer.pad_token_id) == ("</s>", "<unk>", 0)
+    assert processor.image_processor.crop_size == {"height": 32, "width": 32}
+    turns = [Turn("user", "<image>\nis the red"), Turn("assistant", "the"), Turn("user", "what?")]
+    for count in (1, 2, 3):
+        own = get_template("base", processor).render(turns[:count], eos="</s>")
+        assert own == get_template("vicuna_v1").render(turns[:count], eos="</s>")
+
+
+def test_the_alias_is_assembled_once_from_the_hub(parts: Path, tmp_path: Path, base: Path) -> None:
+    hub = tmp_path / "hub" / "models"
+    layout.copied(parts / "vicuna", hub / "lmsys/vicuna-7b-v1.3")
+    clip = layout.copied(parts / "clip", hub / "openai/clip-vit-large-patch14")
+    (clip / "pytorch_model.bin").write_bytes(b"the same, pickled")
+    layout.copied(parts / "projector", hub / "liuhaotian/llava-pretrain-vicuna-7b-v1.3")
+    # The catalogue's entry with the tiny model's geometry; everything else is as it is.
+    code = (
+        "import dataclasses, json, sys; from m2pt_cli.bases import catalog;"
+        f"geometry = catalog.entry_of({str(base)!r}).geometry;"
+        "catalog._ENTRIES = tuple(dataclasses.replace(e, known_geometry=geometry) if e.parts else e"
+        " for e in catalog._ENTRIES);"
+        "from m2pt_cli.bases.loading import load_base, load_base_processor;"
+        "told = [];"
+        "load_base_processor(catalog.entry_of('llava-v1-7b'), report=told.append);"
+        "before = len(told);"
+        "loaded = load_base('llava-v1-7b', device='cpu', report=told.append);"
+        "print(json.dumps([loaded.name, loaded.fingerprint, told, before]))"
+    )
+    with HubServer(tmp_path / "hub") as server:
+        environment = server.environment(tmp_path / "home")
+        name, fingerprint, told, before = run(code, environment)
+        asked = {request.path.rpartition("/")[2] for request in server.requests if "/resolve/" in request.path}
+    assert name == "llava-v1-7b"
+    assert fingerprint == run(
+        f"from m2pt_cli.bases.fingerprint import *; print('\"'+base_fingerprint(Path({str(base)!r}))+'\"')", environment
+    )
+    assert "pytorch_model.bin" not in asked and "mm_projector.bin" in asked
+    assert before == 2, "the processor needs no weights"
+    assert any("is assembled, once, from lmsys/vicuna-7b-v1.3" in line for line in told)
+    assert all("free" in line for line in told if line.startswith("downloading"))
+    again = run(code, {**environment, "HF_HUB_OFFLINE": "1"})
+    assert again == [name, fingerprint, [], 0]
+
+
+def run(code: str, environment: dict[str, str]) -> Any:
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
