@@ -1,0 +1,52 @@
+"""The device under test: the CUDA device there is, or what ``M2PT_TEST_DEVICE`` names.
+
+Without either every test here is skipped. ``M2PT_TEST_DEVICE=cpu python -m pytest tests/cuda`` runs the same bodies on
+the CPU, so that they are known to work before they meet a GPU.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from evaluation.tiny_base import write_tiny_adapter, write_tiny_base
+
+from m2pt_cli.bases.device import choose_device
+from m2pt_cli.method import prefix
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    """A CUDA device, or the one that ``M2PT_TEST_DEVICE`` names."""
+    said = os.environ.get("M2PT_TEST_DEVICE")
+    if said is None and not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device (M2PT_TEST_DEVICE=cpu runs this on the CPU)")
+    return choose_device(said or "cuda")
+
+
+@pytest.fixture(autouse=True)
+def _as_on_cuda(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The CPU takes the form of attention that CUDA takes; every test gives the device's memory back."""
+    monkeypatch.setattr(prefix, "SQUARE_DEVICES", (device.type,))
+    yield
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_base(tmp_path_factory.mktemp("bases") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_adapter(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
+    return write_tiny_adapter(tmp_path_factory.mktemp("adapters") / "tiny", tiny_base)
+
+
+def on(device: torch.device, batch: dict[str, Any], dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    """A batch on the device, its numbers with a fraction in ``dtype``."""
+    return {name: value.to(device, dtype if value.is_floating_point() else None) for name, value in batch.items()}
