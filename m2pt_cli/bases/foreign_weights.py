@@ -20,7 +20,7 @@ Fault = Callable[[str], M2PTError]
 
 _INDEX = ".index.json"
 # What is looked for in a folder, in this order: of two copies the one that can't hold code is read.
-_LAYOUTS = ("model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin")
+LAYOUTS = ("model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin")
 _MAX_INDEX = 50_000_000
 
 
@@ -32,9 +32,9 @@ def weight_files(place: Path, fault: Fault) -> list[Path]:
     """
     if place.is_file():
         return [place]
-    name = next((name for name in _LAYOUTS if (place / name).is_file()), None)
+    name = next((name for name in LAYOUTS if (place / name).is_file()), None)
     if name is None:
-        raise fault(f"{place} holds none of {', '.join(_LAYOUTS)}")
+        raise fault(f"{place} holds none of {', '.join(LAYOUTS)}")
     if not name.endswith(_INDEX):
         return [_own_file(place, name, fault)]
     return [_own_file(place, shard, fault) for shard in sorted(set(_weight_map(place / name, fault).values()))]
@@ -60,10 +60,10 @@ def read_weights(place: Path, fault: Fault) -> dict[str, torch.Tensor]:
             raise fault(f"{file} holds {shown(min(twice))}, which another file of the checkpoint holds as well")
         tensors |= found
     if place.is_dir() and len(files) > 1:
-        index = next(place / name for name in _LAYOUTS if name.endswith(_INDEX) and (place / name).is_file())
+        index = next(place / name for name in LAYOUTS if name.endswith(_INDEX) and (place / name).is_file())
         absent = sorted(_weight_map(index, fault).keys() - tensors.keys())
         if absent:
-            raise fault(f"{place} lacks {len(absent)} tensors that its {index.name} lists: {listed(absent)}")
+            raise fault(f"{place} lacks {listed(absent)}, which its {index.name} lists")
     return tensors
 
 

@@ -71,7 +71,7 @@ def fetch_chosen(
     choose: Callable[[dict[str, int]], list[str]],
     *,
     what: str,
-    found_by: str,
+    found_by: tuple[str, ...],
     is_complete: Callable[[Path], bool],
     report: Report | None = None,
 ) -> Path:
@@ -80,14 +80,15 @@ def fetch_chosen(
     Args:
         choose: the names to fetch, from the sizes of all files.
         what: ``adapter`` or ``base``, for messages.
-        found_by: a file by which a copy in the cache is known; ``is_complete`` says whether that copy will do.
+        found_by: files by one of which a copy in the cache is known; ``is_complete`` says whether that copy will do.
 
     Raises:
         M2PTError: as `fetch_base` and `fetch_adapter`.
     """
-    cached = _cached_folder(repo_id, found_by)
-    if cached is not None and is_complete(cached):
-        return cached
+    for name in found_by:
+        cached = _cached_folder(repo_id, name)
+        if cached is not None and is_complete(cached):
+            return cached
     with _hub_errors(what, repo_id, command=f"hf download {repo_id}"):
         return _download(repo_id, lambda _, sizes: choose(sizes), report)
 

@@ -39,8 +39,9 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """
     check_new_folder(folder)
     folder = folder.resolve()  # the target of a link, not the link, is replaced
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    partial = folder.with_name(f".{folder.name}.partial")
     try:
+        shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
         partial.mkdir(parents=True)
     except OSError as error:
         raise SettingsError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +26,8 @@ _HEAD = "lm_head.weight"
 _TOWER, _DECODER = "model.vision_tower.vision_tower.vision_model.", "model."
 # Tables that transformers of that time saved along; they follow from the config.
 _BUFFERS = ("rotary_emb.inv_freq", "embeddings.position_ids")
+# How the authors' script has images reach the language model.
+_USUAL = {"mm_vision_select_layer": -2, "mm_vision_select_feature": "patch", "mm_use_im_start_end": False}
 _COPY = "copy the whole folder again, or save it again with the authors' code"
 
 
@@ -56,7 +60,7 @@ class OfficialCheckpoint:
         return self.textual[0].shape[0] if self.textual else 0
 
 
-def find_official(official: str) -> Path:
+def find_official(official: str, *, report: Callable[[str], None] | None = None) -> Path:
     """The folder or file of an official checkpoint; a Hub id is fetched. No torch.
 
     Raises:
@@ -73,7 +77,7 @@ def find_official(official: str) -> Path:
         raise AdapterError(f"there is no checkpoint {official}", "give its folder, one file of weights, or a Hub id")
     from m2pt_cli.bases.original_parts import fetch_checkpoint
 
-    return fetch_checkpoint(official)
+    return fetch_checkpoint(official, report=report)
 
 
 def read_official(place: Path, geometry: Geometry, base: str) -> OfficialCheckpoint:
@@ -90,6 +94,7 @@ def read_official(place: Path, geometry: Geometry, base: str) -> OfficialCheckpo
             f"official checkpoints are of a LLaVA v1 with a linear projector, which {base} is not",
             f"leave out --base, or use --base {OFFICIAL_BASE}",
         )
+    _require_usual(place, geometry)
     tensors = read_weights(place, _fault)
     checkpoint = OfficialCheckpoint(place)
     visual: dict[int, torch.Tensor] = {}
@@ -129,7 +134,7 @@ def read_official(place: Path, geometry: Geometry, base: str) -> OfficialCheckpo
             unknown += [f"{stem}{i}" for i in sorted(found) if i >= layers]
             misshapen += _misshapen_prompts(found, width, stem)
     faults += [
-        f"{len(names)} tensors are {kind} ({listed(names)})"
+        f"{len(names)} {'tensor is' if len(names) == 1 else 'tensors are'} {kind} ({listed(names)})"
         for kind, names in (("missing", missing), ("unknown", unknown), ("of another shape", misshapen))
         if names
     ]
@@ -141,6 +146,25 @@ def read_official(place: Path, geometry: Geometry, base: str) -> OfficialCheckpo
     checkpoint.textual = [textual[i][0] for i in sorted(textual)]
     _require_numbers(checkpoint)
     return checkpoint
+
+
+def _require_usual(place: Path, geometry: Geometry) -> None:
+    """Refuse a checkpoint whose ``config.json`` says that images reach the language model in another way."""
+    file = place / "config.json"
+    if not file.is_file():
+        return
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        said = {name: config.get(name) for name in _USUAL}
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise AdapterError(f"{file} can't be read: {type(error).__name__}", _COPY) from None
+    usual = _USUAL | {"mm_vision_select_layer": geometry.feature_layers[0]}
+    others = [f"{name} {said[name]!r}" for name in usual if said[name] not in (None, usual[name])]
+    if others:
+        raise AdapterError(
+            f"{place} was trained with {shown(', '.join(others))}, which m2pt does not do",
+            "m2pt takes what the authors' script makes: " + ", ".join(f"{name} {usual[name]!r}" for name in usual),
+        )
 
 
 def _require_numbers(checkpoint: OfficialCheckpoint) -> None:

@@ -7,7 +7,7 @@ The weights go into one safetensors file as they are stored, tensor by tensor; t
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,9 @@ from m2pt_cli.bases.original_texts import write_texts
 from m2pt_cli.bases.tensor_writing import Outgoing, can_write, write_tensors
 from m2pt_cli.errors import DeviceError, UnavailableError
 from m2pt_cli.records import ImportResult
+
+# Writing this much takes long enough to say how far it is.
+_LARGE = 2_000_000_000
 
 
 def assembled_folder(entry: BaseEntry) -> Path:
@@ -109,7 +112,22 @@ def _write_weights(parts: PartFolders, geometry: Geometry, folder: Path, shown_a
     _require_disk(folder, need, str(shown_as))
     if report is not None:
         report(f"writing {len(outgoing):,} tensors, {gigabytes(need)}, to {shown_as / SINGLE}")
-    return write_tensors(folder / SINGLE, outgoing)
+    for stale in folder.glob(f".{SINGLE}.*.partial"):  # of a process that was killed
+        stale.unlink()
+    return write_tensors(folder / SINGLE, outgoing, progress=_quarters(need, report))
+
+
+def _quarters(need: int, report: Report | None) -> Callable[[int], None]:
+    """Reports every quarter of a file that takes minutes."""
+    said = 0
+
+    def progress(written: int) -> None:
+        nonlocal said
+        if report is not None and need >= _LARGE and 4 * written // need > said:
+            said = 4 * written // need
+            report(f"written: {gigabytes(written)} of {gigabytes(need)}")
+
+    return progress
 
 
 def _outgoing(parts: PartFolders, geometry: Geometry) -> Iterator[Outgoing]:
@@ -125,7 +143,8 @@ def _outgoing(parts: PartFolders, geometry: Geometry) -> Iterator[Outgoing]:
     for weight in geometry.weights():
         place, ours, theirs = sources[weight.group]
         name = theirs + weight.name.removeprefix(ours)
-        tensor = read[place].get(name)
+        # A tower that was saved alone has no place to be named after.
+        tensor = read[place].get(name, read[place].get(name.removeprefix("vision_model.")))
         if tensor is None:
             raise _fault(f"{place} lacks {name}; it holds {listed(sorted(read[place]))}")
         if tuple(tensor.shape) != weight.shape:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from m2pt_cli.bases.foreign_weights import weight_files
+from m2pt_cli.bases.foreign_weights import LAYOUTS, weight_files
 from m2pt_cli.bases.hub import fetch_chosen
 from m2pt_cli.errors import AdapterError, InputError, M2PTError, UnavailableError
 
@@ -63,16 +63,16 @@ def fetch_part_texts(parts: OriginalParts, *, report: Report | None = None) -> P
     )
 
 
-def fetch_checkpoint(repo_id: str) -> Path:
-    """The folder of an official checkpoint's weights on the Hub. Raises AdapterError."""
+def fetch_checkpoint(repo_id: str, *, report: Report | None = None) -> Path:
+    """The folder of an official checkpoint on the Hub: config and weights. Raises AdapterError."""
 
     def choose(sizes: Sizes) -> list[str]:
         weights = _weights_of(sizes)
         if not weights:
             raise AdapterError(f"{repo_id} holds no weights", "check the id on its page")
-        return ["config.json", *weights]
+        return [*(name for name in ("config.json",) if name in sizes), *weights]
 
-    return fetch_chosen(repo_id, choose, what="adapter", found_by="config.json", is_complete=_has_weights, report=None)
+    return fetch_chosen(repo_id, choose, what="adapter", found_by=LAYOUTS, is_complete=_has_weights, report=report)
 
 
 def _part(name: str, texts: tuple[str, ...], *, with_weights: bool, report: Report | None) -> Path:
@@ -96,7 +96,7 @@ def _part(name: str, texts: tuple[str, ...], *, with_weights: bool, report: Repo
             raise UnavailableError(f"{name} lacks {', '.join(lacking) or 'weights'}", "check the id on its page")
         return [*texts, *(weights if with_weights else [])]
 
-    return fetch_chosen(name, choose, what="base", found_by="config.json", is_complete=is_complete, report=report)
+    return fetch_chosen(name, choose, what="base", found_by=("config.json",), is_complete=is_complete, report=report)
 
 
 def _projector(name: str, report: Report | None) -> Path:
@@ -117,7 +117,7 @@ def _projector(name: str, report: Report | None) -> Path:
         name,
         choose,
         what="base",
-        found_by=PROJECTOR,
+        found_by=(PROJECTOR,),
         is_complete=lambda cached: (cached / PROJECTOR).is_file(),
         report=report,
     )
@@ -131,7 +131,8 @@ def _is_path(name: str) -> bool:
 
 def _weights_of(sizes: Sizes) -> list[str]:
     for stem, suffix in _WEIGHTS:
-        names = [name for name in sizes if name.startswith(stem) and name.endswith((suffix, f"{suffix}.index.json"))]
+        ends = (suffix, f"{suffix}.index.json")
+        names = [name for name in sizes if "/" not in name and name.startswith(stem) and name.endswith(ends)]
         if any(name.endswith(suffix) for name in names):
             return sorted(names)
     return []

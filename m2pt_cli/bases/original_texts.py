@@ -14,8 +14,16 @@ from m2pt_cli.bases.original_parts import PartFolders
 from m2pt_cli.bases.sentencepiece import IMAGE_TOKEN, image_tokenizer, read_model
 from m2pt_cli.errors import UnavailableError
 
-# Not about the model's shape: what transformers reads from these has no business in another's config.
-_DROPPED = ("_name_or_path", "architectures", "auto_map", "quantization_config", "torch_dtype", "transformers_version")
+# What is taken over from the configs of the parts; they hold much else, and nothing else shapes the model.
+_SHARED = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act", "attention_dropout",
+    "initializer_range",
+)  # fmt: skip
+_VISION = (*_SHARED, "num_channels", "image_size", "patch_size", "layer_norm_eps", "projection_dim")
+_TEXT = (
+    *_SHARED, "vocab_size", "num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps", "rope_theta",
+    "rope_scaling", "rope_parameters", "attention_bias", "mlp_bias", "bos_token_id", "eos_token_id", "pad_token_id",
+)  # fmt: skip
 # The template vicuna_v1 of m2pt_cli.data.chat as Jinja; a test holds the two together.
 CHAT_TEMPLATE = (
     "{% if messages[0].role != 'system' %}"
@@ -58,8 +66,9 @@ def _write(parts: PartFolders, folder: Path) -> dict[str, Any]:
     tokenizer = _tokenizer(parts.language_model)
     with quiet_transformers():
         config = _config(parts, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
+        _require_room(config, tokenizer, parts)
         processor = LlavaProcessor(
-            _image_processor(parts.vision_tower),
+            _image_processor(parts.vision_tower, config.vision_config.image_size),
             tokenizer,
             patch_size=config.vision_config.patch_size,
             vision_feature_select_strategy="default",
@@ -86,8 +95,8 @@ def _config(parts: PartFolders, image_token: int) -> Any:
         raise UnavailableError(f"{parts.vision_tower} is a {clip.get('model_type')}, not a CLIP")
     try:
         config: Any = LlavaConfig(
-            vision_config=CLIPVisionConfig(**_shape(vision)),
-            text_config=LlamaConfig(**_shape(text)),
+            vision_config=CLIPVisionConfig(**_taken(vision, _VISION)),
+            text_config=LlamaConfig(**_taken(text, _TEXT)),
             image_token_index=image_token,
             vision_feature_layer=-2,
             vision_feature_select_strategy="default",
@@ -101,8 +110,8 @@ def _config(parts: PartFolders, image_token: int) -> Any:
     return mark_linear(config)
 
 
-def _shape(config: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if name not in (*_DROPPED, "model_type")}
+def _taken(config: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: config[name] for name in names if config.get(name) is not None}
 
 
 def _json(folder: Path) -> dict[str, Any]:
@@ -123,13 +132,30 @@ def _tokenizer(folder: Path) -> Any:
         raise UnavailableError(f"{file} can't be used: {error}", "copy or download that file again") from None
 
 
-def _image_processor(folder: Path) -> Any:
+def _require_room(config: Any, tokenizer: Any, parts: PartFolders) -> None:
+    """Every id of the tokenizer must have an embedding."""
+    rows = config.text_config.vocab_size
+    if len(tokenizer) > rows:
+        raise UnavailableError(
+            f"the tokenizer in {parts.language_model} has {len(tokenizer):,} tokens, its model {rows:,} embeddings",
+            "copy the folder again",
+        )
+
+
+def _image_processor(folder: Path, image_size: int) -> Any:
     from transformers import CLIPImageProcessorPil
 
     try:
-        return CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
+        processor: Any = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
+        crop = dict(processor.crop_size)
     except Exception as error:  # as for configs
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UnavailableError(
             f"{folder / 'preprocessor_config.json'} can't be used: {first}", "copy or download that file again"
         ) from None
+    if crop != {"height": image_size, "width": image_size}:
+        raise UnavailableError(
+            f"{folder / 'preprocessor_config.json'} crops images to {crop}, but the tower takes {image_size} pixels",
+            "copy the folder again",
+        )
+    return processor

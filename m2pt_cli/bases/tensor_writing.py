@@ -31,11 +31,12 @@ class Outgoing:
         return math.prod(self.shape) * _TYPES[str(self.dtype)][1]
 
 
-def write_tensors(file: Path, tensors: Iterable[Outgoing]) -> int:
+def write_tensors(file: Path, tensors: Iterable[Outgoing], *, progress: Callable[[int], None] | None = None) -> int:
     """Write a safetensors file whole or not at all.
 
     Args:
         tensors: fp32, fp16 or bf16; what ``read`` returns must have the promised shape and type.
+        progress: told the bytes written so far after every tensor.
 
     Returns:
         Its size in bytes.
@@ -55,6 +56,8 @@ def write_tensors(file: Path, tensors: Iterable[Outgoing]) -> int:
             if tuple(tensor.shape) != outgoing.shape or tensor.dtype != outgoing.dtype:
                 raise ValueError(f"{outgoing.name} is not what was promised")
             stream.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            if progress is not None:
+                progress(stream.tell())
         size = stream.tell()
         stream.flush()
         os.fsync(stream.fileno())

@@ -75,7 +75,7 @@ def command(
 
     check_new_folder(output_dir)
     if official is not None:
-        place = find_official(official)
+        place = find_official(official, report=output.status)
         entry = entry_of(base or OFFICIAL_BASE)
         from m2pt_cli.bases.official_import import import_official
 

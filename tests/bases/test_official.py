@@ -94,10 +94,10 @@ def without_prompts(tensors: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (change(**{PROMPT: None}), ["1 tensors are missing", PROMPT]),
+        (change(**{PROMPT: None}), ["1 tensor is missing", PROMPT]),
         (change(**{"model.mm_projector.bias": None}), ["missing", "model.mm_projector.bias"]),
         (without_prompts, ["holds no prompts"]),
-        (change(**{"model.surprise": torch.ones(2)}), ["1 tensors are unknown", "model.surprise"]),
+        (change(**{"model.surprise": torch.ones(2)}), ["1 tensor is unknown", "model.surprise"]),
         (change(**{"model.prompts.5": torch.ones(1, 5, 96)}), ["unknown", "model.prompts.5"]),
         (change(**{PROMPT: torch.ones(1, 4, 96)}), [f"{PROMPT} is [1, 4, 96] instead of [1, 5, 96]"]),
         (change(**{PROMPT: torch.ones(5, 96)}), [f"{PROMPT} is [5, 96]"]),
@@ -122,7 +122,7 @@ def test_faults_of_several_kinds_at_once(tmp_path: Path, geometry: Geometry) -> 
     tensors = layout.official_tensors()
     tensors["x" * 5000] = tensors.pop(PROMPT)
     layout.save(tensors, tmp_path / "checkpoint.bin")
-    refused(tmp_path / "checkpoint.bin", geometry, "1 tensors are missing", "1 tensors are unknown", "xxx...")
+    refused(tmp_path / "checkpoint.bin", geometry, "1 tensor is missing", "1 tensor is unknown", "xxx...")
 
 
 def test_a_base_with_another_projector(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_shards_and_index_must_agree(tmp_path: Path, geometry: Geometry) -> None
     index = folder / "pytorch_model.bin.index.json"
     places = json.loads(index.read_text())["weight_map"]
     write_index(folder, places | {"model.more": "pytorch_model-00001-of-00002.bin"})
-    refused(folder, geometry, "lacks 1 tensors that its pytorch_model.bin.index.json lists: model.more")
+    refused(folder, geometry, "lacks model.more, which its pytorch_model.bin.index.json lists")
     write_index(folder, places)
     twice = torch.load(folder / "pytorch_model-00001-of-00002.bin", weights_only=True)
     second = folder / "pytorch_model-00002-of-00002.bin"
@@ -237,6 +237,25 @@ def test_shards_and_index_must_agree(tmp_path: Path, geometry: Geometry) -> None
     refused(folder, geometry, "which another file of the checkpoint holds as well")
     second.unlink()
     refused(folder, geometry, "lacks pytorch_model-00002-of-00002.bin")
+
+
+def test_a_checkpoint_trained_in_another_way(tmp_path: Path, geometry: Geometry) -> None:
+    layout.save(layout.official_tensors(), tmp_path / "pytorch_model.bin")
+    usual = {"mm_vision_select_layer": -2, "mm_vision_select_feature": "patch", "mm_use_im_start_end": False}
+    config = tmp_path / "config.json"
+    for said in ({}, usual, usual | {"mm_vision_select_feature": None, "model_type": "llava_finetune"}):
+        config.write_text(json.dumps(said))
+        read_official(tmp_path, geometry, "base")
+    for change in (
+        {"mm_vision_select_layer": -1},
+        {"mm_vision_select_feature": "cls_patch"},
+        {"mm_use_im_start_end": True},
+    ):
+        config.write_text(json.dumps(usual | change))
+        refused(tmp_path, geometry, *(f"{name} {value!r}" for name, value in change.items()), "which m2pt does not do")
+    for content in ("{", "[]", "[" * 100_000):
+        config.write_text(content)
+        refused(tmp_path, geometry, "config.json can't be read")
 
 
 def test_what_is_no_checkpoint_leads_on(tmp_path: Path, geometry: Geometry) -> None:

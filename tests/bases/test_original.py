@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from m2pt_cli.bases.loading import load_base
 from m2pt_cli.bases.original import import_base
 from m2pt_cli.data.chat import get_template
 from m2pt_cli.data.samples import Turn
+from m2pt_cli.errors import DeviceError, UnavailableError
 
 from . import official_layout as layout
 
@@ -113,6 +115,78 @@ def test_the_alias_is_assembled_once_from_the_hub(parts: Path, tmp_path: Path, b
     assert all("free" in line for line in told if line.startswith("downloading"))
     again = run(code, {**environment, "HF_HUB_OFFLINE": "1"})
     assert again == [name, fingerprint, [], 0]
+
+
+def damaged(parts: Path, tmp_path: Path, name: str) -> Path:
+    """A copy of the parts whose file ``name`` is about to be changed."""
+    return layout.copied(parts, tmp_path / "parts") / name
+
+
+def refused(place: Path, folder: Path, *said: str) -> None:
+    with pytest.raises(UnavailableError) as caught:
+        build(place, folder)
+    for text in said:
+        assert text in f"{caught.value.message} {caught.value.hint}", caught.value.message
+    assert "\n" not in caught.value.message and not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        ("vicuna/config.json", {"hidden_size": 48}, "mm_projector.bin has shape [96, 64], [48, 64] is expected"),
+        ("vicuna/config.json", {"num_hidden_layers": 6}, "lacks model.layers.5"),
+        ("vicuna/config.json", {"vocab_size": 100}, "has 128 tokens, its model 100 embeddings"),
+        ("vicuna/config.json", {"model_type": "opt"}, "is a opt, not a LLaMA"),
+        ("vicuna/config.json", {"hidden_size": "wide"}, "config.json of a part can't be used"),
+        ("clip/config.json", {"model_type": "siglip"}, "is a siglip, not a CLIP"),
+        ("clip/preprocessor_config.json", {"crop_size": 16}, "the tower takes 32 pixels"),
+        ("clip/preprocessor_config.json", {"crop_size": "x"}, "preprocessor_config.json can't be used"),
+    ],
+)
+def test_parts_that_do_not_fit(parts: Path, tmp_path: Path, file: str, change: dict[str, Any], said: str) -> None:
+    place = damaged(parts, tmp_path, file)
+    place.write_text(json.dumps(json.loads(place.read_text()) | change))
+    refused(tmp_path / "parts", tmp_path / "base", said)
+
+
+def test_damaged_parts(parts: Path, tmp_path: Path) -> None:
+    place = damaged(parts, tmp_path, "vicuna/tokenizer.model")
+    place.write_bytes(place.read_bytes()[:-3])
+    refused(tmp_path / "parts", tmp_path / "base", "tokenizer.model can't be used: it is not a SentencePiece model")
+    layout.write_tokenizer(place)
+    projector = tmp_path / "parts/projector/mm_projector.bin"
+    mlp = {"model.mm_projector.0.weight": torch.ones(96, 64), "model.mm_projector.2.weight": torch.ones(96, 96)}
+    torch.save(mlp, projector)
+    refused(tmp_path / "parts", tmp_path / "base", "lacks model.mm_projector.weight; it holds model.mm_projector.0")
+    torch.save({"x": Path("y")}, projector)
+    refused(tmp_path / "parts", tmp_path / "base", "code, which is not run")
+    layout.write_projector(projector)
+    (tmp_path / "parts/vicuna/config.json").write_text("[" * 100_000)
+    refused(tmp_path / "parts", tmp_path / "base", "config.json can't be read")
+
+
+def test_a_tower_saved_alone(parts: Path, tmp_path: Path, loaded: Any) -> None:
+    place = damaged(parts, tmp_path, "clip")
+    weights = load_file(place / "model.safetensors")
+    alone = {name.removeprefix("vision_model."): tensor for name, tensor in weights.items()}
+    layout.save(alone, place / "model.safetensors")
+    config = json.loads((place / "config.json").read_text())["vision_config"]
+    # What CLIP's published config holds beside the shape.
+    legacy = {"num_beams": 1, "max_length": 20, "torch_dtype": None, "_name_or_path": "", "return_dict": True}
+    (place / "config.json").write_text(json.dumps(config | legacy))
+    build(tmp_path / "parts", tmp_path / "base")
+    assert load_base(str(tmp_path / "base"), device="cpu").fingerprint == loaded.fingerprint
+
+
+def test_the_disk_is_looked_at_first(parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(DeviceError, match=r"needs 1\.6 MB, and .* has 0\.0 MB free") as caught:
+        build(parts, tmp_path / "base")
+    assert not (tmp_path / "base").exists()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "home"))
+    with pytest.raises(DeviceError, match=r"llava-v1-7b needs 14\.1 GB") as caught:
+        load_base("llava-v1-7b", device="cpu")
+    assert "HF_HOME" in (caught.value.hint or "")
 
 
 def run(code: str, environment: dict[str, str]) -> Any:
