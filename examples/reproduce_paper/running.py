@@ -225,6 +225,6 @@ def read_json(file: Path) -> Any:
 def write_json(file: Path, content: Any) -> None:
     """All of it or nothing: a killed process leaves no half a file."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
     partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(partial, file)
