@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Callable
@@ -74,7 +75,7 @@ def find_official(official: str, *, report: Callable[[str], None] | None = None)
             raise AdapterError(f"{place} is neither .bin nor .safetensors", "give the checkpoint's folder")
         return place
     if official.count("/") != 1 or official.startswith((".", "/", "~")) or place.parent.is_dir():
-        raise AdapterError(f"there is no checkpoint {official}", "give its folder, one file of weights, or a Hub id")
+        raise AdapterError(f"there is no checkpoint {official}", _nearest(place))
     from m2pt_cli.bases.original_parts import fetch_checkpoint
 
     return fetch_checkpoint(official, report=report)
@@ -209,11 +210,19 @@ def _hint(misshapen: list[str], tensors: dict[str, torch.Tensor]) -> str:
     if any(tensor.numel() == 0 for tensor in tensors.values()):
         # DeepSpeed's ZeRO 3, which the authors' script uses, leaves empty tensors where weights were not gathered.
         return "its weights were saved without being gathered: run zero_to_fp32.py of that folder, import its output"
+    if not any(".prompts." in name for name in tensors):
+        return "a whole model is given with --base, an adapter with --adapter"
     return "name the base it was trained on with --base" if misshapen else _COPY
 
 
 def _fault(message: str) -> AdapterError:
     return AdapterError(message, _COPY)
+
+
+def _nearest(place: Path) -> str:
+    names = [entry.name for entry in place.parent.iterdir()] if place.parent.is_dir() else []
+    near = difflib.get_close_matches(place.name, names, n=1)
+    return f"did you mean {place.parent / near[0]}?" if near else "give its folder, one file of weights, or a Hub id"
 
 
 def _require_weights(folder: Path) -> None:

@@ -49,12 +49,13 @@ def assembled_base(entry: BaseEntry, *, report: Report | None = None) -> Path:
     folder = assembled_folder(entry)
     if not missing_base_files(folder):
         return folder
-    need = 2 * entry.geometry.total_parameters  # at least: weights come in two bytes a value, some in four
+    sizes = entry.geometry.group_sizes
+    need = 2 * sum(sizes.values()) + 2 * sizes["vision_tower"]  # CLIP comes in four bytes a value, the rest in two
     _require_disk(folder, need, entry.name)
     if report is not None:
         report(
             f"{entry.name} is assembled, once, from {', '.join(entry.parts)}: "
-            f"about {gigabytes(need)} in {folder}, beside the downloads"
+            f"about {gigabytes(need)} in {folder} ({gigabytes(_free(folder))} free), beside the downloads"
         )
     with _one_at_a_time(folder):
         if missing_base_files(folder):
@@ -176,10 +177,13 @@ def _require_geometry(found: Geometry, entry: BaseEntry) -> None:
 
 
 def _require_disk(folder: Path, need: int, what: str) -> None:
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(existing).free
-    if need > free:
+    if need > _free(folder):
         raise DeviceError(
-            f"{what} needs {gigabytes(need)}, and {existing} has {gigabytes(free)} free",
+            f"{what} needs {gigabytes(need)}, and its disk has {gigabytes(_free(folder))} free",
             "set HF_HOME to a folder on a larger disk, or use --base nano",
         )
+
+
+def _free(folder: Path) -> int:
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(existing).free

@@ -115,7 +115,7 @@ def test_llava_v1_names_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "hf download lmsys/vicuna-7b-v1.3" in (caught.value.hint or "") and "exclude" not in (
         caught.value.hint or ""
     )
-    assert "clip-vit-large-patch14, liuhaotian/llava-pretrain-vicuna-7b-v1.3: about 14.1 GB in" in told[0]
+    assert "clip-vit-large-patch14, liuhaotian/llava-pretrain-vicuna-7b-v1.3: about 14.7 GB in" in told[0]
 
 
 def test_quantisation(bases: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hub_server import HubServer
 from torch import Tensor
 
 from m2pt_cli.bases.catalog import entry_of
@@ -75,6 +78,29 @@ def test_prompts_of_one_side_alone(tmp_path: Path, geometry: Geometry) -> None:
     assert (found.num_visual_prompts, found.num_textual_prompts) == (3, 0)
 
 
+def test_a_checkpoint_on_the_hub(tmp_path: Path) -> None:
+    layout.write_shards(tmp_path / "hub/models/authors/m2pt", layout.official_tensors())
+    (tmp_path / "hub/models/authors/m2pt/optimizer.pt").write_bytes(b"large")
+    code = (
+        "import sys; from m2pt_cli.bases.official import find_official;"
+        "place = find_official('authors/m2pt', report=lambda text: print(text, file=sys.stderr));"
+        "print(*sorted(file.name for file in place.iterdir()), 'torch' in sys.modules)"
+    )
+    said = "pytorch_model-00001-of-00002.bin pytorch_model-00002-of-00002.bin pytorch_model.bin.index.json False\n"
+    with HubServer(tmp_path / "hub") as server:
+        environment = server.environment(tmp_path / "home")
+        first = run(code, environment)
+        missing = run(code.replace("authors/m2pt", "authors/none"), environment)
+    assert first.stdout == said and "downloading authors/m2pt: 2.6 MB to" in first.stderr
+    assert "AdapterError: there is no adapter authors/none" in missing.stderr
+    again = run(code, {**environment, "HF_HUB_OFFLINE": "1"})
+    assert again.stdout == said and again.stderr == ""
+
+
+def run(code: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+
+
 def change(**changes: Tensor | None) -> Callable[[dict[str, Tensor]], None]:
     def apply(tensors: dict[str, Tensor]) -> None:
         for name, tensor in changes.items():
@@ -96,7 +122,7 @@ def without_prompts(tensors: dict[str, Tensor]) -> None:
     [
         (change(**{PROMPT: None}), ["1 tensor is missing", PROMPT]),
         (change(**{"model.mm_projector.bias": None}), ["missing", "model.mm_projector.bias"]),
-        (without_prompts, ["holds no prompts"]),
+        (without_prompts, ["holds no prompts", "--base"]),
         (change(**{"model.surprise": torch.ones(2)}), ["1 tensor is unknown", "model.surprise"]),
         (change(**{"model.prompts.5": torch.ones(1, 5, 96)}), ["unknown", "model.prompts.5"]),
         (change(**{PROMPT: torch.ones(1, 4, 96)}), [f"{PROMPT} is [1, 4, 96] instead of [1, 5, 96]"]),
@@ -267,6 +293,9 @@ def test_what_is_no_checkpoint_leads_on(tmp_path: Path, geometry: Geometry) -> N
     (tmp_path / "adapter_config.json").touch()
     refused(tmp_path, geometry, "is an adapter already", "--adapter")
     refused(tmp_path / "adapter_config.json", geometry, "neither .bin nor .safetensors")
+    with pytest.raises(AdapterError) as caught:
+        find_official(str(tmp_path / "checkpont-500"))
+    assert caught.value.hint == f"did you mean {tmp_path / 'checkpoint-500'}?"
     for name in ("nowhere", "./a/b", "/no/where", f"{tmp_path}/x"):
         with pytest.raises(AdapterError, match="there is no checkpoint"):
             find_official(name)
