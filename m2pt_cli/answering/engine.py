@@ -160,6 +160,20 @@ class AnswerEngine:
             return Reply(question, None, error.message)
         return Reply(question, self._decode(tokens[0]))
 
+    def run_one(self, question: Question) -> tuple[list[int], dict[str, torch.Tensor], list[int]]:
+        """For whoever looks into the model: a question's prompt ids, its images on the device, its greedy answer's ids.
+
+        Raises:
+            InputError: the question or its image can't be read.
+        """
+        row = Row(tuple(self.encode(question)), ((),), (0,))
+        inputs = self.inputs(question)
+        return list(row.prefix), inputs, self._run([row], [inputs], [question])[0][0]
+
+    def inputs(self, question: Question) -> dict[str, torch.Tensor]:
+        """A question's images as the model takes them, on its device. Raises InputError."""
+        return self._to_device(self.images.prepare(question.images))
+
     def _open(self, row: Row, questions: Sequence[Question]) -> dict[str, torch.Tensor] | str:
         """A row's prepared images, or what is wrong with them."""
         try:

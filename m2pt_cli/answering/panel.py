@@ -80,6 +80,12 @@ class Panel:
         with self._seated(self.seats[0]) as engine:
             return engine.stream(question, write)
 
+    def engines(self) -> Iterator[tuple[Seat, AnswerEngine]]:
+        """Every seat with its engine, in turn; one's model is the next one's afterwards."""
+        for seat in self.seats:
+            with self._seated(seat) as engine:
+                yield seat, engine
+
     @contextmanager
     def _seated(self, seat: Seat) -> Iterator[AnswerEngine]:
         """The engine of a seat. An adapter stays attached until another seat is asked."""

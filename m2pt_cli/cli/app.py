@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from m2pt_cli.cli import count_params, import_, infer, train
+from m2pt_cli.cli import attn_map, count_params, import_, infer, train
 from m2pt_cli.cli import eval as eval_command
 from m2pt_cli.cli.output import ClosedPipe, Output
 from m2pt_cli.errors import DeviceError, M2PTError, SettingsError
@@ -42,6 +42,7 @@ _COMMANDS: dict[str, ModuleType] = {
     "eval": eval_command,
     "infer": infer,
     "count-params": count_params,
+    "attn-map": attn_map,
     "import": import_,
 }
 for _name, _module in _COMMANDS.items():

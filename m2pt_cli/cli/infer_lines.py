@@ -24,7 +24,7 @@ _MOST_STDIN_BYTES = 256 << 20
 
 def answer_images(images: Sequence[str], question: str, settings: InferSettings, output: Output) -> int:
     """Ask one question of images given on the command line; returns the exit code."""
-    references = [_reference(image, Path(), settings) for image in images]
+    references = [named_image(image, Path(), allow_url=settings.allow_url) for image in images]
     for reference in references:
         reference.open()  # an image that can't be read is met before the model is loaded
     panel = _panel(settings, output)
@@ -94,7 +94,7 @@ def _answers(lines: Sequence[QuestionLine], folder: Path, panel: Panel) -> Itera
         try:
             images: tuple[ImageReference, ...] = ()
             if line.image is not None:
-                reference = _reference(line.image, folder, panel.settings)
+                reference = named_image(line.image, folder, allow_url=panel.settings.allow_url)
                 reference.open()
                 images = (reference,)
             questions[place] = Question(str(place), line.question, images)
@@ -145,7 +145,12 @@ def _may_stream(questions: Sequence[object], panel: Panel, settings: InferSettin
     return one and sys.stdout.isatty() and not output.is_json and settings.num_beams == 1
 
 
-def _reference(image: str, folder: Path, settings: InferSettings) -> ImageReference:
+def named_image(image: str, folder: Path, *, allow_url: bool) -> ImageReference:
+    """An image named on the command line or in a line of input; - is stdin.
+
+    Raises:
+        InputError: there is no such image, or a URL that is not allowed.
+    """
     if image == "-":
         data = sys.stdin.buffer.read(_MOST_STDIN_BYTES + 1)
         if len(data) > _MOST_STDIN_BYTES:
@@ -153,7 +158,7 @@ def _reference(image: str, folder: Path, settings: InferSettings) -> ImageRefere
         if not data:
             raise InputError("stdin brings no image", 'cat photo.jpg | m2pt infer - "..."')
         return BytesImage("-", data)
-    return image_reference(image, folder=folder, allow_url=settings.allow_url)
+    return image_reference(image, folder=folder, allow_url=allow_url)
 
 
 @contextmanager

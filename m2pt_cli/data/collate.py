@@ -6,6 +6,7 @@ Images are opened here, in the worker processes of a data loader or in an engine
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,19 @@ class ImagePreparer:
             return {"pixel_values": torch.from_numpy(np.stack(values))}
         inputs = self.image_processor(images=[image.open() for image in images], return_tensors="pt")
         return {"pixel_values": inputs["pixel_values"], "image_sizes": inputs["image_sizes"]}
+
+    def picture(self, image: ImageReference, *, side: int) -> NDArray[np.uint8]:
+        """The image as the vision tower sees it, ``(height, width, 3)``, only finer: about ``side`` pixels high.
+
+        Of an image that is cut into tiles the overview, which shows it whole, as a square.
+        """
+        opened = image.open()
+        if self._pixels is None:
+            return np.asarray(opened.resize((side, side)))
+        fit = self._pixels.fit
+        times = max(1, side // fit.size[0])
+        size = (fit.size[0] * times, fit.size[1] * times)
+        return replace(fit, size=size, shortest=None if fit.shortest is None else fit.shortest * times).apply(opened)
 
     def _fitted(self, image: ImageReference, fit: Fit) -> NDArray[np.uint8]:
         """``(height, width, 3)``; small ones are kept, since drawing a scene anew costs several times a look-up."""

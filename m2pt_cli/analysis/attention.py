@@ -1,0 +1,170 @@
+"""How a LLaVA attends while it answers a question, collected layer by layer.
+
+The part that is looked at runs in eager attention, the only one that gives its weights out. A hook on each attention
+reduces the weights of its layer to means and drops them before the next layer runs: one layer's map is held at a time,
+``heads x n x (k + n)`` numbers, whatever the depth.
+
+Means are over real queries. Prompts have none: they are attended and attend to nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft import PeftModel
+from torch import Tensor, nn
+
+from m2pt_cli.method.architecture import read_architecture
+from m2pt_cli.method.prompts import PromptedAttention
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class LanguageWeights:
+    """Attention in the language model; keys are the prompts, then the real tokens, and sum to 1.
+
+    Attributes:
+        received: ``(layers, heads, keys)``, mean over all real queries.
+        answer: ``(layers, heads, answer tokens, keys)``: row i is the query that answer token i was produced by, the
+            position before it.
+        num_prompts: k_t; 0 without an adapter, or with one that has no textual prompts.
+    """
+
+    received: Array
+    answer: Array
+    num_prompts: int
+
+
+@dataclass(frozen=True)
+class VisionWeights:
+    """Attention in the vision tower, mean over heads (and tiles); keys are prompts, class token, patches, and sum to 1.
+
+    Layers that no image feature depends on are left out: they influence nothing.
+
+    Attributes:
+        received: ``(layers, keys)``, mean over the class token and the patches as queries.
+        from_patches: ``(layers, keys)``, mean over the patches as queries.
+        num_prompts: k_v.
+        has_class_token: whether a class token stands in front of the patches.
+    """
+
+    received: Array
+    from_patches: Array
+    num_prompts: int
+    has_class_token: bool
+
+
+@torch.inference_mode()
+def collect_language(
+    model: nn.Module,
+    prompt: Sequence[int],
+    answer: Sequence[int],
+    image_inputs: Mapping[str, Tensor],
+    *,
+    heads: Sequence[int] = (),
+    vision: bool = False,
+) -> tuple[LanguageWeights, VisionWeights | None]:
+    """Attention over a question and its answer, in one pass over both.
+
+    Args:
+        model: a LLaVA in eval mode, bare or under PEFT (an M²PT adapter or LoRA).
+        prompt: token ids of the question's whole prompt, image tokens in place.
+        answer: ids of the answer, at least one.
+        image_inputs: what the model takes beside ids, on its device.
+        heads: kept apart; the mean of all heads, as one, if empty.
+        vision: look at the vision tower in the same pass.
+    """
+    llava = bare(model)
+    decoder = llava.model.language_model
+    queries = len(prompt) + len(answer) - 1  # the last token of the answer is never a query
+    ids = torch.tensor([[*prompt, *answer[:-1]]], device=next(model.parameters()).device)
+    received: list[Array] = []
+    from_answer: list[Array] = []
+
+    def reduce(weights: Tensor, attention: nn.Module) -> None:
+        chosen = weights[0, list(heads)].float() if heads else weights[0].mean(0, keepdim=True, dtype=torch.float32)
+        received.append(chosen.mean(1).cpu().numpy())  # (heads, keys)
+        from_answer.append(chosen[:, -len(answer) :].cpu().numpy())  # (heads, answer tokens, keys)
+
+    with ExitStack() as stack:
+        stack.enter_context(_watched(decoder, decoder.layers, reduce))
+        tower = stack.enter_context(_tower_watched(llava)) if vision else None
+        model(
+            input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, logits_to_keep=1, **dict(image_inputs)
+        )
+    weights = LanguageWeights(np.stack(received), np.stack(from_answer), received[0].shape[-1] - queries)
+    return weights, None if tower is None else tower.weights()
+
+
+@torch.inference_mode()
+def collect_vision(model: nn.Module, image_inputs: Mapping[str, Tensor]) -> VisionWeights:
+    """Attention in the vision tower alone; the language model is not run."""
+    llava = bare(model)
+    with _tower_watched(llava) as tower:
+        llava.get_image_features(**dict(image_inputs))
+    return tower.weights()
+
+
+def bare(model: Any) -> Any:
+    """The LLaVA inside a PeftModel."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+class _Tower:
+    """Means of the vision tower's layers as they run."""
+
+    def __init__(self, has_class_token: bool) -> None:
+        self.has_class_token = has_class_token
+        self.num_prompts = 0
+        self.received: list[Array] = []
+        self.from_patches: list[Array] = []
+
+    def reduce(self, weights: Tensor, attention: nn.Module) -> None:
+        prompts = attention.active_prompts if isinstance(attention, PromptedAttention) else None
+        self.num_prompts = 0 if prompts is None else prompts.shape[0]
+        real = weights.shape[-1] - self.num_prompts
+        # A prompt's row is dropped by the layer, and its column comes last there: here prompts come first.
+        mean = weights[:, :, :real].mean((0, 1), dtype=torch.float32)  # (real queries, keys)
+        mean = torch.cat([mean[:, real:], mean[:, :real]], 1)
+        self.received.append(mean.mean(0).cpu().numpy())
+        self.from_patches.append(mean[int(self.has_class_token) :].mean(0).cpu().numpy())
+
+    def weights(self) -> VisionWeights:
+        return VisionWeights(
+            np.stack(self.received), np.stack(self.from_patches), self.num_prompts, self.has_class_token
+        )
+
+
+@contextmanager
+def _tower_watched(llava: Any) -> Iterator[_Tower]:
+    architecture = read_architecture(llava)
+    tower = _Tower(has_class_token=architecture.tower == "CLIPVisionModel")
+    module = llava.model.vision_tower
+    with _watched(module, module.encoder.layers[: architecture.layers_run], tower.reduce):
+        yield tower
+
+
+@contextmanager
+def _watched(part: Any, layers: Sequence[Any], reduce: Callable[[Tensor, nn.Module], None]) -> Iterator[None]:
+    """Run ``part`` in eager attention and hand the weights of each layer's attention to ``reduce``."""
+
+    def hook(attention: nn.Module, args: Any, output: tuple[Tensor, Tensor]) -> tuple[Tensor, None]:
+        reduce(output[1], attention)
+        return output[0], None  # whoever else listens can't hold the map
+
+    before = part.config._attn_implementation
+    handles = [layer.self_attn.register_forward_hook(hook) for layer in layers]
+    try:
+        part.set_attn_implementation("eager")
+        yield
+    finally:
+        part.set_attn_implementation(before)
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,189 @@
+"""What ``m2pt attn-map`` found: attention per layer and token, and the numbers that are read off it. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m2pt_cli.analysis.token_groups import IMAGE, TEXTUAL, VISUAL, Tokens
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class PartAttention:
+    """Attention in one part of the model, mean over real queries.
+
+    Attributes:
+        tokens: the keys.
+        received: ``(layers, keys)``, mean over heads (over the chosen ones); rows sum to 1.
+        uniform: ``(keys,)``, what each would receive if every query attended evenly to all it sees; sums to 1.
+    """
+
+    tokens: Tokens
+    received: Array
+    uniform: Array
+
+    @property
+    def num_layers(self) -> int:
+        return int(self.received.shape[0])
+
+    def shares(self) -> dict[str, Array]:
+        """By group the share of all attention in every layer ``(layers,)``; groups sum to 1."""
+        return self.tokens.sums(self.received)
+
+    def uniform_shares(self) -> dict[str, float]:
+        """By group its share under uniform attention."""
+        return {name: float(share) for name, share in self.tokens.sums(self.uniform).items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Shares by group and layer, and of all prompts together; prompts are null where there are none."""
+        shares, uniform = self.shares(), self.uniform_shares()
+        prompts = [name for name in (TEXTUAL, VISUAL) if name in shares]
+        groups = {
+            name: {
+                "tokens": len(self.tokens.places(name)),
+                "uniform": round(uniform[name], 6),
+                "mean": _rounded(share.mean()),
+                "layers": [_rounded(value) for value in share],
+            }
+            for name, share in shares.items()
+        }
+        together = np.sum([shares[name] for name in prompts], axis=0) if prompts else None
+        return {
+            "groups": groups,
+            "prompts": None
+            if together is None
+            else {
+                "uniform": round(sum(uniform[name] for name in prompts), 6),
+                "mean": _rounded(together.mean()),
+                "layers": [_rounded(value) for value in together],
+            },
+        }
+
+
+@dataclass(frozen=True)
+class LanguageAttention(PartAttention):
+    """Attention in the language model.
+
+    Attributes:
+        by_head: ``(layers, heads, keys)``: ``received`` before its mean.
+        answer: ``(layers, heads, answer tokens, keys)``, of the query that produced each token of the answer.
+        heads: which heads these are; None is the mean of all, as one.
+        grid: patches along a side of the image.
+    """
+
+    by_head: Array
+    answer: Array
+    heads: tuple[int | None, ...]
+    grid: int
+
+    def overlay(self, layers: Sequence[int], head: int, tokens: Sequence[int]) -> Array:
+        """Attention on each patch ``(grid, grid)``: mean of layers and answer tokens (all if empty), of one head.
+
+        Of an image in tiles (LLaVA-NeXT) the overview, which shows it whole.
+        """
+        chosen = self.overlays()[:, head]
+        chosen = chosen[list(layers)] if layers else chosen
+        mean: Array = (chosen[:, list(tokens)] if tokens else chosen).mean((0, 1))
+        return mean
+
+    def overlays(self) -> Array:
+        """``answer`` on the patches alone: ``(layers, heads, answer tokens, grid, grid)``."""
+        patches = self.tokens.places(IMAGE)[: self.grid**2]
+        return self.answer[..., patches].reshape(*self.answer.shape[:3], self.grid, self.grid)
+
+    def overlay_uniform(self) -> float:
+        """What each patch would receive if the answer attended evenly to all it sees (mean over its tokens)."""
+        seen = len(self.tokens) - np.arange(self.answer.shape[2])
+        return float((1 / seen).mean())
+
+    def answer_on_prompts(self, layers: Sequence[int]) -> tuple[Array, list[str]]:
+        """Attention of each answer token on each prompt ``(answer tokens, prompts)``, and the prompts' labels."""
+        places = self.tokens.places(TEXTUAL, VISUAL)
+        chosen = self.answer if not layers else self.answer[list(layers)]
+        return chosen.mean((0, 1))[:, places], [self.tokens.labels[place] for place in places]
+
+
+@dataclass(frozen=True)
+class VisionAttention(PartAttention):
+    """Attention in the vision tower, in the layers that the image features depend on.
+
+    ``from_patches``: ``(layers, keys)``, mean over the patches as queries.
+    """
+
+    from_patches: Array
+
+
+@dataclass(frozen=True)
+class AttentionRun:
+    """One adapter, or the bare base where ``adapter`` is None.
+
+    Attributes:
+        answer: its answer; None if only the vision tower was looked at.
+        answer_tokens: the answer's tokens as text.
+        picture: ``(height, width, 3)``, the image as the vision tower sees it, only finer.
+        language, vision: None where they were not looked at.
+    """
+
+    adapter: str | None
+    answer: str | None
+    answer_tokens: tuple[str, ...]
+    picture: NDArray[np.uint8]
+    language: LanguageAttention | None
+    vision: VisionAttention | None
+
+    @property
+    def name(self) -> str:
+        return self.adapter or "bare base"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "adapter": self.adapter,
+            "answer": self.answer,
+            "tokens": list(self.answer_tokens),
+            "language": None if self.language is None else self.language.to_dict(),
+            "vision": None if self.vision is None else self.vision.to_dict(),
+        }
+
+
+@dataclass(frozen=True)
+class AttentionMaps:
+    """The runs of one image and question side by side, and what was chosen of them; numbers count from 0.
+
+    Attributes:
+        layers, heads, tokens: chosen layers and heads of the language model and tokens of the answer; empty is all.
+        vision_layer: the layer of the vision tower drawn token by token.
+        output, values: the files that were written.
+    """
+
+    image: str
+    question: str
+    base: str
+    runs: tuple[AttentionRun, ...]
+    layers: tuple[int, ...]
+    heads: tuple[int, ...]
+    tokens: tuple[int, ...]
+    vision_layer: int
+    output: str | None
+    values: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document of ``m2pt attn-map --json``: shares of attention, 0-1."""
+        return {
+            "image": self.image,
+            "question": self.question,
+            "base": self.base,
+            "heads": list(self.heads),
+            "runs": [run.to_dict() for run in self.runs],
+            "output": self.output,
+            "values": self.values,
+        }
+
+
+def _rounded(value: Any) -> float:
+    return round(float(value), 6)

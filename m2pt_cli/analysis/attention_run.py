@@ -1,0 +1,182 @@
+"""``m2pt attn-map``: from settings to attention maps, figure and numbers; cheap checks first."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from m2pt_cli.analysis.attention_maps import AttentionMaps, AttentionRun, LanguageAttention, VisionAttention
+from m2pt_cli.analysis.token_groups import language_tokens, uniform_causal, vision_tokens
+from m2pt_cli.answering.panel import BARE, Panel, Seat
+from m2pt_cli.data.samples import ImageReference, image_reference
+from m2pt_cli.errors import SettingsError
+from m2pt_cli.settings import AttnMapSettings, InferSettings
+
+if TYPE_CHECKING:
+    from m2pt_cli.analysis.attention import VisionWeights
+    from m2pt_cli.answering.engine import AnswerEngine
+    from m2pt_cli.bases.geometry import Geometry
+
+Report = Callable[[str], None]
+# Pixels of the picture under an overlay, about.
+_PICTURE_SIDE = 336
+
+
+def run_attention(
+    settings: AttnMapSettings, *, image: ImageReference | None = None, report: Report | None = None
+) -> AttentionMaps:
+    """Answer the question with every adapter and look at its attention; write what the settings ask for.
+
+    Args:
+        settings: what to look at, how, and the files to write.
+        image: the image, if it is not the file that the settings name.
+        report: told in one line what is done or doubtful.
+
+    Raises:
+        SettingsError: a layer, head or token that does not exist, or a file that is there already.
+        InputError: the image can't be read.
+        AdapterError, UnavailableError, DeviceError: an adapter, the base or the device can't be had.
+    """
+    report = report or (lambda _: None)
+    for flag, file in (("--output", settings.output), ("--values", settings.values)):
+        if file is not None:
+            _require_place(flag, file, overwrite=settings.overwrite)
+    reference = image or image_reference(settings.image, folder=Path(), allow_url=settings.allow_url)
+    reference.open()
+    panel = Panel(_asking(settings), report=report)
+    settings = _resolved(settings, panel.entry.geometry, panel.entry.name)
+    panel.open()
+    runs = tuple(_run(seat, engine, reference, settings) for seat, engine in panel.engines())
+    maps = AttentionMaps(
+        image=settings.image,
+        question=settings.question,
+        base=panel.entry.name,
+        runs=runs,
+        layers=settings.layer,
+        heads=settings.head,
+        tokens=settings.token,
+        vision_layer=settings.vision_layer or 0,
+        output=None if settings.output is None else str(settings.output),
+        values=None if settings.values is None else str(settings.values),
+    )
+    if settings.values is not None:
+        from m2pt_cli.analysis.attention_values import write_values
+
+        write_values(maps, settings.values)
+    if settings.output is not None:
+        from m2pt_cli.analysis.heatmap import draw_attention
+
+        draw_attention(maps, settings.output, parts=settings.part, drop_sinks=settings.drop_sinks)
+    return maps
+
+
+def _run(seat: Seat, engine: AnswerEngine, image: ImageReference, settings: AttnMapSettings) -> AttentionRun:
+    from m2pt_cli.analysis.attention import collect_language, collect_vision
+    from m2pt_cli.answering.engine import Question
+
+    loaded = engine.loaded
+    question = Question("1", settings.question, (image,))
+    picture = engine.images.picture(image, side=_PICTURE_SIDE)
+    vision = loaded.model.config.vision_config
+    grid = vision.image_size // vision.patch_size
+    looks_at_vision = settings.looks_at("vision") or (settings.looks_at("prompts") and _visual_prompts(seat) > 0)
+    if not settings.looks_at("language", "overlay", "prompts"):
+        inputs = engine.inputs(question)
+        return AttentionRun(seat.name, None, (), picture, None, _vision(collect_vision(loaded.model, inputs), grid))
+    prompt, inputs, answer = engine.run_one(question)
+    tokenizer = loaded.processor.tokenizer
+    text = tokenizer.decode(answer, skip_special_tokens=True).strip()
+    # An empty answer is the end of the sequence alone.
+    answer = answer or [min(engine.eos_ids)]
+    _require_tokens(settings.token, len(answer), seat)
+
+    def word(token: int) -> str:
+        return str(tokenizer.decode([token])).strip() or "␣"
+
+    weights, tower = collect_language(loaded.model, prompt, answer, inputs, heads=settings.head, vision=looks_at_vision)
+    tokens = language_tokens(
+        prompt,
+        answer,
+        word,
+        num_prompts=weights.num_prompts,
+        image_token_id=loaded.model.config.image_token_id,
+        grid=grid,
+        is_tiled=engine.images.is_tiled,
+    )
+    language = LanguageAttention(
+        tokens=tokens,
+        received=weights.received.mean(1),
+        uniform=uniform_causal(weights.num_prompts, len(tokens) - weights.num_prompts),
+        by_head=weights.received,
+        answer=weights.answer,
+        heads=settings.head or (None,),
+        grid=grid,
+    )
+    words = tuple(word(token) for token in answer)
+    return AttentionRun(seat.name, text, words, picture, language, None if tower is None else _vision(tower, grid))
+
+
+def _vision(weights: VisionWeights, grid: int) -> VisionAttention:
+    tokens = vision_tokens(num_prompts=weights.num_prompts, has_class_token=weights.has_class_token, grid=grid)
+    uniform = np.full(len(tokens), 1 / len(tokens), np.float32)
+    return VisionAttention(tokens, weights.received, uniform, weights.from_patches)
+
+
+def _visual_prompts(seat: Seat) -> int:
+    return 0 if seat.info is None else seat.info.num_visual_prompts
+
+
+def _asking(settings: AttnMapSettings) -> InferSettings:
+    """The settings by which a panel answers."""
+    shared = {f.name for f in dataclasses.fields(InferSettings)} & {f.name for f in dataclasses.fields(settings)}
+    values = {name: getattr(settings, name) for name in shared}
+    if settings.base_only and settings.adapter:
+        values["adapter"] = (*settings.adapter, BARE)
+    return InferSettings(**values)
+
+
+def _resolved(settings: AttnMapSettings, geometry: Geometry, base: str) -> AttnMapSettings:
+    """Layers and heads counted from 0, after checking that they exist."""
+    # The image features are the input of the selected layer: those from it on are not run, or influence nothing.
+    run, text = max(geometry.feature_indices), geometry.text
+    said = -1 if settings.vision_layer is None else settings.vision_layer
+    (vision_layer,) = _counted("--vision-layer", (said,), run, f"the image features of {base} come from layers")
+    return dataclasses.replace(
+        settings,
+        layer=_counted("--layer", settings.layer, text.num_layers, f"the language model of {base} has layers"),
+        head=_counted("--head", settings.head, text.num_heads, f"the language model of {base} has heads"),
+        vision_layer=vision_layer,
+    )
+
+
+def _counted(flag: str, numbers: Sequence[int], count: int, what: str) -> tuple[int, ...]:
+    for number in numbers:
+        if not -count <= number < count:
+            raise SettingsError(f"{flag} {number}: {what} 0 to {count - 1}", f"count from 0; {flag} -1 is the last")
+    counted = tuple(number % count for number in numbers)
+    if len(set(counted)) < len(counted):
+        raise SettingsError(f"{flag} names one of {', '.join(map(str, numbers))} twice", f"give each {flag} once")
+    return counted
+
+
+def _require_tokens(tokens: Sequence[int], count: int, seat: Seat) -> None:
+    for token in tokens:
+        if not -count <= token < count:
+            name = seat.name or "the base"
+            raise SettingsError(
+                f"--token {token}: the answer of {name} has {count} token{'s' * (count > 1)}, 0 to {count - 1}",
+                "leave --token out to see the answer's tokens, and the mean over them",
+            )
+
+
+def _require_place(flag: str, file: Path, *, overwrite: bool) -> None:
+    if not file.parent.is_dir():
+        raise SettingsError(f"{flag} {file}: there is no folder {file.parent}", f"mkdir -p {file.parent}")
+    if file.is_dir():
+        raise SettingsError(f"{flag} {file} is a folder", "name a file in it")
+    if file.exists() and not overwrite:
+        raise SettingsError(f"{flag} {file} exists already", "name another file, or say --overwrite")

@@ -1,0 +1,110 @@
+"""Which token of a sequence is what: the groups over which attention is summed, and a label for every token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+TEXTUAL, VISUAL = "textual_prompts", "visual_prompts"
+FIRST, CLASS, SYSTEM, IMAGE, QUESTION, ANSWER = "first_token", "class_token", "system", "image", "question", "answer"
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens that can be attended, in their order; prompts first.
+
+    Attributes:
+        groups: the group of every token.
+        labels: what a figure writes beside it.
+    """
+
+    groups: tuple[str, ...]
+    labels: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    @property
+    def names(self) -> list[str]:
+        """The groups that have tokens, in the order of the sequence."""
+        return list(dict.fromkeys(self.groups))
+
+    def places(self, *names: str) -> NDArray[np.intp]:
+        """Indices of the tokens of these groups."""
+        return np.flatnonzero(np.isin(self.groups, names))
+
+    def sums(self, weights: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """Attention ``(..., tokens)`` summed over each group: ``(...)``; the groups sum to the whole."""
+        return {name: weights[..., self.places(name)].sum(-1) for name in self.names}
+
+
+def language_tokens(
+    prompt: Sequence[int],
+    answer: Sequence[int],
+    word: Callable[[int], str],
+    *,
+    num_prompts: int,
+    image_token_id: int,
+    grid: int,
+    is_tiled: bool = False,
+) -> Tokens:
+    """The tokens of the language model: textual prompts, the question's prompt with its image, the answer so far.
+
+    ``system`` is all text in front of the image but the first token, which is a group of its own: attention that has
+    nowhere to go rests there. ``question`` is all text behind the image.
+
+    Args:
+        prompt: token ids, image tokens in place.
+        answer: ids of the answer; its last token is attended by none.
+        word: a token id as text.
+        num_prompts: k_t.
+        grid: patches along a side of the vision tower's image.
+        is_tiled: the image is cut into tiles (LLaVA-NeXT), and has more tokens than patches.
+    """
+    groups = [TEXTUAL] * num_prompts
+    labels = [f"t{number}" for number in range(num_prompts)]
+    image = [place for place, token in enumerate(prompt) if token == image_token_id]
+    # In front of the patches: the class token, and before it the visual prompts of visual_tokens="official", whose
+    # first is dropped.
+    front = 0 if is_tiled else len(image) - grid * grid
+    for place, token in enumerate(prompt):
+        if token == image_token_id:
+            number = place - image[0]
+            if number < front:
+                groups.append(CLASS if number == front - 1 else VISUAL)
+                labels.append("CLS" if number == front - 1 else f"v{number + 1}")
+            else:
+                groups.append(IMAGE)
+                labels.append(patch_label(number - front, grid))
+            continue
+        groups.append(FIRST if place == 0 else SYSTEM if image and place < image[0] else QUESTION)
+        labels.append(word(token))
+    groups += [ANSWER] * (len(answer) - 1)
+    labels += [word(token) for token in answer[:-1]]
+    return Tokens(tuple(groups), tuple(labels))
+
+
+def vision_tokens(*, num_prompts: int, has_class_token: bool, grid: int) -> Tokens:
+    """The tokens of the vision tower: visual prompts, class token, patches."""
+    groups = [VISUAL] * num_prompts + [CLASS] * has_class_token + [IMAGE] * grid**2
+    labels = [f"v{number}" for number in range(num_prompts)] + ["CLS"] * has_class_token
+    labels += [patch_label(number, grid) for number in range(grid**2)]
+    return Tokens(tuple(groups), tuple(labels))
+
+
+def patch_label(number: int, grid: int) -> str:
+    """``row,column`` of a patch; tokens of an image's tiles, which lie behind the overview, by their number."""
+    return f"{number // grid},{number % grid}" if number < grid * grid else f"tile {number - grid * grid}"
+
+
+def uniform_causal(num_prompts: int, num_tokens: int) -> NDArray[np.float32]:
+    """What each token would receive if every query attended evenly to all it sees ``(prompts + tokens,)``.
+
+    The mean over ``num_tokens`` queries, of which the i-th sees the prompts and i + 1 tokens.
+    """
+    each = 1 / (num_prompts + 1 + np.arange(num_tokens))
+    received = np.cumsum(each[::-1])[::-1] / num_tokens  # token j is seen by the queries from j on
+    return np.concatenate([np.full(num_prompts, each.mean()), received]).astype(np.float32)
