@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from attention import draw_attention_of_the_whole
 from cells import Experiment, Variant, experiment, rate_variants
 from rates import attempt_in, choose, scaled_rates
 from report import RATES, write_report
@@ -25,6 +26,7 @@ from running import UNTUNED, Setup, claimed, finish_cells, read_json, run_cell, 
 from summary import read_results
 
 from m2pt_cli.bases.catalog import entry_of
+from m2pt_cli.errors import M2PTError
 
 NANO_RATE_STEPS = 150
 
@@ -52,6 +54,10 @@ def main() -> None:
     setup.folder.mkdir(parents=True, exist_ok=True)
     if not arguments.report_only:
         run_everything(setup, found, arguments)
+    try:
+        draw_attention_of_the_whole(setup, found)
+    except M2PTError as error:  # the adapter lies elsewhere, or the base can't be had: the tables need neither
+        say(f"no attention maps: {error}")
     command = f"python examples/reproduce_paper {' '.join(said_options(sys.argv[1:]))}"
     print(write_report(read_results(setup.folder), found, setup.folder, base=setup.base, command=command))
 

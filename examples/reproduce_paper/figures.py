@@ -38,7 +38,7 @@ def draw_radar(results: Results, found: Experiment, columns: Columns, file: Path
     """Figure 1: one polygon per method, one axis per benchmark, each axis from 0 to 100 % (MME: of 2,000 points)."""
     names = [column for column in columns.benchmarks if results.mean(found.whole.name, column)]
     angles = [2 * math.pi * index / len(names) for index in range(len(names))]
-    figure = new_figure(8.2, 6.2)
+    figure = new_figure(11.0, 6.0)
     axes: Any = figure.add_subplot(projection="polar")
     axes.set_theta_offset(math.pi / 2)
     axes.set_theta_direction(-1)
@@ -65,11 +65,14 @@ def draw_radar(results: Results, found: Experiment, columns: Columns, file: Path
         if is_whole:
             axes.fill(angles, values, color=colour, alpha=0.12)
     axes.set_xticks(angles, [column.replace("-", "‑") for column in names], fontsize=11)
-    axes.tick_params(axis="x", pad=12)
+    for label, angle in zip(axes.get_xticklabels(), angles, strict=True):
+        label.set_horizontalalignment(
+            "center" if math.isclose(math.sin(angle), 0, abs_tol=0.01) else "left" if math.sin(angle) > 0 else "right"
+        )
     axes.set_ylim(0, 100)
     axes.set_yticks([25, 50, 75, 100], ["25", "50", "75", "100 %"], fontsize=9, color="#444444")
     axes.set_title("Right answers by benchmark (mean over seeds)", fontsize=12, pad=22)
-    axes.legend(loc="center left", bbox_to_anchor=(1.12, 0.5), frameon=False, fontsize=10, title="trained (share)")
+    figure.legend(loc="outside right center", frameon=False, fontsize=10, title="trained (share)")
     figure.savefig(file)
 
 

@@ -35,11 +35,17 @@ def write_report(results: Results, found: Experiment, folder: Path, *, base: str
     write_json(folder / "cells.json", records)
     write_json(folder / "results.json", numbers(results, found, columns, base=base, command=command))
     parts = [f"# The paper's argument on {base}", "", f"Made by `{command}`. {scope(results, found)}", ""]
-    parts += ["## Table 1", "", *table_one(results, found, columns), ""]
+    parts += ["## Table 1", "", *score_table(results, found, columns, (*columns.benchmarks, columns.headline)), ""]
+    if columns.others:
+        parts += ["## Means", "", *score_table(results, found, columns, (columns.headline, *columns.others)), ""]
+    parts += [f"* **{name}**: {text}." for name, text in columns.explained.items()]
+    parts += ["* **guessing**: always the commonest answer, or any of the choices, whichever scores more.", ""]
     parts += ["## What the seeds decide", "", *claims(results, found, columns), ""]
     if found.whole.name in results:
         draw_radar(results, found, columns, folder / "figure1-radar.png")
         parts += ["## Figure 1", "", "![Benchmarks by method](figure1-radar.png)", ""]
+        if (folder / "figure3-attention.png").exists():
+            parts += ["## Figure 3", "", "![Attention received](figure3-attention.png)", ""]
         draw_ablations(results, found, columns, folder / "figure4-ablations.png")
         parts += ["## Figure 4", "", "![M²PT without one of its parts](figure4-ablations.png)", ""]
     seeds = grid_seeds(results)
@@ -52,8 +58,6 @@ def write_report(results: Results, found: Experiment, folder: Path, *, base: str
             "",
             *grid_text(results, columns, seeds),
         ]
-    if (folder / "figure3-attention.png").exists():
-        parts += ["", "## Figure 3", "", "![Attention received](figure3-attention.png)", ""]
     parts += ["## Learning rates", "", *rates_table(folder / RATES)]
     file = folder / "report.md"
     file.write_text("\n".join(parts).rstrip() + "\n", encoding="utf-8")
@@ -83,9 +87,8 @@ def scope(results: Results, found: Experiment) -> str:
     )
 
 
-def table_one(results: Results, found: Experiment, columns: Columns) -> Iterator[str]:
-    """The paper's table 1, and what the groups mean."""
-    names = (*columns.benchmarks, columns.headline, *columns.others)
+def score_table(results: Results, found: Experiment, columns: Columns, names: Sequence[str]) -> Iterator[str]:
+    """The rows of the paper's table 1 with these columns."""
     yield "| method | trained | % | seeds | " + " | ".join(names) + " |"
     yield "|---|" + "---:|" * (3 + len(names))
     if columns is DEMO:
@@ -103,11 +106,6 @@ def table_one(results: Results, found: Experiment, columns: Columns) -> Iterator
             shown.append(f"**{text}**" if column == columns.headline and text else text)
         size = f"{record['trainable']:,} | {record['percent']:.2f}"
         yield f"| {record['label']} | {size} | {len(results.seeds(name))} | " + " | ".join(shown) + " |"
-    yield ""
-    for name, text in columns.explained.items():
-        yield f"* **{name}**: {text}."
-    if columns is DEMO:
-        yield "* **guessing**: always the commonest answer, or any of the choices, whichever scores more."
 
 
 def claims(results: Results, found: Experiment, columns: Columns) -> Iterator[str]:

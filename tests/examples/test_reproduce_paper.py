@@ -18,7 +18,7 @@ from m2pt_cli.bases.catalog import entry_of
 from m2pt_cli.data.demo_families import FAMILIES
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "reproduce_paper"
-MODULES = ("cells", "running", "rates", "summary", "columns", "figures", "report", "resources")
+MODULES = ("cells", "running", "rates", "summary", "columns", "figures", "report", "resources", "attention")
 
 
 @pytest.fixture(scope="module")
