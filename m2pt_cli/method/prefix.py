@@ -8,10 +8,10 @@ are too.
 
 In generation the prompts enter once, as the first rows of the cache; later steps find them there at no extra cost.
 
-Without a cache there are two forms, equal in their numbers. With an explicit mask each attention gets k keys more than
-queries. Where `SQUARE_DEVICES` says so, a text that hides nothing but the future gets no mask at all: each attention
-then runs the prompts as queries too and drops what comes out. With as many keys as queries the flash kernel, which
-takes no mask, can be used.
+A text is run in one of two forms, equal in their numbers. With an explicit mask each attention gets k keys more than
+queries. On `FLASH_DEVICES` a text that hides nothing but the future, and has nothing but the prompts in front of it,
+gets no mask at all: each attention then runs the prompts as queries too and drops what comes out. With as many keys as
+queries the flash kernel, which takes no mask, can be used.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ from m2pt_cli.method.prompts import TextualPrompts
 
 # Attention implementations whose masks are known here.
 IMPLEMENTATIONS = ("sdpa", "eager")
-# Kinds of device on which the explicit mask costs more than the k additional queries.
-SQUARE_DEVICES = ("cuda",)
+# Kinds of device with a fast attention kernel that takes no mask, and a slower one whose masks are numbers.
+FLASH_DEVICES = ("cuda",)
+# The slower kernel copies a mask, in every layer, whose rows do not begin at multiples of this many numbers.
+MASK_ALIGNMENT = 8
 
 
 class PromptedCache(DynamicCache):
@@ -40,16 +42,22 @@ class PromptedCache(DynamicCache):
     Attributes:
         adapter: the adapter's name.
         num_prompts: its k; 0 before the prompts are in.
+        is_square: whether the present call runs without a mask (see the top of this file).
     """
 
     adapter = ""
     num_prompts = 0
+    is_square = False
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return super().get_seq_length(layer_idx) - self.num_prompts
 
     def get_query_offset(self, layer_idx: int = 0) -> int:
         return super().get_seq_length(layer_idx)
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        # With as many keys as queries transformers makes no mask of its own.
+        return (query_length, 0) if self.is_square else super().get_mask_sizes(query_length, layer_idx)
 
     def reset(self) -> None:
         super().reset()
@@ -136,14 +144,11 @@ def add_textual_prompts(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any
     mask = kwargs.get("attention_mask")
     positions = kwargs.get("position_ids")
     counts_prompts = includes_prompts(mask, past + new, prompts)
-    if cache is None and positions is None and runs_square(model, mask, tokens.device):
-        # Padding on the right may have any position: no real token sees it. Counting on, transformers takes the row
-        # for one text.
-        kwargs["position_ids"] = torch.arange(prompts, prompts + new, device=tokens.device)[None]
-        kwargs["attention_mask"] = None
-        return args, kwargs
+    # Without a cache transformers reads positions that are given for several texts in one row.
+    square = past == 0 and (cache is not None or positions is None) and runs_square(model, mask, new, tokens.device)
     if positions is None:
-        if mask is not None and mask.ndim == 2:
+        # Padding on the right may have any position: no real token sees it. Counting on, the row is one text.
+        if mask is not None and mask.ndim == 2 and not square:
             positions = real_positions(mask)[:, -new:]
         else:
             positions = torch.arange(past, past + new, device=tokens.device)[None]
@@ -156,25 +161,30 @@ def add_textual_prompts(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any
                 "give `generate` the mask of the real tokens alone; the adapter adds its prompts",
             )
         positions = positions + prompts
+    if cache is not None:
+        cache.is_square = square
     kwargs["position_ids"] = positions
-    kwargs["attention_mask"] = attention_form(
-        model, mask, batch=batch, new=new, past=past, prompts=prompts, dtype=dtype, device=tokens.device
+    kwargs["attention_mask"] = (
+        None
+        if square
+        else attention_form(
+            model, mask, batch=batch, new=new, past=past, prompts=prompts, dtype=dtype, device=tokens.device
+        )
     )
     return args, kwargs
 
 
-def runs_square(model: Any, mask: Tensor | None, device: torch.device) -> bool:
-    """Whether a text without a cache can do without a mask, and should on this device.
+def runs_square(model: Any, mask: Tensor | None, new: int, device: torch.device) -> bool:
+    """Whether a text with nothing but the prompts in front can do without a mask, and should on this device.
 
     Args:
         model: the language model.
         mask: of the real tokens. Padding on the right needs none, since a causal attention never looks there.
+        new: tokens of the text.
     """
-    if device.type not in SQUARE_DEVICES or model.config._attn_implementation != "sdpa":
+    if device.type not in FLASH_DEVICES or model.config._attn_implementation != "sdpa" or new == 1:
         return False
-    if mask is None:
-        return True
-    return mask.ndim == 2 and bool((mask[:, 1:] <= mask[:, :-1]).all())
+    return mask is None or (mask.ndim == 2 and bool((mask[:, 1:] <= mask[:, :-1]).all()))
 
 
 def includes_prompts(mask: Tensor | None, real_keys: int, prompts: int) -> bool:
@@ -209,8 +219,6 @@ def attention_form(
 ) -> Tensor | None:
     """The mask that the decoder layers get, ``(batch, 1, new, prompts + past + new)``, or None where nothing is hidden.
 
-    The one place that decides in which form the attention runs.
-
     Args:
         model: the language model.
         mask: of the real tokens ``(batch, past + new)``, or with four dimensions (see the top of this file), or None.
@@ -226,14 +234,14 @@ def attention_form(
             f"M²PT was never tested on attn_implementation={implementation!r}, only on {' and '.join(IMPLEMENTATIONS)}",
             "load the base with attn_implementation='sdpa'",
         )
-    if mask is None and new == 1:
-        return None
+    if new == 1 and (mask is None or (mask.ndim == 2 and bool(mask.all()))):
+        return None  # a token that sees everything
     if mask is not None and mask.ndim == 4:
         if mask.is_floating_point():
             # The lowest number of a wide type is -inf in a narrow one, and NaN in rows that see nothing (padding).
             limit = torch.finfo(dtype)
             visible = mask.clamp(limit.min, limit.max).to(dtype)
-            return _with_front(visible, prompts, past + new, 0.0)
+            return _aligned(_with_front(visible, prompts, past + new, 0.0))
         if mask.dtype != torch.bool:
             raise MethodError(f"a four-dimensional attention mask must be of bool or float, not {mask.dtype}")
         visible = _with_front(mask, prompts, past + new, True)
@@ -243,14 +251,25 @@ def attention_form(
         if mask is not None:
             real = mask.to(device=device, dtype=torch.bool)[:, None, None]
             visible = visible & _with_front(real, prompts, past + new, True)
-    if implementation == "sdpa":
+    if implementation == "sdpa" and device.type not in FLASH_DEVICES:
         return visible
-    return torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)
+    # Numbers, once: from truth values the kernel of a `FLASH_DEVICES` would make them anew in every layer.
+    return _aligned(
+        torch.zeros(visible.shape, dtype=dtype, device=device).masked_fill_(~visible, torch.finfo(dtype).min)
+    )
 
 
 def is_checkpointing(language_model: Any) -> bool:
     """Whether layers run under gradient checkpointing now: all of them, or every n-th."""
     return language_model.training and any(layer.gradient_checkpointing for layer in language_model.layers)
+
+
+def _aligned(mask: Tensor) -> Tensor:
+    """The mask, on `FLASH_DEVICES` in memory whose rows begin where the attention kernel wants them."""
+    keys = mask.shape[-1]
+    if mask.device.type not in FLASH_DEVICES or keys % MASK_ALIGNMENT == 0:
+        return mask
+    return nn.functional.pad(mask, (0, -keys % MASK_ALIGNMENT))[..., :keys]
 
 
 def _with_front(mask: Tensor, prompts: int, real_keys: int, visible: bool | float) -> Tensor:

@@ -161,9 +161,9 @@ class TextualPrompts(PromptedAttention):
     """Attention of a decoder layer.
 
     Without a cache the base attention is handed one that puts the prompts' keys and values in front. It holds no
-    state, so that gradient checkpointing can compute the layer again. Without a cache and without a mask the prompts
-    are run as tokens in front, queries included, and their rows are dropped. With a cache the rows are in it already
-    (see `prefix.add_textual_prompts`). With ``output_attentions`` the prompts' columns come first.
+    state, so that gradient checkpointing can compute the layer again. With a cache the rows are in it already. A text
+    without a mask has its prompts run as tokens in front, queries included, and their rows dropped (all three: see
+    `prefix.add_textual_prompts`). With ``output_attentions`` the prompts' columns come first.
     """
 
     def __init__(self, base_layer: nn.Module, norm: nn.Module, width: int, rotary: nn.Module) -> None:
@@ -190,8 +190,8 @@ class TextualPrompts(PromptedAttention):
         past_key_values: Any = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        if past_key_values is None and self.active_prompts is not None and attention_mask is None:
-            return self._square(hidden_states, *args, **kwargs)
+        if attention_mask is None and hidden_states.shape[1] > 1 and self.active_prompts is not None:
+            return self._square(hidden_states, *args, past_key_values=past_key_values, **kwargs)
         if past_key_values is None and (rows := self.rows(hidden_states.dtype)) is not None:
             past_key_values = RowsInFront(*rows)
         return self.base_layer(
@@ -199,7 +199,12 @@ class TextualPrompts(PromptedAttention):
         )
 
     def _square(
-        self, hidden_states: Tensor, *, position_embeddings: tuple[Tensor, Tensor], **kwargs: Any
+        self,
+        hidden_states: Tensor,
+        *,
+        position_embeddings: tuple[Tensor, Tensor],
+        past_key_values: Any,
+        **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """Prompts and tokens as one causal text ``(batch, k + n, d)``, the tokens' rows of what comes out."""
         prompts = self.normalised_prompts(hidden_states.dtype)  # (1, k, d)
@@ -211,8 +216,9 @@ class TextualPrompts(PromptedAttention):
             torch.cat([front.expand(given.shape[0], -1, -1), given], dim=1)
             for front, given in zip(own, position_embeddings, strict=True)
         )
+        cache = None if past_key_values is None else RowsInCache(past_key_values, count)
         output, weights = self.base_layer(
-            extended, position_embeddings=rotations, attention_mask=None, past_key_values=None, **kwargs
+            extended, position_embeddings=rotations, attention_mask=None, past_key_values=cache, **kwargs
         )
         return output[:, count:], weights
 
@@ -232,6 +238,17 @@ class RowsInFront:
         batch = keys.shape[0]
         front = self.keys.expand(batch, -1, -1, -1), self.values.expand(batch, -1, -1, -1)
         return torch.cat([front[0], keys], dim=2), torch.cat([front[1], values], dim=2)
+
+
+class RowsInCache:
+    """What an attention takes for its cache: hands on all but the first ``count`` rows, which the cache holds."""
+
+    def __init__(self, cache: Any, count: int) -> None:
+        self.cache = cache
+        self.count = count
+
+    def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        return self.cache.update(keys[:, :, self.count :], values[:, :, self.count :], *args, **kwargs)
 
 
 def initialise(prompts: Tensor, init: str) -> Tensor:

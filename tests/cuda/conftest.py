@@ -31,7 +31,7 @@ def device() -> torch.device:
 @pytest.fixture(autouse=True)
 def _as_on_cuda(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The CPU takes the form of attention that CUDA takes; every test gives the device's memory back."""
-    monkeypatch.setattr(prefix, "SQUARE_DEVICES", (device.type,))
+    monkeypatch.setattr(prefix, "FLASH_DEVICES", (device.type,))
     yield
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -38,7 +38,7 @@ def test_both_forms_give_the_same_numbers(padded: bool, device: torch.device, mo
     batch = on(device, batch_for(case.base, [9, 6 if padded else 9]))
     found = []
     for devices in ((device.type,), ()):
-        monkeypatch.setattr(prefix, "SQUARE_DEVICES", devices)
+        monkeypatch.setattr(prefix, "FLASH_DEVICES", devices)
         model.zero_grad()
         loss = supervised_loss(model.train(), batch)
         loss.backward()

@@ -26,10 +26,11 @@ def squares(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     original = TextualPrompts._square
 
     def counting(self: TextualPrompts, hidden: Tensor, **kwargs: Any) -> Any:
+        assert kwargs["past_key_values"] is None or kwargs["past_key_values"].is_square
         counted.append(hidden.shape[1])
         return original(self, hidden, **kwargs)
 
-    monkeypatch.setattr(prefix, "SQUARE_DEVICES", ("cpu",))
+    monkeypatch.setattr(prefix, "FLASH_DEVICES", ("cpu",))
     monkeypatch.setattr(TextualPrompts, "_square", counting)
     yield counted
 
@@ -38,11 +39,14 @@ def text_case(decoder: str = "llama", **options: Any) -> Case:
     return make_case(tiny_llava(decoder=decoder, **options), num_visual_prompts=3, num_textual_prompts=TEXTUAL)
 
 
+@pytest.mark.parametrize("use_cache", [True, False])
 @pytest.mark.parametrize("variant", ["official", "drop"])
-def test_the_authors_numbers(variant: str, squares: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_authors_numbers(
+    variant: str, use_cache: bool, squares: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def adapted(variant: str) -> Any:
         model = original(variant)
-        model.get_base_model().model.language_model.config.use_cache = False
+        model.get_base_model().model.language_model.config.use_cache = use_cache
         return model
 
     original = golden.adapted
@@ -51,6 +55,8 @@ def test_the_authors_numbers(variant: str, squares: list[int], monkeypatch: pyte
     assert len(squares) == 4 * 5  # inputs and layers
     test_golden.test_gradients(variant)
     assert len(squares) == 5 * 5
+    test_golden.test_greedy_tokens(variant, True)
+    assert len(squares) == 8 * 5  # one text for each of three samples; further tokens come one by one
 
 
 @pytest.mark.parametrize("case", test_matrix.pairwise(), ids=lambda case: "-".join(map(str, case.values())))
@@ -61,20 +67,18 @@ def test_the_reference(case: dict[str, Any], squares: list[int]) -> None:
 
 
 @pytest.mark.parametrize("decoder", ["llama", "mistral", "qwen2"])
-@pytest.mark.parametrize("lengths", [[9, 9], [9, 6, 12], [1]])
-def test_equal_to_the_explicit_mask(decoder: str, lengths: list[int], squares: list[int]) -> None:
+@pytest.mark.parametrize("lengths", [[9, 9], [9, 6, 12]])
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_equal_to_the_explicit_mask(decoder: str, lengths: list[int], use_cache: bool, squares: list[int]) -> None:
     case = text_case(decoder)
-    images = [0] if lengths == [1] else None
-    batch = batch_for(case.base, lengths, images=images)
+    batch = batch_for(case.base, lengths)
     real, labels = batch["attention_mask"].bool(), batch.pop("labels")
-    found = case.model(**batch, use_cache=False).logits
+    found = case.model(**batch, use_cache=use_cache).logits
     assert len(squares) == 3
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prefix, "SQUARE_DEVICES", ())
-        expected = case.model(**batch, use_cache=False).logits
+        patch.setattr(prefix, "FLASH_DEVICES", ())
+        expected = case.model(**batch, use_cache=use_cache).logits
     torch.testing.assert_close(found[real], expected[real], atol=1e-5, rtol=1e-5)
-    if lengths == [1]:
-        return
     parameters = case.trained()
     ours, theirs = (gradients(parameters, reference.loss(logits, labels)) for logits in (found, expected))
     for name in parameters:
@@ -91,40 +95,60 @@ def test_the_kernel_gets_as_many_keys_as_queries(squares: list[int], monkeypatch
 
     batch = batch_for(case.base, [9, 6])
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
-    case.model(**batch, use_cache=False)
     length = batch["input_ids"].shape[1] + TEXTUAL
-    assert seen[-3:] == [(length, length, None, True)] * 3
+    for use_cache in (False, True):
+        out = case.model(**batch, use_cache=use_cache)
+        assert seen[-3:] == [(length, length, None, True)] * 3
+    one = {"input_ids": batch["input_ids"][:, -1:], "past_key_values": out.past_key_values}
+    full = torch.ones(2, length - TEXTUAL + 1, dtype=torch.long)
+    case.model(**one, attention_mask=full)
+    assert seen[-3:] == [(1, length + 1, None, False)] * 3  # a further token that sees everything
+    full[1, -2] = 0
+    case.model(**one, attention_mask=torch.nn.functional.pad(full, (0, 1), value=1))
+    (*_, mask, _) = seen[-1]
+    assert mask.dtype == torch.float32 and mask.shape == (2, 1, 1, length + 2)
+    assert mask.stride(0) % 8 == 0 and mask.stride(2) % 8 == 0, "the kernel would copy it in every layer"
 
 
 def test_where_the_mask_is_needed_it_stays(squares: list[int]) -> None:
     case = text_case()
     right, left = batch_for(case.base, [9, 6]), batch_for(case.base, [9, 6], padding="left")
-    case.model(**left, use_cache=False)
-    case.model(**right, use_cache=True)
     hole = dict(right, attention_mask=right["attention_mask"].clone())
     hole["attention_mask"][0, 2] = 0
-    case.model(**hole, use_cache=False)
-    packed = torch.ones(2, 1, 18, 18, dtype=torch.bool).tril()
-    case.model(**dict(right, attention_mask=packed), use_cache=False)
+    packed = dict(right, attention_mask=torch.ones(2, 1, 18, 18, dtype=torch.bool).tril())
     eager = text_case(attention="eager")
-    eager.model(**right, use_cache=False)
+    for use_cache in (False, True):
+        for batch in (left, hole, packed):
+            case.model(**batch, use_cache=use_cache)
+        eager.model(**right, use_cache=use_cache)
+    positions = torch.arange(18)[None]
+    case.model(**right, position_ids=positions, use_cache=False)
     assert not squares
+    cache = case.model(**right, position_ids=positions, use_cache=True).past_key_values
+    assert len(squares) == 3
+    case.model(input_ids=torch.full((2, 3), 7), past_key_values=cache)
     with case.model.disable_adapter():
         case.model(**right, use_cache=False)
-    assert not squares
-    case.model(**right, use_cache=False)
     assert len(squares) == 3
 
 
-def test_generation_keeps_its_cache(squares: list[int]) -> None:
-    """Every greedy token of the cached way, with masks, is the best one of the way without cache and mask."""
-    case = text_case()
-    batch = batch_for(case.base, [12], images=[0])
+@pytest.mark.parametrize("padding", ["left", "right"])
+@pytest.mark.parametrize("decoder", ["llama", "mistral", "qwen2"])
+def test_generation(decoder: str, padding: str, squares: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Greedy tokens and the cache's rows are those of the explicit mask, with and without padding."""
+    case = text_case(decoder)
+    lengths = [9, 6, 12] if padding == "left" else [12, 12]
+    batch = batch_for(case.base, lengths, padding=padding)
     del batch["labels"]
     options: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "suppress_tokens": [IMAGE_TOKEN]}
-    tokens = case.model.generate(**batch, **options)
-    assert not squares
-    logits = case.model(input_ids=tokens[:, :-1], use_cache=False).logits
-    assert len(squares) == 3
-    logits[..., IMAGE_TOKEN] = -torch.inf
-    assert torch.equal(logits[:, -6:].argmax(-1), tokens[:, -6:])
+    found = case.model.generate(**batch, **options, return_dict_in_generate=True)
+    assert len(squares) == (0 if padding == "left" else 3)
+    monkeypatch.setattr(prefix, "FLASH_DEVICES", ())
+    expected = case.model.generate(**batch, **options, return_dict_in_generate=True)
+    assert torch.equal(found.sequences, expected.sequences)
+    assert found.past_key_values.get_seq_length() == expected.past_key_values.get_seq_length()
+    real = torch.nn.functional.pad(batch["attention_mask"].bool(), (TEXTUAL, 5), value=True)
+    for ours, theirs in zip(found.past_key_values.layers, expected.past_key_values.layers, strict=True):
+        for kind in ("keys", "values"):
+            rows = [getattr(layer, kind).transpose(1, 2)[real] for layer in (ours, theirs)]
+            torch.testing.assert_close(*rows, atol=1e-5, rtol=1e-5)
