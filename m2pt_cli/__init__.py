@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from m2pt_cli.version import __version__
 
 if TYPE_CHECKING:
-    from m2pt_cli.api import answer, evaluate, load, train
+    from m2pt_cli.api import answer, attention_map, evaluate, load, train
     from m2pt_cli.method import M2PTConfig, M2PTModel
-    from m2pt_cli.settings import EvalSettings, TrainSettings
+    from m2pt_cli.settings import AttnMapSettings, EvalSettings, TrainSettings
 
 # public name -> the module that holds it
 _EXPORTS = {
@@ -29,17 +29,21 @@ _EXPORTS = {
     "answer": "m2pt_cli.api",
     "train": "m2pt_cli.api",
     "evaluate": "m2pt_cli.api",
+    "attention_map": "m2pt_cli.api",
+    "AttnMapSettings": "m2pt_cli.settings",
     "TrainSettings": "m2pt_cli.settings",
     "EvalSettings": "m2pt_cli.settings",
 }
 
 __all__ = [
+    "AttnMapSettings",
     "EvalSettings",
     "M2PTConfig",
     "M2PTModel",
     "TrainSettings",
     "__version__",
     "answer",
+    "attention_map",
     "evaluate",
     "load",
     "train",

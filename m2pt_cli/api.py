@@ -13,10 +13,11 @@ from m2pt_cli.errors import GenerationError, SettingsError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from m2pt_cli.analysis.attention_maps import AttentionMaps
     from m2pt_cli.bases.loading import LoadedBase
     from m2pt_cli.evaluation.results import EvalResult
     from m2pt_cli.records import TrainResult
-    from m2pt_cli.settings import EvalSettings, TrainSettings
+    from m2pt_cli.settings import AttnMapSettings, EvalSettings, TrainSettings
 
 # What `load` knows of each model beside the model itself, so that a model alone can be handed to `answer`.
 _LOADED: WeakKeyDictionary[Any, LoadedBase] = WeakKeyDictionary()
@@ -125,3 +126,15 @@ def evaluate(settings: EvalSettings) -> EvalResult:
     from m2pt_cli.evaluation.run import run_evaluation
 
     return run_evaluation(settings)
+
+
+def attention_map(settings: AttnMapSettings) -> AttentionMaps:
+    """Look at attention as ``m2pt attn-map`` does, silently; writes the files that the settings name.
+
+    Example:
+        >>> maps = attention_map(AttnMapSettings(image="photo.jpg", question="Is there a chair?", adapter=("runs/a",)))
+        >>> maps.runs[0].language.shares()["textual_prompts"]  # a share per layer
+    """
+    from m2pt_cli.analysis.attention_run import run_attention
+
+    return run_attention(settings)

@@ -235,9 +235,9 @@ def _draw_curve(cell: Any, part: PartAttention, scene: Scene, layers: Sequence[i
             fontsize=_SMALL,
             arrowprops={"arrowstyle": "->", "color": "#666666"},
         )
-    number = ", ".join(map(str, layers))
+    numbers = ", ".join(map(str, layers))
     axes.set_title(
-        f"{title}, layer{'s' * (len(layers) > 1)} {number} (of 0 to {part.num_layers - 1}): attention received",
+        f"{title}, layer{'s' * (len(layers) > 1)} {numbers} (of 0 to {part.num_layers - 1}): attention received",
         fontsize=_TITLE,
     )
     axes.set_ylabel("attention received (%)", fontsize=_LABEL)

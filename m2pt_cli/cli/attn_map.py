@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -110,7 +110,7 @@ def command(
     quiet: options.QuietOption = False,
     verbose: options.VerboseOption = False,
 ) -> None:
-    flags = {name: value for name, value in locals().items() if name not in _NOT_SETTINGS}
+    flags: dict[str, Any] = {name: value for name, value in locals().items() if name not in _NOT_SETTINGS}
     printer = Output.configure(json=json, quiet=quiet, verbose=verbose)
     if len(words or ()) != 2:
         raise SettingsError(
@@ -119,8 +119,8 @@ def command(
     image, question = words or ("", "")
     if not adapter and not base_only and os.environ.get("M2PT_ADAPTER"):
         flags["adapter"] = [os.environ["M2PT_ADAPTER"]]
-    several = {name: tuple(flags.pop(name) or ()) for name in ("adapter", "part", "layer", "head", "token")}
-    settings = AttnMapSettings(image=image, question=question, **several, **flags)
+    flags |= {name: tuple(flags[name] or ()) for name in ("adapter", "part", "layer", "head", "token")}
+    settings = AttnMapSettings(image=image, question=question, **flags)
 
     from m2pt_cli.analysis.attention_run import run_attention
     from m2pt_cli.analysis.preview import preview_lines
