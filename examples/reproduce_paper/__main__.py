@@ -4,8 +4,10 @@
 
 Learning rates are chosen first, then cells (method x prompt lengths x seed) are trained and evaluated in rounds by
 seed, then the report is written. Stop it at any time; started again, it goes on with what is missing. Several processes
-may share an output directory. ``examples/results/README.md`` holds what a run on nano showed, and the commands, disk,
-memory and time that ``--base llava-v1-7b`` takes. The package must be installed (``python -m pip install -e .``).
+may share an output directory; a copy of a folder of ``examples/results`` goes on where that ended.
+
+``examples/results/README.md`` holds what a run on nano showed, and the commands, disk, memory and time that ``--base
+llava-v1-7b`` takes. The package must be installed (``python -m pip install -e .``).
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from rates import attempt_in, choose, scaled_rates
 from report import RATES, write_report
 from resources import estimates
 from running import UNTUNED, Setup, claimed, finish_cells, read_json, run_cell, run_untuned, write_json
-from summary import read_results
+from summary import read_results, unpack_cells
 
 from m2pt_cli.bases.catalog import entry_of
 from m2pt_cli.errors import M2PTError
@@ -65,10 +67,13 @@ def main() -> None:
 def run_everything(setup: Setup, found: Experiment, arguments: argparse.Namespace) -> None:
     """Rates, the untuned base, all cells that time allows, then the attention maps."""
     until = None if arguments.hours is None else time.time() + 3600 * arguments.hours
+    unpack_cells(setup.folder)
     variants = rate_variants(found)
     chosen = setup.folder / RATES
     if arguments.rates is not None:
         write_json(chosen, read_json(arguments.rates))
+    elif chosen.exists():
+        say(f"learning rates as in {chosen}")
     elif arguments.rate_steps or (arguments.rate_steps is None and setup.base == "nano"):
         write_json(chosen, choose_rates(setup, variants, arguments.rate_steps or NANO_RATE_STEPS))
     if chosen.exists():

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from running import read_json
+from running import UNTUNED, read_json, write_json
 from scipy.stats import t as student
 
 CONFIDENCE = 0.95
@@ -107,6 +107,16 @@ def read_results(folder: Path) -> Results:
     files = sorted((folder / "cells").glob("*.json"))
     single = folder / "cells.json"
     return gather((read_json(file) for file in files) if files else read_json(single))
+
+
+def unpack_cells(folder: Path) -> None:
+    """Make the files of finished cells from a committed ``cells.json``, so that a later run goes on from it."""
+    single = folder / "cells.json"
+    if not single.exists() or (folder / "cells").exists():
+        return
+    for record in read_json(single):
+        name = UNTUNED if record["name"] == UNTUNED else f"{record['name']}-seed{record['seed']}"
+        write_json(folder / "cells" / f"{name}.json", record)
 
 
 def gather(records: Iterable[dict[str, Any]]) -> Results:

@@ -196,6 +196,11 @@ def test_the_report_of_a_few_cells(paper: Any, found: Any, tmp_path: Path) -> No
         assert name in text
     again = paper.summary.read_results(tmp_path)  # from cells.json alone, as it is committed
     assert again.mean("lora", "unseen") == results.mean("lora", "unseen")
+    paper.summary.unpack_cells(tmp_path)  # and a later run goes on from it
+    missing: list[str] = []
+    paper.running.finish_cells(found.cells(4, 0, 1), tmp_path, lambda cell: missing.append(cell.name) or {})
+    assert "lora-seed3" in missing and "visual-seed0" in missing
+    assert not {"lora-seed2", "m2pt-10-10-seed0", "m2pt-5-5-seed0"} & set(missing)
 
 
 def test_the_command_runs_a_cell_and_reports_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
