@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2pt_cli.analysis.attention_maps import AttentionMaps, AttentionRun
-from m2pt_cli.analysis.heatmap_panels import PANELS, Panel, Scene, plain
+from m2pt_cli.analysis.heatmap_panels import PANELS, Panel
+from m2pt_cli.analysis.heatmap_scene import Scene, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,7 +56,8 @@ def attention_figure(maps: AttentionMaps, *, parts: Sequence[str] = (), drop_sin
     rows = [[panel] for panel in shown] if len(maps.runs) > 1 else _paired(shown)
     heights = [max(panel.height(scene) for panel in row) for row in rows]
     columns = max(len(maps.runs), 2 if any(len(row) > 1 or row[0].is_wide for row in rows) else 1)
-    figure = Figure(figsize=(_COLUMN * columns, _HEAD + sum(heights)), dpi=130, layout="constrained")
+    figure = Figure(figsize=(_COLUMN * columns, _HEAD + sum(heights)), dpi=130)
+    figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.06)
     FigureCanvasAgg(figure)
     figure.suptitle(_title(maps, width=62 * columns), fontsize=12, parse_math=False)
     bands: Any = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)
@@ -98,7 +100,8 @@ def _paired(panels: Sequence[Panel]) -> list[list[Panel]]:
 
 def _title(maps: AttentionMaps, *, width: int) -> str:
     question = textwrap.shorten(maps.question, 2 * width, placeholder=" …")
-    lines = textwrap.wrap(f"“{question}”  {maps.base}", width)
+    heads = f", head{'s' * (len(maps.heads) > 1)} {', '.join(map(str, maps.heads))} of the language model"
+    lines = textwrap.wrap(f"“{question}”  {maps.base}{heads if maps.heads else ''}", width)
     if len(maps.runs) == 1:
         lines += textwrap.wrap(_run_title(maps.runs[0]).replace("\n", ": "), width)
     return "\n".join(lines)

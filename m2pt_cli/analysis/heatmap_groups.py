@@ -1,0 +1,184 @@
+"""Panels of groups and tokens: shares of attention, attention relative to even, and the curve over tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m2pt_cli.analysis.attention_maps import AttentionRun, PartAttention
+from m2pt_cli.analysis.heatmap_scene import (
+    LABEL,
+    MOST_CURVES,
+    MOST_NAMED,
+    SMALL,
+    STYLES,
+    TITLE,
+    Scene,
+    counted,
+    legend,
+    name_places,
+    plain,
+    whole_numbers,
+    words,
+)
+from m2pt_cli.analysis.token_groups import FIRST, TEXTUAL, VISUAL
+
+
+def draw_language_shares(cell: Any, run: AttentionRun, scene: Scene) -> None:
+    """Share of attention on each group in every layer of the language model."""
+    assert run.language is not None
+    _draw_shares(cell, run.language, scene, "Language model", "language")
+
+
+def draw_vision_shares(cell: Any, run: AttentionRun, scene: Scene) -> None:
+    """Share of attention on prompts, class token and patches in every layer of the vision tower."""
+    assert run.vision is not None
+    _draw_shares(cell, run.vision, scene, "Vision tower", "vision")
+
+
+def draw_language_ratios(cell: Any, run: AttentionRun, scene: Scene) -> None:
+    """Attention on each group of the language model, relative to even attention."""
+    assert run.language is not None
+    _draw_ratios(cell, run.language, scene, "Language model", "language")
+
+
+def draw_vision_ratios(cell: Any, run: AttentionRun, scene: Scene) -> None:
+    """Attention on each group of the vision tower, relative to even attention."""
+    assert run.vision is not None
+    _draw_ratios(cell, run.vision, scene, "Vision tower", "vision")
+
+
+def draw_language_curve(cell: Any, run: AttentionRun, scene: Scene) -> None:
+    """What each token receives, in the chosen layers or the middle one."""
+    assert run.language is not None
+    layers = scene.maps.layers[:MOST_CURVES] or (run.language.num_layers // 2,)
+    _draw_curve(cell, run.language, scene, layers, "Language model", "language")
+
+
+def draw_vision_curve(cell: Any, run: AttentionRun, scene: Scene) -> None:
+    """What each token receives in one layer of the vision tower."""
+    assert run.vision is not None
+    _draw_curve(cell, run.vision, scene, (scene.maps.vision_layer,), "Vision tower", "vision")
+
+
+def _draw_shares(cell: Any, part: PartAttention, scene: Scene, title: str, name: str) -> None:
+    axes = cell.add_subplot()
+    layers = np.arange(part.num_layers)
+    uniform = part.uniform_shares()
+    left_out = ""
+    for group, share in part.shares().items():
+        if group == FIRST and scene.drop_sinks:
+            left_out = f"\nfirst token left out of the scale: {100 * share.min():.1f} to {100 * share.max():.1f} %"
+            continue
+        colour, marker, line = STYLES[group]
+        count = len(part.tokens.places(group))
+        axes.plot(
+            layers,
+            100 * share,
+            color=colour,
+            marker=marker,
+            linestyle=line,
+            markersize=5,
+            linewidth=2.2 if group in (TEXTUAL, VISUAL) else 1.3,
+            label=counted(group, count),
+        )
+        if group in (TEXTUAL, VISUAL):
+            axes.axhline(100 * uniform[group], color=colour, linestyle=(0, (1, 2)), linewidth=1.4)
+            axes.plot([], [], color=colour, linestyle=(0, (1, 2)), linewidth=1.4, label=f"{words(group)}, if even")
+    axes.set_title(f"{title}: share of attention by group{left_out}", fontsize=TITLE)
+    axes.set_xlabel("layer", fontsize=LABEL)
+    axes.set_ylabel("share of attention (%)", fontsize=LABEL)
+    axes.set_ylim(0, 1.06 * scene.top(lambda run: _highest_share(getattr(run, name), scene)))
+    whole_numbers(axes.xaxis)
+    axes.tick_params(labelsize=SMALL)
+    axes.grid(alpha=0.3)
+    legend(cell, axes, columns=3)
+
+
+def _draw_ratios(cell: Any, part: PartAttention, scene: Scene, title: str, name: str) -> None:
+    ratios = _ratios(part)
+    found = [np.abs(_ratios(getattr(run, name))).max() for run in scene.maps.runs if getattr(run, name) is not None]
+    bound = min(max(1, math.ceil(max(found))), 6)  # beyond 64 times a colour says no more
+    axes = cell.add_subplot()
+    image = axes.imshow(ratios, cmap="PuOr_r", vmin=-bound, vmax=bound, aspect="auto", interpolation="nearest")
+    ticks = range(-bound, bound + 1, 1 if bound <= 3 else 2)
+    bar = cell.colorbar(image, ax=axes, ticks=list(ticks), extend="both" if max(found) > bound else "neither")
+    bar.ax.set_yticklabels([f"{2**tick}×" if tick >= 0 else f"1/{2**-tick}×" for tick in ticks], fontsize=SMALL)
+    axes.set_title(f"{title}: attention per token of a group (1× is even)", fontsize=TITLE)
+    axes.set_xlabel("layer", fontsize=LABEL)
+    axes.tick_params(labelsize=SMALL)
+    name_places(axes.yaxis, [words(group) for group in part.tokens.names])
+    whole_numbers(axes.xaxis)
+
+
+def _ratios(part: PartAttention) -> NDArray[np.float32]:
+    """log2 of what a group receives over what even attention would give it ``(groups, layers)``."""
+    shares, uniform = part.shares(), part.uniform_shares()
+    return np.log2([np.maximum(shares[group], 1e-9) / uniform[group] for group in part.tokens.names])
+
+
+def _draw_curve(cell: Any, part: PartAttention, scene: Scene, layers: Sequence[int], title: str, name: str) -> None:
+    """One curve under the other where there are several layers."""
+    top = 1.08 * scene.top(lambda run: _highest_curve(getattr(run, name), layers, scene))
+    stack = cell.subplots(len(layers), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, layer in zip(stack, layers, strict=True):
+        _draw_one_curve(axes, part, layer, top)
+    numbers = ", ".join(map(str, layers))
+    left_out = ""
+    kept = scene.kept(part)
+    if not kept.all():
+        received = 100 * part.received[list(layers)][:, ~kept]
+        left_out = f"\nfirst token left out of the scale: {', '.join(f'{value:.1f}' for value in received.ravel())} %"
+        for axes, value in zip(stack, received[:, 0], strict=True):
+            if value > top:  # a triangle that points to where it is
+                axes.plot(np.flatnonzero(~kept), [0.95 * top], marker=6, color=STYLES[FIRST][0], markersize=8)
+    stack[0].set_title(
+        f"{title}, layer{'s' * (len(layers) > 1)} {numbers} of 0 to {part.num_layers - 1}: "
+        f"attention received by each token{left_out}",
+        fontsize=TITLE,
+    )
+    named = len(part.tokens) <= MOST_NAMED
+    if named:
+        labels = [plain(label) for label in part.tokens.labels]
+        stack[-1].set_xticks(range(len(labels)), labels, rotation=90, fontsize=SMALL - 1)
+    stack[-1].set_xlabel("token" if named else "token, counted from the first prompt", fontsize=LABEL)
+    legend(cell, stack[0], columns=5)
+
+
+def _draw_one_curve(axes: Any, part: PartAttention, layer: int, top: float) -> None:
+    tokens, values = part.tokens, 100 * part.received[layer]
+    axes.plot(values, color="#999999", linewidth=0.8)
+    axes.plot(100 * part.uniform, color="#222222", linewidth=1, linestyle=(0, (1, 2)), label="if even")
+    for group in tokens.names:
+        colour, marker, _ = STYLES[group]
+        own = tokens.places(group)
+        axes.axvspan(own[0] - 0.5, own[-1] + 0.5, color=colour, alpha=0.10, linewidth=0)
+        shown = own[values[own] <= top]
+        size = 26 if group in (TEXTUAL, VISUAL) else 12
+        axes.scatter(
+            shown, values[shown], s=size, color=colour, marker=marker, label=counted(group, len(own)), zorder=3
+        )
+    axes.set_ylabel(f"layer {layer} (%)", fontsize=LABEL)
+    axes.set_xlim(-0.8, len(tokens) - 0.2)
+    axes.set_ylim(0, top)
+    axes.tick_params(labelsize=SMALL)
+    axes.grid(alpha=0.3, axis="y")
+
+
+def curve_height(scene: Scene) -> float:
+    """Inches of the curves of the language model."""
+    return 2.4 + 1.5 * max(1, min(len(scene.maps.layers), MOST_CURVES))
+
+
+def _highest_share(part: PartAttention | None, scene: Scene) -> NDArray[np.float32] | None:
+    if part is None:
+        return None
+    return np.stack([share for name, share in part.shares().items() if not (scene.drop_sinks and name == FIRST)])
+
+
+def _highest_curve(part: PartAttention | None, layers: Sequence[int], scene: Scene) -> NDArray[np.float32] | None:
+    return None if part is None else part.received[list(layers)][:, scene.kept(part)]
