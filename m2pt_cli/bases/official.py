@@ -68,10 +68,16 @@ def find_official(official: str, *, report: Callable[[str], None] | None = None)
         AdapterError: there is none, or its files are not all there.
     """
     place = Path(official).expanduser()
-    if place.exists():
-        if place.is_dir():
+    try:
+        is_here, is_folder = place.exists(), place.is_dir()
+        if is_folder:
             _require_weights(place)
-        elif place.suffix not in (".bin", ".safetensors"):
+    except OSError as error:  # a folder that may not be read, or a name that is too long
+        raise AdapterError(f"{shown(official)} can't be read: {error.strerror}", _COPY) from None
+    if is_here:
+        if is_folder:
+            return place
+        if place.suffix not in (".bin", ".safetensors"):
             raise AdapterError(f"{place} is neither .bin nor .safetensors", "give the checkpoint's folder")
         return place
     if official.count("/") != 1 or official.startswith((".", "/", "~")) or place.parent.is_dir():

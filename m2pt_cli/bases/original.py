@@ -73,10 +73,11 @@ def assembled_texts(entry: BaseEntry, *, report: Report | None = None) -> Path:
         UnavailableError: a part can't be had, or is not what it should be.
     """
     folder = assembled_folder(entry)
-    if [name for name in missing_base_files(folder) if name != SINGLE]:
+    if _lacks_texts(folder):
         with _one_at_a_time(folder):
-            geometry = write_texts(fetch_part_texts(OriginalParts(*entry.parts), report=report), folder)
-            _require_geometry(geometry, entry)
+            if _lacks_texts(folder):
+                geometry = write_texts(fetch_part_texts(OriginalParts(*entry.parts), report=report), folder)
+                _require_geometry(geometry, entry)
     return folder
 
 
@@ -105,6 +106,10 @@ def import_base(
         trainable=geometry.total_parameters,
         bytes=size,
     )
+
+
+def _lacks_texts(folder: Path) -> bool:
+    return any(name != SINGLE for name in missing_base_files(folder))
 
 
 def _write_weights(parts: PartFolders, geometry: Geometry, folder: Path, shown_as: Path, report: Report | None) -> int:

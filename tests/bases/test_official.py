@@ -296,6 +296,8 @@ def test_what_is_no_checkpoint_leads_on(tmp_path: Path, geometry: Geometry) -> N
     with pytest.raises(AdapterError) as caught:
         find_official(str(tmp_path / "checkpont-500"))
     assert caught.value.hint == f"did you mean {tmp_path / 'checkpoint-500'}?"
+    with pytest.raises(AdapterError, match="can't be read: File name too long"):
+        find_official("x" * 5000)
     for name in ("nowhere", "./a/b", "/no/where", f"{tmp_path}/x"):
         with pytest.raises(AdapterError, match="there is no checkpoint"):
             find_official(name)

@@ -128,8 +128,13 @@ def test_trained_parts_alone_say_that_nothing_was_compared(tmp_path: Path, loade
     layout.save({name: t for name, t in tensors.items() if "encoder.prompts" not in name}, tmp_path / "official.bin")
     _, told = imported(tmp_path / "official.bin", tmp_path / "adapter", loaded)
     assert "holds no frozen weights" in told[0] and told[1] == "the checkpoint has no visual prompts"
-    logits_of = read_adapter(str(tmp_path / "adapter"))
-    assert logits_of.method == "textual" and logits_of.num_visual_prompts == 0
+    info = read_adapter(str(tmp_path / "adapter"))
+    assert info.method == "textual" and info.num_visual_prompts == 0
+    # Without visual prompts the patches alone reach the language model.
+    model = attach_adapter(loaded, info)
+    with torch.no_grad():
+        assert model(**golden.inputs("sample0", "drop")).logits.isfinite().all()
+    detach_adapter(loaded, model)
 
 
 def test_nothing_is_left_half_written(tmp_path: Path, loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from hub_server import HubServer
 from method import golden
 from safetensors.torch import load_file
 
+from m2pt_cli.bases.fingerprint import base_fingerprint
 from m2pt_cli.bases.loading import load_base
 from m2pt_cli.bases.original import import_base
 from m2pt_cli.data.chat import get_template
@@ -103,18 +104,30 @@ def test_the_alias_is_assembled_once_from_the_hub(parts: Path, tmp_path: Path, b
     )
     with HubServer(tmp_path / "hub") as server:
         environment = server.environment(tmp_path / "home")
-        name, fingerprint, told, before = run(code, environment)
+        # Two at once, as the processes of one training: one assembles, the other waits.
+        both = [finished(process) for process in [start(code, environment), start(code, environment)]]
         asked = {request.path.rpartition("/")[2] for request in server.requests if "/resolve/" in request.path}
-    assert name == "llava-v1-7b"
-    assert fingerprint == run(
-        f"from m2pt_cli.bases.fingerprint import *; print('\"'+base_fingerprint(Path({str(base)!r}))+'\"')", environment
-    )
+    expected = ["llava-v1-7b", base_fingerprint(base)]
+    assert [found[:2] for found in both] == [expected, expected]
     assert "pytorch_model.bin" not in asked and "mm_projector.bin" in asked
-    assert before == 2, "the processor needs no weights"
+    assert sorted(before for *_, before in both) == [0, 2], "the processor needs no weights, and is made once"
+    told = [line for _, _, lines, _ in both for line in lines]
     assert any("is assembled, once, from lmsys/vicuna-7b-v1.3" in line for line in told)
+    assert len([line for line in told if line.startswith("writing 121 tensors")]) == 1
     assert all("free" in line for line in told if line.startswith("downloading"))
-    again = run(code, {**environment, "HF_HUB_OFFLINE": "1"})
-    assert again == [name, fingerprint, [], 0]
+    again = finished(start(code, {**environment, "HF_HUB_OFFLINE": "1"}))
+    assert again == [*expected, [], 0]
+
+
+def start(code: str, environment: dict[str, str]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", code]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finished(process: subprocess.Popen[str]) -> Any:
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    return json.loads(out)
 
 
 def damaged(parts: Path, tmp_path: Path, name: str) -> Path:
@@ -187,9 +200,3 @@ def test_the_disk_is_looked_at_first(parts: Path, tmp_path: Path, monkeypatch: p
     with pytest.raises(DeviceError, match=r"llava-v1-7b needs 14\.7 GB") as caught:
         load_base("llava-v1-7b", device="cpu")
     assert "HF_HOME" in (caught.value.hint or "")
-
-
-def run(code: str, environment: dict[str, str]) -> Any:
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
