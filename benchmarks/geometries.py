@@ -1,54 +1,68 @@
-"""The sizes that the benchmarks run at, and random models of them."""
+"""The sizes that the benchmarks run at, and random models of them.
+
+Weights are random, made on the device: what a step costs does not depend on them, and nothing is downloaded.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-# name: (vision width, layers, heads, image, patch; text width, layers, heads, MLP, vocabulary; batch, text tokens)
-GEOMETRIES: dict[str, dict[str, Any]] = {
-    "small": {
-        "vision": (256, 6, 4, 112, 14, 1024), "text": (512, 8, 8, 1376, 32000), "batch": 4, "text_tokens": 60,
-        "projector": "mlp",
-    },
-    "answering": {
-        "vision": (256, 6, 4, 336, 14, 1024), "text": (512, 8, 8, 1376, 32000), "batch": 4, "text_tokens": 60,
-        "projector": "mlp",
-    },
-    "llava-v1-7b": {
-        "vision": (1024, 24, 16, 224, 14, 4096), "text": (4096, 32, 32, 11008, 32000), "batch": 16, "text_tokens": 60,
-        "projector": "linear",
-    },
-    "llava-1.5-7b": {
-        "vision": (1024, 24, 16, 336, 14, 4096), "text": (4096, 32, 32, 11008, 32064), "batch": 16, "text_tokens": 60,
-        "projector": "mlp",
-    },
-}  # fmt: skip
+from m2pt_cli.bases.catalog import entry_of
+from m2pt_cli.bases.geometry import Geometry
+
+BATCH = 16
+TEXT_TOKENS = 60
+_7B = entry_of("llava-1.5-7b").geometry
+_SMALL = replace(
+    _7B,
+    vision=replace(
+        _7B.vision, hidden_size=256, intermediate_size=1024, num_layers=6, num_heads=4, image_size=112
+    ),
+    text=replace(
+        _7B.text, vocab_size=32000, hidden_size=512, intermediate_size=1376, num_layers=8, num_heads=8,
+        num_key_value_heads=8, head_dim=64,
+    ),
+)  # fmt: skip
+
+GEOMETRIES: dict[str, Geometry] = {
+    "small": _SMALL,
+    "answering": replace(_SMALL, vision=replace(_SMALL.vision, image_size=336)),
+    "llava-v1-7b": entry_of("llava-v1-7b").geometry,
+    "llava-1.5-7b": _7B,
+}
 
 
-def build(geometry: dict[str, Any], device: torch.device, dtype: torch.dtype) -> LlavaForConditionalGeneration:
+def batch_of(name: str) -> int:
+    """Rows of a training batch: the paper's 16, and 4 where a CPU is to take part."""
+    return BATCH if name.endswith("7b") else 4
+
+
+def build(geometry: Geometry, device: torch.device, dtype: torch.dtype) -> LlavaForConditionalGeneration:
     """A frozen LLaVA with random weights, made on the device."""
-    width, layers, heads, image, patch, mlp = geometry["vision"]
     vision = CLIPVisionConfig(
-        hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, image_size=image, patch_size=patch,
-        intermediate_size=mlp,
+        hidden_size=geometry.vision.hidden_size, num_hidden_layers=geometry.vision.num_layers,
+        num_attention_heads=geometry.vision.num_heads, image_size=geometry.vision.image_size,
+        patch_size=geometry.vision.patch_size, intermediate_size=geometry.vision.intermediate_size,
     )  # fmt: skip
-    width, layers, heads, mlp, vocabulary = geometry["text"]
     text = LlamaConfig(
-        hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=heads,
-        intermediate_size=mlp, vocab_size=vocabulary, max_position_embeddings=4096,
+        hidden_size=geometry.text.hidden_size, num_hidden_layers=geometry.text.num_layers,
+        num_attention_heads=geometry.text.num_heads, num_key_value_heads=geometry.text.num_key_value_heads,
+        intermediate_size=geometry.text.intermediate_size, vocab_size=geometry.text.vocab_size,
+        max_position_embeddings=4096,
     )  # fmt: skip
-    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=vocabulary - 1)
+    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=geometry.text.vocab_size - 1)
     torch.manual_seed(0)
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
         with torch.device(device):
             model = LlavaForConditionalGeneration(config)
-            if geometry["projector"] == "linear":
+            if geometry.projector == "linear":
                 model.model.multi_modal_projector = torch.nn.Linear(vision.hidden_size, text.hidden_size)
     finally:
         torch.set_default_dtype(default)
+    model.generation_config.eos_token_id = None
     return model.requires_grad_(False).eval()

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("M2PT_RESULTS") or Path(__file__).parent / "results")
 
 
 def interleaved(
@@ -53,6 +53,20 @@ def ratio(of: list[float], to: list[float]) -> dict[str, float]:
     """Round by round ``of / to``: median, least and greatest."""
     values = [a / b for a, b in zip(of, to, strict=True)]
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def matmul_ceiling(device: torch.device, dtype: torch.dtype, *, repeats: int = 10) -> float:
+    """FLOP/s of a large product of square matrices, the best of a few: what utilisation is measured against."""
+    side = 8192 if device.type == "cuda" else 1024
+    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    inner = 5 if device.type == "cuda" else 1
+
+    def products() -> None:
+        for _ in range(inner):
+            left @ right
+
+    seconds = interleaved({"product": products}, rounds=repeats, warmup=2, device=device)["product"]
+    return 2 * inner * side**3 / min(seconds)
 
 
 def peak_bytes(prepare: Callable[[], Callable[[], object]], device: torch.device, *, runs: int = 2) -> int:
@@ -115,7 +129,7 @@ def setting(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "peft": peft.__version__,
-        "commit": commit.stdout.strip() or None,
+        "commit": commit.stdout.strip() or os.environ.get("M2PT_COMMIT"),
     }
 
 

@@ -1,18 +1,29 @@
-"""A training step of M²PT beside its peers, in one run: time, ratios, peak memory above the frozen weights.
+"""A training step of M²PT beside its peers, in one run: time, ratios, utilisation, peak memory.
 
     python benchmarks/train_step.py                          # geometry small, CPU, one thread
-    python benchmarks/train_step.py --geometry llava-v1-7b --device cuda --dtype bfloat16
+    python benchmarks/train_step.py --geometry llava-v1-7b --device cuda
 
-Rows: M²PT; LoRA r=16 on all linears of the LLM + projector in the usual recipe (logits and loss at every position); the
-same LoRA with our loss (logits at supervised positions alone); full fine-tuning of LLM + projector in the usual recipe;
-a forward pass alone of the bare base, with our logits. Weights are random: a step's cost does not depend on them.
+Rows, all on the same frozen weights and the same batch, one after the other in every round:
+  m2pt                  20 visual and 10 textual prompts, interaction layer
+  m2pt, explicit mask   the same with a mask in the language model, where the device would do without one
+  m2pt, concatenation   the same prompts as tokens of the sequence (see `concatenation`)
+  lora, usual recipe    r=16 on all linears of the language model, the projector trained; logits and loss at every
+                        position. Its weights are in the type of the base, the fastest way that LoRA is trained in.
+  lora, our loss        the same with logits at supervised positions alone
+  full, usual recipe    language model, projector and head in the type of the base; left out where it does not fit
+  forward alone         the bare base without gradients, with our logits
+
+Nothing is computed twice (no gradient checkpointing); AdamW; memory is counted above the frozen weights. Weights are
+random: a step's cost does not depend on them.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import gc
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -20,61 +31,78 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from geometries import GEOMETRIES, build
-from measure import in_child, interleaved, peak_bytes, ratio, setting, table, write
+from concatenation import ConcatenatedPrompts
+from flops import StepFlops, step_flops
+from geometries import GEOMETRIES, TEXT_TOKENS, batch_of, build
+from measure import in_child, interleaved, matmul_ceiling, peak_bytes, ratio, setting, table, write
 from peft import get_peft_model
 from transformers import LlavaForConditionalGeneration
 
-from m2pt_cli.method import preset
+from m2pt_cli.method import prefix, preset
 from m2pt_cli.training.loss import supervised_loss
 
 SUPERVISED = 5
-VARIANTS = ("m2pt", "lora, usual recipe", "lora, our loss", "full, usual recipe", "forward alone")
+VISUAL, TEXTUAL = 20, 10
+VARIANTS = (
+    "m2pt",
+    "m2pt, explicit mask",
+    "m2pt, concatenation",
+    "lora, usual recipe",
+    "lora, our loss",
+    "full, usual recipe",
+    "forward alone",
+)
+Step = Callable[[], object]
 
 
-def make_batch(model: LlavaForConditionalGeneration, geometry: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Image tokens, then text of which the last tokens are supervised."""
+def make_batch(model: LlavaForConditionalGeneration, rows: int) -> dict[str, torch.Tensor]:
+    """Image tokens, then text of which the last tokens are supervised; no padding, and a mask that says so."""
     device, vocabulary = model.device, model.config.text_config.vocab_size
     image = model.config.vision_config.image_size
     patches = (image // model.config.vision_config.patch_size) ** 2
-    rows, text = geometry["batch"], geometry["text_tokens"]
     generator = torch.Generator(device).manual_seed(1)
-    words = torch.randint(3, vocabulary - 1, (rows, text), device=device, generator=generator)
+    words = torch.randint(3, vocabulary - 1, (rows, TEXT_TOKENS), device=device, generator=generator)
     pictures = torch.full((rows, patches), model.config.image_token_id, device=device)
     ids = torch.cat([words[:, :20], pictures, words[:, 20:]], 1)
     labels = torch.full_like(ids, -100)
     labels[:, -SUPERVISED:] = ids[:, -SUPERVISED:]
-    pixels = torch.randn(rows, 3, image, image, device=device, dtype=model.dtype, generator=generator)
+    pixels = torch.randn(rows, 3, image, image, device=device, generator=generator).to(model.dtype)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels, "pixel_values": pixels}
 
 
-def shared_copy(model: torch.nn.Module) -> torch.nn.Module:
+def shared_copy(model: torch.nn.Module) -> Any:
     """A copy of the modules over the same frozen weights."""
     return copy.deepcopy(model, {id(p): p for p in [*model.parameters(), *model.buffers()]})
 
 
-def step_of(name: str, base: LlavaForConditionalGeneration, batch: dict[str, torch.Tensor]) -> Callable[[], object]:
-    """One optimiser step of a variant (or the forward alone), ready to be called again and again."""
-    if name == "forward alone":
-        model = shared_copy(base)
-
-        def forward() -> object:
-            with torch.no_grad():
-                return supervised_loss(model, batch)
-
-        return forward
+def adapted(name: str, base: LlavaForConditionalGeneration) -> Any:
+    """The model of a variant, in training mode."""
+    if name == "m2pt, concatenation":
+        return ConcatenatedPrompts(shared_copy(base), visual=VISUAL, textual=TEXTUAL).train()
     method = name.split(",")[0]
     if method == "full":
         model = copy.deepcopy(base)
-        model.model.language_model.requires_grad_(True)
-        model.model.multi_modal_projector.requires_grad_(True)
-        model.lm_head.requires_grad_(True)
-    else:
-        options = {"num_visual_prompts": 20, "num_textual_prompts": 10} if method == "m2pt" else {"lora_rank": 16}
-        model = get_peft_model(shared_copy(base), preset(method, base.config, **options))
-    model.train()
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=1e-4)
+        for part in (model.model.language_model, model.model.multi_modal_projector, model.lm_head):
+            part.requires_grad_(True)
+        return model.train()
+    prompts = {"num_visual_prompts": VISUAL, "num_textual_prompts": TEXTUAL}
+    config = preset(method, base.config, **(prompts if method == "m2pt" else {"lora_rank": 16}))
+    # fp32 copies of LoRA's weights would cast every input of every linear; without them it is faster.
+    return get_peft_model(shared_copy(base), config, autocast_adapter_dtype=method == "m2pt").train()
+
+
+def step_of(name: str, base: LlavaForConditionalGeneration, batch: dict[str, torch.Tensor]) -> Step:
+    """One optimiser step of a variant (or the forward alone), ready to be called again and again."""
+    if name == "forward alone":
+        bare = shared_copy(base)
+
+        def forward() -> object:
+            with torch.no_grad():
+                return supervised_loss(bare, batch)
+
+        return forward
+    model = adapted(name, base)
+    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
 
     def step() -> object:
         loss = model(**batch).loss if name.endswith("usual recipe") else supervised_loss(model, batch)
@@ -83,61 +111,138 @@ def step_of(name: str, base: LlavaForConditionalGeneration, batch: dict[str, tor
         optimiser.zero_grad(set_to_none=True)
         return loss
 
-    return step
+    if name != "m2pt, explicit mask":
+        return step
+
+    def masked_step() -> object:
+        chosen, prefix.FLASH_DEVICES = prefix.FLASH_DEVICES, ()
+        try:
+            return step()
+        finally:
+            prefix.FLASH_DEVICES = chosen
+
+    return masked_step
+
+
+def needed(name: str, flops: StepFlops) -> float:
+    """Model FLOPs of a variant's step."""
+    if name == "forward alone":
+        return flops.forward
+    total = flops.forward + flops.input_gradients
+    if name.startswith("m2pt"):
+        total += flops.vision_gradients
+    return total + (flops.weight_gradients if name.startswith("full") else 0)
+
+
+def prepare_on_gpu(
+    names: list[str], base: LlavaForConditionalGeneration, batch: dict[str, torch.Tensor]
+) -> tuple[dict[str, Step], dict[str, int | None]]:
+    """The steps that fit, each run a few times alone, and their peaks above the frozen weights."""
+    steps: dict[str, Step] = {}
+    peaks: dict[str, int | None] = {}
+    for name in names:
+        before = torch.cuda.memory_allocated(base.device)
+        try:
+            steps[name] = step_of(name, base, batch)
+            held = torch.cuda.memory_allocated(base.device) - before  # a copy of the weights, where they are trained
+            peaks[name] = held + peak_bytes(lambda name=name: steps[name], base.device)
+        except torch.OutOfMemoryError:
+            peaks[name] = None
+        if peaks[name] is None:  # out here the exception is gone, and with it the frames that hold the tensors
+            steps.pop(name, None)
+            gc.collect()
+            torch.cuda.empty_cache()
+            print(f"{name}: does not fit", file=sys.stderr)
+    return steps, peaks
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--geometry", choices=GEOMETRIES, default="small")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: bfloat16 on CUDA")
+    parser.add_argument("--batch", type=int, help="rows; default 16 at 7B, else 4")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--skip", action="append", default=[], help="a row to leave out, such as 'full, usual recipe'")
+    parser.add_argument("--without-mask", action="store_true", help="m2pt does without a mask on a CPU, too")
     parser.add_argument("--no-json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    device, dtype = torch.device(arguments.device), getattr(torch, arguments.dtype)
-    geometry = GEOMETRIES[arguments.geometry]
+    device = torch.device(arguments.device)
+    if arguments.without_mask:
+        prefix.FLASH_DEVICES = (device.type,)
+    is_cuda = device.type == "cuda"
+    dtype = getattr(torch, arguments.dtype or ("bfloat16" if is_cuda else "float32"))
+    geometry, batch_size = GEOMETRIES[arguments.geometry], arguments.batch or batch_of(arguments.geometry)
     names = [name for name in VARIANTS if name not in arguments.skip]
+    if device.type not in prefix.FLASH_DEVICES:
+        names = [name for name in names if name != "m2pt, explicit mask"]  # what m2pt itself is there
 
-    def prepared(name: str) -> Callable[[], object]:
-        base = build(geometry, device, dtype)
-        return step_of(name, base, make_batch(base, geometry))
+    peaks: dict[str, int | None] = {}
+    if not is_cuda:  # memory first, each row in a child of a process that has run nothing yet
 
-    # Memory first: on a CPU each row in a child of a process that has run nothing yet.
-    measure = (lambda work: work()) if device.type == "cuda" else in_child
-    peaks = {name: measure(lambda name=name: peak_bytes(lambda: prepared(name), device)) for name in names}
+        def prepared(name: str) -> Step:
+            base = build(geometry, device, dtype)
+            return step_of(name, base, make_batch(base, batch_size))
 
+        peaks = {name: in_child(lambda name=name: peak_bytes(lambda: prepared(name), device)) for name in names}
     base = build(geometry, device, dtype)
-    batch = make_batch(base, geometry)
-    steps = {name: step_of(name, base, batch) for name in names}
+    batch = make_batch(base, batch_size)
+    ceiling = [matmul_ceiling(device, dtype)]
+    if is_cuda:
+        steps, peaks = prepare_on_gpu(names, base, batch)
+    else:
+        steps = {name: step_of(name, base, batch) for name in names}
     seconds = interleaved(steps, rounds=arguments.rounds, warmup=arguments.warmup, device=device)
+    ceiling.append(matmul_ceiling(device, dtype))
 
-    rows = []
-    ratios = {name: ratio(seconds["m2pt"], seconds[name]) for name in names}
-    for name in names:
-        ordered = sorted(seconds[name])
-        rows.append(
-            [
-                name,
-                f"{1e3 * ordered[len(ordered) // 2]:.0f} ms",
-                f"{1e3 * ordered[0]:.0f}-{1e3 * ordered[-1]:.0f}",
-                f"{ratios[name]['median']:.2f}",
-                f"{ratios[name]['min']:.2f}-{ratios[name]['max']:.2f}",
-                "?" if peaks[name] is None else f"{peaks[name] / 2**20:.0f} MiB",
-                "?" if not peaks[name] or not peaks["m2pt"] else f"{peaks['m2pt'] / peaks[name]:.2f}",
-            ]
-        )
+    flops = step_flops(
+        geometry, rows=batch_size, text_tokens=TEXT_TOKENS, supervised=SUPERVISED, visual_prompts=VISUAL,
+        textual_prompts=TEXTUAL,
+    )  # fmt: skip
+    ratios = {name: ratio(seconds["m2pt"], seconds[name]) for name in steps}
+    used = {name: needed(name, flops) / sorted(s)[len(s) // 2] / max(ceiling) for name, s in seconds.items()}
+    rows = [row_of(name, seconds.get(name), ratios.get(name), used.get(name), peaks) for name in names]
     where = setting(device)
-    kind = "wall" if device.type == "cuda" else "CPU"
-    title = f"training step, {arguments.geometry}, {where['device']}, {arguments.dtype}, {kind} time"
-    print(table(title, ["step", "median", "spread", "m2pt / it", "spread", "peak memory", "m2pt / it"], rows))
+    kind = "wall" if is_cuda else "CPU"
+    title = (
+        f"training step, {arguments.geometry}, {batch_size} rows, {where['device']}, {dtype}, {kind} time; a matrix "
+        f"product reaches {max(ceiling) / 1e12:.3g} TFLOP/s"
+    )
+    columns = ["step", "median", "spread", "m2pt / it", "spread", "utilisation", "peak memory", "m2pt / it"]
+    print(table(title, columns, rows))
     if not arguments.no_json:
-        name = f"train_step-{arguments.geometry}-{device.type}"
-        content = {"setting": where, "geometry": arguments.geometry, "dtype": arguments.dtype, "seconds": seconds,
-                   "m2pt_over": ratios, "peak_bytes": peaks}  # fmt: skip
-        print(f"written to {write(name, content)}")
+        content = {
+            "setting": where, "geometry": arguments.geometry, "batch": batch_size, "dtype": str(dtype).split(".")[1],
+            "matmul_flops_per_second": ceiling, "model_flops": {name: needed(name, flops) for name in names},
+            "seconds": seconds, "m2pt_over": ratios, "utilisation": used, "peak_bytes": peaks,
+        }  # fmt: skip
+        print(f"written to {write(f'train_step-{arguments.geometry}-{device.type}', content)}")
+
+
+def row_of(
+    name: str,
+    seconds: list[float] | None,
+    over: dict[str, float] | None,
+    used: float | None,
+    peaks: dict[str, int | None],
+) -> list[str]:
+    """A row of the table."""
+    peak, own = peaks[name], peaks["m2pt"]
+    memory = ["?", "?"] if not peak or not own else [f"{peak / 2**20:,.0f} MiB", f"{own / peak:.2f}"]
+    if seconds is None or over is None or used is None:
+        return [name, "does not fit", *[""] * 6]
+    ordered = sorted(seconds)
+    return [
+        name,
+        f"{1e3 * ordered[len(ordered) // 2]:.0f} ms",
+        f"{1e3 * ordered[0]:.0f}-{1e3 * ordered[-1]:.0f}",
+        f"{over['median']:.2f}",
+        f"{over['min']:.2f}-{over['max']:.2f}",
+        f"{used:.2f}",
+        *memory,
+    ]
 
 
 if __name__ == "__main__":
