@@ -1,7 +1,9 @@
 """The answer engine beside a plain transformers loop, in one run: same checkpoint, same questions, same answers.
 
     python benchmarks/answering.py                     # CPU, one thread
-    python benchmarks/answering.py --device cuda --dtype bfloat16 --geometry llava-1.5-7b
+    python benchmarks/answering.py --device cuda --geometry llava-1.5-7b --shape mme
+
+A shape is that of a benchmark, scaled down: MME asks 2 questions about each of 1,187 images, POPE 18 about 500.
 
 The last columns time the alternative to packing, the cache repeated for every question (see `repeated`), with the same
 images and preprocessing. The plain loop is what most evaluation tools do: batch 1, one processor call and one
@@ -37,6 +39,8 @@ from m2pt_cli.data.samples import BytesImage
 from m2pt_cli.method import M2PTConfig
 
 NEW_TOKENS = 2
+# Questions per image, and images, of the whole benchmark.
+SHAPES = {"mme": (2, 1187), "pope": (18, 500)}
 SYSTEM_WORDS = 35
 QUESTION_WORDS = (14, 26)
 
@@ -121,17 +125,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--geometry", choices=GEOMETRIES, default="answering")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: bfloat16 on CUDA")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--per-image", type=int, action="append", help="questions per image; default 1, 2 and 18")
+    parser.add_argument("--shape", choices=SHAPES, help="instead of --per-image")
     parser.add_argument("--images", type=int, default=2, help="images per measurement")
+    parser.add_argument("--plain-images", type=int, help="how many of them the plain loop answers; default all")
+    parser.add_argument("--without-repeated", action="store_true", help="leave out the alternative to packing")
     parser.add_argument("--no-json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    device, dtype = torch.device(arguments.device), getattr(torch, arguments.dtype)
+    device = torch.device(arguments.device)
+    dtype = getattr(torch, arguments.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
     geometry = GEOMETRIES[arguments.geometry]
     base = build(geometry, device, dtype)
-    base.generation_config.eos_token_id = None
     vision = base.config.vision_config
     processor = make_processor(base.config.text_config.vocab_size, vision.image_size, vision.patch_size)
     model = get_peft_model(base, M2PTConfig(num_visual_prompts=20, num_textual_prompts=10)).eval()
@@ -142,7 +149,8 @@ def main() -> None:
     engine = AnswerEngine(loaded, template="plain", image_fit="base", decoding=Decoding(NEW_TOKENS))
     rows, results = [], {}
     rng = random.Random(0)
-    for per_image in arguments.per_image or (1, 2, 18):
+    shapes = [SHAPES[arguments.shape][0]] if arguments.shape else arguments.per_image or (1, 2, 18)
+    for per_image in shapes:
         # The system sentence of a real template is part of every prompt: here the words before the question.
         head = " ".join(f"w{rng.randrange(5, 30000)}" for _ in range(SYSTEM_WORDS))
         questions = [
@@ -151,9 +159,10 @@ def main() -> None:
             for q in range(per_image)
             for words in [rng.randint(*QUESTION_WORDS)]
         ]
+        plain = questions[: per_image * (arguments.plain_images or arguments.images)]
         got: dict[str, list[str]] = {}
 
-        def run_plain(questions: list[Question] = questions, got: dict[str, list[str]] = got) -> None:
+        def run_plain(questions: list[Question] = plain, got: dict[str, list[str]] = got) -> None:
             got["plain"] = plain_loop(loaded, questions)
 
         def run_engine(questions: list[Question] = questions, got: dict[str, list[str]] = got) -> None:
@@ -164,35 +173,42 @@ def main() -> None:
             got["repeated"] = repeated_cache(engine, questions)
 
         variants = {"plain": run_plain, "engine": run_engine, "repeated": run_repeated}
+        if arguments.without_repeated:
+            del variants["repeated"]
+        asked = {name: len(plain if name == "plain" else questions) for name in variants}
         seconds = interleaved(variants, rounds=arguments.rounds, warmup=1, device=device)
-        gain, gain_repeated = (ratio(seconds["plain"], seconds[name]) for name in ("engine", "repeated"))
-        same, same_repeated = (
-            sum(a == b for a, b in zip(got["plain"], got[name], strict=True)) for name in ("engine", "repeated")
-        )
-        per_second = {name: len(questions) / sorted(values)[len(values) // 2] for name, values in seconds.items()}
+        each = {name: [second / asked[name] for second in values] for name, values in seconds.items()}
+        per_second = {name: 1 / sorted(values)[len(values) // 2] for name, values in each.items()}
+        gains = {name: ratio(each["plain"], each[name]) for name in variants}
+        same = {name: sum(a == b for a, b in zip(got["plain"], got[name], strict=False)) for name in variants}
         results[per_image] = {
-            "seconds": seconds, "gain": gain, "same": same, "questions": len(questions),
-            "gain_repeated": gain_repeated, "same_repeated": same_repeated,
+            "seconds": seconds, "asked": asked, "questions_per_second": per_second, "gain": gains, "same": same,
         }  # fmt: skip
-        rows.append(
-            [
-                str(per_image),
-                f"{per_second['plain']:.2f}",
-                f"{per_second['engine']:.2f}",
-                f"{gain['median']:.2f}x",
-                f"{gain['min']:.2f}-{gain['max']:.2f}",
-                f"{same}/{len(questions)}",
-                f"{gain_repeated['median']:.2f}x",
-                f"{same_repeated}/{len(questions)}",
-            ]
-        )
+        if arguments.shape:
+            whole = per_image * SHAPES[arguments.shape][1]
+            results[per_image]["whole_seconds"] = {name: whole / speed for name, speed in per_second.items()}
+        row = [str(per_image), f"{per_second['plain']:.2f}", f"{per_second['engine']:.2f}"]
+        for name in ("engine", "repeated"):
+            if name in variants:
+                row += [f"{gains[name]['median']:.2f}x", f"{gains[name]['min']:.2f}-{gains[name]['max']:.2f}"]
+                row += [f"{same[name]}/{len(plain)}"]
+        rows.append(row)
     where = setting(device)
-    title = f"questions per second, {arguments.geometry}, {where['device']}, {arguments.dtype}, {NEW_TOKENS} new tokens"
-    columns = ["per image", "plain loop", "m2pt", "gain", "spread", "same answers", "repeated cache", "same answers"]
+    title = f"questions per second, {arguments.geometry}, {where['device']}, {dtype}, {NEW_TOKENS} new tokens"
+    columns = ["per image", "plain loop", "m2pt", "gain", "spread", "same answers"]
+    if not arguments.without_repeated:
+        columns += ["repeated cache", "spread", "same answers"]
     print(table(title, columns, rows))
+    if arguments.shape:
+        whole = results[shapes[0]]["whole_seconds"]
+        print(f"all questions of {arguments.shape}: m2pt {whole['engine']:,.0f} s, plain loop {whole['plain']:,.0f} s")
     if not arguments.no_json:
-        content = {"setting": where, "geometry": arguments.geometry, "dtype": arguments.dtype, "per_image": results}
-        print(f"written to {write(f'answering-{arguments.geometry}-{device.type}', content)}")
+        content = {
+            "setting": where, "geometry": arguments.geometry, "dtype": str(dtype).split(".")[1],
+            "new_tokens": NEW_TOKENS, "images": arguments.images, "per_image": results,
+        }  # fmt: skip
+        name = f"answering-{arguments.geometry}{'-' + arguments.shape if arguments.shape else ''}-{device.type}"
+        print(f"written to {write(name, content)}")
 
 
 if __name__ == "__main__":
