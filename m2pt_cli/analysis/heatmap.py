@@ -7,12 +7,12 @@ apart; markers and numbers say the same again.
 from __future__ import annotations
 
 import textwrap
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2pt_cli.analysis.attention_maps import AttentionMaps, AttentionRun
+from m2pt_cli.analysis.figure_file import save_figure
 from m2pt_cli.analysis.heatmap_panels import PANELS, Panel
 from m2pt_cli.analysis.heatmap_scene import Scene, plain
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 # Inches.
 _COLUMN, _HEAD = 6.2, 0.95
-# What else a file would hold: the time, which makes every file another one.
-_NO_DATE = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}
 
 
 def draw_attention(maps: AttentionMaps, file: Path, *, parts: Sequence[str] = (), drop_sinks: bool = False) -> None:
@@ -33,16 +31,7 @@ def draw_attention(maps: AttentionMaps, file: Path, *, parts: Sequence[str] = ()
         parts: of ``settings.ATTENTION_PARTS``; all if empty.
         drop_sinks: leave the first token out of the scales, and say so.
     """
-    figure = attention_figure(maps, parts=parts, drop_sinks=drop_sinks)
-    suffix = file.suffix.lower()
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")  # a script without a font is drawn as boxes
-            figure.savefig(partial, format=suffix[1:], metadata=_NO_DATE[suffix])
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
+    save_figure(attention_figure(maps, parts=parts, drop_sinks=drop_sinks), file, program="m2pt attn-map")
 
 
 def attention_figure(maps: AttentionMaps, *, parts: Sequence[str] = (), drop_sinks: bool = False) -> Figure:

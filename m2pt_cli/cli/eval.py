@@ -20,6 +20,7 @@ EPILOG = "\n\n".join(
         "  m2pt eval --base nano --bench demo --limit 200",
         "  m2pt eval --adapter runs/demo --adapter none --bench demo --shuffle-images",
         "  m2pt eval --adapter runs/m2pt --bench mme",
+        "  m2pt eval --adapter runs/a --adapter runs/b --bench demo --plot radar.png --plot bars.png",
         "  m2pt eval --compare evals/demo-demo --compare evals/nano-demo",
         "  m2pt eval --bench pope --predictions answers.jsonl --protocol lmms-eval",
         "Started again with the same settings, it asks only what is not answered yet.",
@@ -34,7 +35,7 @@ _UNSAID: dict[str, Any] = {
     "dtype": "auto",
     "seed": 0,
 }
-_NOT_SETTINGS = ("list_benchmarks", "compare", "show_failures", "html", "config", "json", "quiet", "verbose")
+_NOT_SETTINGS = ("list_benchmarks", "compare", "show_failures", "html", "plot", "config", "json", "quiet", "verbose")
 
 
 def command(
@@ -57,6 +58,7 @@ def command(
     compare: eval_options.CompareOption = None,
     show_failures: eval_options.ShowFailuresOption = None,
     html: eval_options.HtmlOption = None,
+    plot: eval_options.PlotOption = None,
     template: options.TemplateOption = None,
     image_fit: options.ImageFitOption = None,
     config: Annotated[
@@ -85,6 +87,7 @@ def command(
         flags["adapter"] = [os.environ["M2PT_ADAPTER"]]
     settings = EvalSettings.from_sources(config, flags)
 
+    from m2pt_cli.analysis.report import draw_scores, require_plot_place
     from m2pt_cli.cli.eval_progress import EvalProgress
     from m2pt_cli.cli.eval_table import failures_table, result_tables
     from m2pt_cli.evaluation.files import write_text
@@ -95,6 +98,8 @@ def command(
 
     if html is not None:
         require_page_place(html)
+    for file in plot or ():
+        require_plot_place(file)
     # Of the processes of a shared run, the first one speaks.
     if not (is_first := Share.from_environment().is_first):
         output = Output.configure(quiet=True)
@@ -105,6 +110,10 @@ def command(
     if html is not None:
         write_text(html, gallery_page(result))
         output.status(f"gallery written to {html}")
+    for file in plot or ():
+        if (note := draw_scores({run.name: run.benchmarks for run in result.runs}, file)) is not None:
+            output.warn(note)
+        output.status(f"figure written to {file}")
     if output.is_json:
         output.json(result.to_dict())
         return

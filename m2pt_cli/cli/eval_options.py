@@ -133,6 +133,16 @@ HtmlOption = Annotated[
         rich_help_panel=_SCORES,
     ),
 ]
+PlotOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plot",
+        metavar="FILE",
+        help="Draw the scores as .png, .svg or .pdf: a polygon per adapter where the file's name holds 'radar', else "
+        "bars by category. Repeatable.",
+        rich_help_panel=_SCORES,
+    ),
+]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace another evaluation in --output-dir.", rich_help_panel="Output")
 ]

@@ -88,6 +88,17 @@ def test_failures_and_a_gallery(evaluated: Path, base: str, tmp_path: Path, caps
     assert main([*_again(evaluated, base), "--html", str(tmp_path / "none" / "r.html")]) == 2
 
 
+def test_figures_are_written_and_bad_places_met_first(
+    evaluated: Path, base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    radar, bars = tmp_path / "radar.png", tmp_path / "bars.svg"
+    assert main([*_again(evaluated, base), "--plot", str(radar), "--plot", str(bars)]) == 0
+    assert radar.read_bytes()[:4] == b"\x89PNG" and "mnist" in bars.read_text(encoding="utf-8")
+    assert f"figure written to {radar}" in capsys.readouterr().err
+    assert main([*_again(evaluated, base), "--plot", str(tmp_path / "radar.jpg")]) == 2
+    assert "radar.jpg: a figure ends in .png, .svg, .pdf" in capsys.readouterr().err
+
+
 def test_compare_two_runs(evaluated: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = [str(evaluated / "one"), str(evaluated / "two")]
     compare = ["eval", "--compare", folders[0], "--compare", folders[1]]

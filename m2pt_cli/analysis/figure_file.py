@@ -1,0 +1,39 @@
+"""Figures as files: written whole or not at all, the same bytes for the same content."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# What else a file would hold: the time, which makes every file another one.
+_METADATA: dict[str, dict[str, str | None]] = {
+    ".svg": {"Date": None},
+    ".pdf": {"CreationDate": None},
+    ".png": {},
+}
+# Where a format says which program made it.
+_PROGRAM = {".svg": "Creator", ".pdf": "Creator", ".png": "Software"}
+
+
+def save_figure(figure: Figure, file: Path, *, program: str = "m2pt") -> None:
+    """Write a figure as PNG, SVG or PDF, by the suffix.
+
+    Args:
+        program: kept in the file as what made it.
+    """
+    import matplotlib
+
+    suffix = file.suffix.lower()
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        # An SVG names its parts at random unless it is told from what.
+        with warnings.catch_warnings(), matplotlib.rc_context({"svg.hashsalt": program}):
+            warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")  # a script without a font is drawn as boxes
+            figure.savefig(partial, format=suffix[1:], metadata={**_METADATA[suffix], _PROGRAM[suffix]: program})
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
