@@ -69,7 +69,8 @@ def _summary(runs: Sequence[EvalRun]) -> RenderableType:
         for column in columns:
             value = row.get(column)
             others = [score for other in rows if (score := other.get(column)) is not None]
-            mark = " *" if len(runs) > 1 and value is not None and value == max(others) else ""
+            is_best = value is not None and value == max(others) > min(others)  # where all are equal, none is best
+            mark = " *" if is_best else ""
             interval = _interval(run, column) if len(runs) == 1 else None
             cells.append((points(value) if column.split()[0] in _POINTS else percent(value, interval)) + mark)
         table.add_row(Output.clean(run.name), *cells)

@@ -25,6 +25,7 @@ class EvaluationFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._held: int | None = None
 
     def claim(self, run: Mapping[str, Any], *, overwrite: bool) -> None:
         """Check that this folder is free or holds this very run; ``overwrite`` empties it of an older run's files.
@@ -60,11 +61,13 @@ class EvaluationFolder:
             )
 
     def require_writable(self) -> None:
-        """Check that the folder can be made, or written to, and leave nothing behind.
+        """Check that the folder can be made, or written to, and that nobody writes there; leave nothing behind.
 
         Raises:
             SettingsError: it can't.
         """
+        self.hold()
+        self.release()
         nearest = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
             raise SettingsError(f"--output-dir {self.path} can't be written", "name another --output-dir")
@@ -77,6 +80,40 @@ class EvaluationFolder:
             raise SettingsError(
                 f"--output-dir {self.path} can't be written: {error.strerror}", "name another --output-dir"
             ) from None
+
+    def hold(self) -> None:
+        """Keep other evaluations out of the folder, if it is there, until `release` or the end of the process.
+
+        The lock is the operating system's: a killed run leaves none behind. Where there are no such locks (Windows,
+        some network file systems), nothing is kept out.
+
+        Raises:
+            SettingsError: another evaluation is writing there.
+        """
+        try:
+            import fcntl
+        except ImportError:
+            return
+        if self._held is not None or not self.path.is_dir():
+            return
+        folder = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(folder)
+            raise SettingsError(
+                f"another m2pt eval is writing to {self.path}", "wait for it to end, or name another --output-dir"
+            ) from None
+        except OSError:
+            os.close(folder)
+        else:
+            self._held = folder
+
+    def release(self) -> None:
+        """Let other evaluations in."""
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
 
     def run(self) -> dict[str, Any] | None:
         """The identity of the run this folder holds, from its journal or its results; None if there is neither."""

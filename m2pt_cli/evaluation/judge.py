@@ -6,9 +6,15 @@ script decoded its own prompt, which holds a "Yes", so everything was right). Ve
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from m2pt_cli.bases.catalog import find_base
+from m2pt_cli.bases.config import MODEL_CLASSES
+from m2pt_cli.bases.hub import fetch_config
+from m2pt_cli.errors import UnavailableError
 from m2pt_cli.evaluation.benchmark import Request
 from m2pt_cli.evaluation.rows import Item, Mark, Row, answered
 from m2pt_cli.evaluation.scores import accuracy
@@ -73,3 +79,22 @@ def judge_prompt(row: Row) -> str:
 def judged_accuracies(blocks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Blocks whose accuracy is the judge's, of the benchmarks it has judged; for `mmavg`."""
     return {name: dict(block["judge"]) for name, block in blocks.items() if block.get("judge")}
+
+
+def is_llava(judge: str) -> bool:
+    """Whether a judge is a LLaVA base, by its ``config.json``; else it is a plain language model. Needs no torch.
+
+    Raises:
+        UnavailableError: no such base, folder or repository on the Hub, or it has no readable config.
+    """
+    if find_base(judge) is not None:
+        return True
+    folder = Path(judge).expanduser()
+    folder = folder if folder.is_dir() else fetch_config(judge)
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UnavailableError(
+            f"the judge {judge} holds no readable config.json", "name a folder or a Hub id"
+        ) from None
+    return config.get("model_type") in MODEL_CLASSES

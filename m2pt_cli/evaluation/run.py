@@ -13,6 +13,7 @@ from m2pt_cli.evaluation.blocks import score_block
 from m2pt_cli.evaluation.events import Events, Notice, ignore
 from m2pt_cli.evaluation.files import write_json
 from m2pt_cli.evaluation.folder import RESULTS
+from m2pt_cli.evaluation.judge import is_llava
 from m2pt_cli.evaluation.mmavg import mmavg
 from m2pt_cli.evaluation.plan import RunPlan, plan_runs
 from m2pt_cli.evaluation.rescore import rescore
@@ -41,7 +42,7 @@ def run_evaluation(settings: EvalSettings, *, events: Events = ignore) -> EvalRe
         SettingsError: an unknown benchmark, or an output directory that holds something else.
         InputError: a data file that can't be read.
         AdapterError: an adapter that is missing, damaged or of another base.
-        UnavailableError: a base or a data set that can't be had.
+        UnavailableError: a base, a data set or a judge that can't be had.
         GenerationError: every question of every benchmark failed.
     """
     share = Share.from_environment()
@@ -49,6 +50,8 @@ def run_evaluation(settings: EvalSettings, *, events: Events = ignore) -> EvalRe
     _check_options(settings, benchmarks)
     if settings.predictions is not None:
         return rescore(settings, benchmarks[0], events=events)
+    if settings.judge is not None:
+        is_llava(settings.judge)  # a judge that can't be had should not be met after hours of answers
     plans = plan_runs(settings, benchmarks, share)
     folder = plans[0].folder.path.parent if len(plans) > 1 else plans[0].folder.path
     events(Notice(f"writing to {folder}"))
@@ -73,13 +76,17 @@ def run_evaluation(settings: EvalSettings, *, events: Events = ignore) -> EvalRe
     loaded = load_base(
         plans[0].base, device=settings.device, dtype=settings.dtype, report=lambda text: events(Notice(text))
     )
-    done = [_run(plan, settings, loaded, benchmarks, items, share, events) for plan in plans]
-    if settings.judge is not None:
-        # Two large models need not share the memory.
-        del loaded
-        from m2pt_cli.evaluation.judging import judge_runs
+    try:
+        done = [_run(plan, settings, loaded, benchmarks, items, share, events) for plan in plans]
+        if settings.judge is not None:
+            # Two large models need not share the memory.
+            del loaded
+            from m2pt_cli.evaluation.judging import judge_runs
 
-        done = judge_runs(plans, done, benchmarks, settings, share=share, events=events)
+            done = judge_runs(plans, done, benchmarks, settings, share=share, events=events)
+    finally:
+        for plan in plans:
+            plan.folder.release()
     result = EvalResult(
         runs=tuple(run for run, _ in done),
         output_dir=folder,
@@ -129,6 +136,7 @@ def _run(
     if share.is_first:
         plan.folder.claim(identity, overwrite=False)
         plan.folder.create()
+        plan.folder.hold()
     share.wait()
     for text in plan.warnings(settings):
         events(Notice(text, is_warning=True))

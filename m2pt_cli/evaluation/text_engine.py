@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from m2pt_cli.answering.engine import AnswerEngine, Decoding, Question, Reply
-from m2pt_cli.bases.catalog import find_base
-from m2pt_cli.bases.config import MODEL_CLASSES
 from m2pt_cli.bases.device import choose_device, choose_dtype
-from m2pt_cli.bases.hub import fetch_config
 from m2pt_cli.bases.loading import load_base
 from m2pt_cli.bases.processor import quiet_transformers
 from m2pt_cli.data.chat import get_template
 from m2pt_cli.data.samples import Turn
 from m2pt_cli.errors import UnavailableError
+from m2pt_cli.evaluation.judge import is_llava
 
 _BATCH = 16
 
@@ -97,20 +93,8 @@ def open_judge(
     Raises:
         UnavailableError, DeviceError: it can't be had, or there is no such device.
     """
-    if not _is_llava(name):
+    if not is_llava(name):
         return TextEngine(name, device=device, dtype=dtype)
     loaded = load_base(name, device=device, dtype=dtype, report=report)
     defaults = loaded.entry.defaults
     return AnswerEngine(loaded, template=defaults.template, image_fit=defaults.image_fit, decoding=Decoding())
-
-
-def _is_llava(name: str) -> bool:
-    if find_base(name) is not None:
-        return True
-    folder = Path(name).expanduser()
-    folder = folder if folder.is_dir() else fetch_config(name)
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise UnavailableError(f"the judge {name} holds no readable config.json", "name a folder or a Hub id") from None
-    return config.get("model_type") in MODEL_CLASSES

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -93,3 +95,34 @@ def test_an_unwritable_place_is_a_settings_error(tmp_path: Path) -> None:
             check(EvaluationFolder(tmp_path / "file" / "below"))
     EvaluationFolder(tmp_path / "a" / "b").require_writable()
     assert not (tmp_path / "a").exists()
+
+
+def test_one_evaluation_at_a_time_writes_to_a_folder(tmp_path: Path) -> None:
+    first, second = EvaluationFolder(tmp_path), EvaluationFolder(tmp_path)
+    first.hold()
+    first.hold()
+    for attempt in (second.hold, second.require_writable):
+        with pytest.raises(SettingsError, match="another m2pt eval is writing to"):
+            attempt()
+    first.release()
+    second.require_writable()
+    second.hold()
+    second.release()
+    EvaluationFolder(tmp_path / "none").hold()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_killed_evaluation_holds_nothing(tmp_path: Path) -> None:
+    script = "import os, sys; from pathlib import Path; from m2pt_cli.evaluation.folder import EvaluationFolder"
+    script += "; EvaluationFolder(Path(sys.argv[1])).hold(); print('held', flush=True); sys.stdin.read()"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    with pytest.raises(SettingsError, match="another m2pt eval"):
+        EvaluationFolder(tmp_path).hold()
+    holder.kill()
+    holder.communicate()
+    folder = EvaluationFolder(tmp_path)
+    folder.hold()
+    folder.release()

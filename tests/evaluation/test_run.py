@@ -232,6 +232,7 @@ def test_what_is_wrong_without_a_model_leaves_nothing_behind(
         (InputError, {"bench": (str(tmp_path / "none.jsonl"),)}),
         (InputError, {"images": (tmp_path / "none",)}),
         (UnavailableError, {"base": str(tmp_path / "no-base")}),
+        (UnavailableError, {"judge": "nobody/no-judge"}),
     ]:
         with pytest.raises(error):
             run_evaluation(settings(out, **changes))
