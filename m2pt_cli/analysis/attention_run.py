@@ -49,6 +49,8 @@ def run_attention(
     reference.open()
     panel = Panel(_asking(settings), report=report)
     settings = _resolved(settings, panel.entry.geometry, panel.entry.name)
+    if set(settings.part) == {"prompts"} and not any(_prompts(seat) for seat in panel.seats):
+        raise SettingsError("--part prompts: none of what is looked at has prompts", "name an --adapter that has some")
     panel.open()
     runs = tuple(_run(seat, engine, reference, settings) for seat, engine in panel.engines())
     maps = AttentionMaps(
@@ -83,7 +85,8 @@ def _run(seat: Seat, engine: AnswerEngine, image: ImageReference, settings: Attn
     picture = engine.images.picture(image, side=_PICTURE_SIDE)
     vision = loaded.model.config.vision_config
     grid = vision.image_size // vision.patch_size
-    looks_at_vision = settings.looks_at("vision") or (settings.looks_at("prompts") and _visual_prompts(seat) > 0)
+    has_visual_prompts = seat.info is not None and seat.info.num_visual_prompts > 0
+    looks_at_vision = settings.looks_at("vision") or (settings.looks_at("prompts") and has_visual_prompts)
     if not settings.looks_at("language", "overlay", "prompts"):
         inputs = engine.inputs(question)
         return AttentionRun(seat.name, None, (), picture, None, _vision(collect_vision(loaded.model, inputs), grid))
@@ -126,8 +129,8 @@ def _vision(weights: VisionWeights, grid: int) -> VisionAttention:
     return VisionAttention(tokens, weights.received, uniform, weights.from_patches)
 
 
-def _visual_prompts(seat: Seat) -> int:
-    return 0 if seat.info is None else seat.info.num_visual_prompts
+def _prompts(seat: Seat) -> int:
+    return 0 if seat.info is None else seat.info.num_visual_prompts + seat.info.num_textual_prompts
 
 
 def _asking(settings: AttnMapSettings) -> InferSettings:

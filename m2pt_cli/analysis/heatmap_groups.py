@@ -1,4 +1,4 @@
-"""Panels of groups and tokens: shares of attention, attention relative to even, and the curve over tokens."""
+"""Panels of groups and tokens: shares of attention, attention relative to uniform, and the curve over tokens."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def draw_vision_shares(cell: Any, run: AttentionRun, scene: Scene) -> None:
 
 
 def draw_language_ratios(cell: Any, run: AttentionRun, scene: Scene) -> None:
-    """Attention on each group of the language model, relative to even attention."""
+    """Attention on each group of the language model, relative to uniform attention."""
     assert run.language is not None
     _draw_ratios(cell, run.language, scene, "Language model", "language")
 
 
 def draw_vision_ratios(cell: Any, run: AttentionRun, scene: Scene) -> None:
-    """Attention on each group of the vision tower, relative to even attention."""
+    """Attention on each group of the vision tower, relative to uniform attention."""
     assert run.vision is not None
     _draw_ratios(cell, run.vision, scene, "Vision tower", "vision")
 
@@ -88,7 +88,7 @@ def _draw_shares(cell: Any, part: PartAttention, scene: Scene, title: str, name:
         )
         if group in (TEXTUAL, VISUAL):
             axes.axhline(100 * uniform[group], color=colour, linestyle=(0, (1, 2)), linewidth=1.4)
-            axes.plot([], [], color=colour, linestyle=(0, (1, 2)), linewidth=1.4, label=f"{words(group)}, if even")
+            axes.plot([], [], color=colour, linestyle=(0, (1, 2)), linewidth=1.4, label=f"{words(group)}, if uniform")
     axes.set_title(f"{title}: share of attention by group{left_out}", fontsize=TITLE)
     axes.set_xlabel("layer", fontsize=LABEL)
     axes.set_ylabel("share of attention (%)", fontsize=LABEL)
@@ -108,7 +108,7 @@ def _draw_ratios(cell: Any, part: PartAttention, scene: Scene, title: str, name:
     ticks = range(-bound, bound + 1, 1 if bound <= 3 else 2)
     bar = cell.colorbar(image, ax=axes, ticks=list(ticks), extend="both" if max(found) > bound else "neither")
     bar.ax.set_yticklabels([f"{2**tick}×" if tick >= 0 else f"1/{2**-tick}×" for tick in ticks], fontsize=SMALL)
-    axes.set_title(f"{title}: attention per token of a group (1× is even)", fontsize=TITLE)
+    axes.set_title(f"{title}: attention per token of a group (1× is uniform)", fontsize=TITLE)
     axes.set_xlabel("layer", fontsize=LABEL)
     axes.tick_params(labelsize=SMALL)
     name_places(axes.yaxis, [words(group) for group in part.tokens.names])
@@ -116,7 +116,7 @@ def _draw_ratios(cell: Any, part: PartAttention, scene: Scene, title: str, name:
 
 
 def _ratios(part: PartAttention) -> NDArray[np.float32]:
-    """log2 of what a group receives over what even attention would give it ``(groups, layers)``."""
+    """log2 of what a group receives over what uniform attention would give it ``(groups, layers)``."""
     shares, uniform = part.shares(), part.uniform_shares()
     return np.log2([np.maximum(shares[group], 1e-9) / uniform[group] for group in part.tokens.names])
 
@@ -152,7 +152,7 @@ def _draw_curve(cell: Any, part: PartAttention, scene: Scene, layers: Sequence[i
 def _draw_one_curve(axes: Any, part: PartAttention, layer: int, top: float) -> None:
     tokens, values = part.tokens, 100 * part.received[layer]
     axes.plot(values, color="#999999", linewidth=0.8)
-    axes.plot(100 * part.uniform, color="#222222", linewidth=1, linestyle=(0, (1, 2)), label="if even")
+    axes.plot(100 * part.uniform, color="#222222", linewidth=1, linestyle=(0, (1, 2)), label="if uniform")
     for group in tokens.names:
         colour, marker, _ = STYLES[group]
         own = tokens.places(group)

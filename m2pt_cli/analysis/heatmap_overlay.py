@@ -39,7 +39,7 @@ def draw_overlay(cell: Any, run: AttentionRun, scene: Scene) -> None:
         )
         place.set_title(_choice_title(run, choice), fontsize=LABEL if len(wanted) == 1 else SMALL)
     bar = cell.colorbar(heat, ax=list(axes), shrink=0.8)
-    bar.set_label("attention on each patch (%)\ndashed: if attention were even", fontsize=LABEL)
+    bar.set_label("attention on each patch (%)\ndashed: if it were uniform", fontsize=LABEL)
     bar.ax.tick_params(labelsize=SMALL)
     uniform = 100 * run.language.overlay_uniform()
     if uniform < top:

@@ -113,10 +113,10 @@ def command(
     flags: dict[str, Any] = {name: value for name, value in locals().items() if name not in _NOT_SETTINGS}
     printer = Output.configure(json=json, quiet=quiet, verbose=verbose)
     if len(words or ()) != 2:
-        raise SettingsError(
-            f"{len(words or ())} words where IMAGE QUESTION is meant", 'm2pt attn-map image.jpg "Is there a chair?"'
-        )
-    image, question = words or ("", "")
+        said = "an image without a question" if words and len(words) == 1 else f"{len(words or ())} words"
+        raise SettingsError(f"{said} where IMAGE QUESTION is meant", 'm2pt attn-map image.jpg "Is there a chair?"')
+    assert words is not None
+    image, question = words
     if not adapter and not base_only and os.environ.get("M2PT_ADAPTER"):
         flags["adapter"] = [os.environ["M2PT_ADAPTER"]]
     flags |= {name: tuple(flags[name] or ()) for name in ("adapter", "part", "layer", "head", "token")}

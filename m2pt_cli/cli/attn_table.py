@@ -12,7 +12,7 @@ from m2pt_cli.cli.output import Output
 
 
 def attention_tables(maps: AttentionMaps) -> list[RenderableType]:
-    """A table per run and part; a row per layer, then their mean and what even attention would give."""
+    """A table per run and part; a row per layer, then their mean and what uniform attention would give."""
     tables = []
     for run in maps.runs:
         parts: tuple[tuple[PartAttention | None, str], ...] = (
@@ -33,9 +33,9 @@ def _table(run: AttentionRun, part: PartAttention, name: str) -> RenderableType:
         table.add_row(str(layer), *(f"{100 * share[layer]:.2f}" for share in shares.values()))
     table.add_section()
     table.add_row("mean", *(f"{100 * share.mean():.2f}" for share in shares.values()), style="bold")
-    table.add_row("if even", *(f"{100 * uniform[group]:.2f}" for group in shares))
+    table.add_row("if uniform", *(f"{100 * uniform[group]:.2f}" for group in shares))
     captions = [
-        f"{group.replace('_', ' ')} receive {shares[group].mean() / uniform[group]:.2f} times what even attention gives"
+        f"{group.replace('_', ' ')} receive {shares[group].mean() / uniform[group]:.2f} times their uniform share"
         for group in (TEXTUAL, VISUAL)
         if group in shares
     ]
