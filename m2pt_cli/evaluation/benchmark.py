@@ -24,7 +24,7 @@ class Request:
         images: folders with images, for benchmarks whose data set holds only names.
         allow_url: fetch images that are named by an http(s) URL.
         ocr: add the data set's OCR tokens to the question.
-        report: told what is downloaded, before it is.
+        report: told what is downloaded, before it is, and what else a user should know.
     """
 
     limit: int | None = None
@@ -34,6 +34,11 @@ class Request:
     allow_url: bool = False
     ocr: bool = False
     report: Callable[[str], None] = lambda _: None
+
+    def says_nothing_is_stored(self, bench: str) -> None:
+        """Report that ``--wording stored`` changes nothing for a data set without questions."""
+        if self.wording == "stored":
+            self.report(f"the data set of {bench} stores no questions: --wording stored changes nothing")
 
 
 class Benchmark(Protocol):

@@ -53,6 +53,7 @@ class CIFAR:
         return self.table.patterns
 
     def items(self, request: Request) -> list[Item]:
+        request.says_nothing_is_stored(self.name)
         choices = ", ".join(name.replace("_", " ") for name in self.names)
         question = f"What is the main object in this image? Choose one: {choices}.\nAnswer with one of the choices."
         return [

@@ -42,6 +42,7 @@ class MNIST:
     patterns = table.patterns
 
     def items(self, request: Request) -> list[Item]:
+        request.says_nothing_is_stored(self.name)
         return [
             Item(
                 id=f"{number}#0",

@@ -62,6 +62,10 @@ def test_mnist_items(tmp_path: Path) -> None:
     assert [item.answer for item in items] == ["7", "2"]
     assert items[0].question == "Which digit is shown in this image?\nAnswer with a single digit."
     assert items[0].image.open().mode == "RGB"
+    said: list[str] = []
+    stored = MNIST.items(Request(source=str(tmp_path), wording="stored", report=said.append))
+    assert [item.question for item in stored] == [item.question for item in MNIST.items(Request(source=str(tmp_path)))]
+    assert said == ["the data set of mnist stores no questions: --wording stored changes nothing"]
 
 
 @pytest.mark.parametrize(
