@@ -35,6 +35,9 @@ def check_images(llava: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> N
     Raises:
         MethodError: another feature layer than the config's, or image tokens that another adapter's prompt holds.
     """
+    pixels = kwargs.get("pixel_values")
+    if pixels is None:  # every token of an answer but the first
+        return
     attention = llava.vision_tower.encoder.layers[0].self_attn
     if not isinstance(attention, PromptedAttention):
         return
@@ -43,10 +46,10 @@ def check_images(llava: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> N
         given, expected = kwargs.get(name), getattr(llava.config, name)
         if active is not None and given is not None and given != expected:
             raise MethodError(f"the adapter was made for {name}={expected!r}, not {given!r}")
-    pixels, ids = kwargs.get("pixel_values"), kwargs.get("input_ids")
+    ids = kwargs.get("input_ids")
     official = [c for c in attention.m2pt_adapters.values() if c.extra_image_tokens]
     # Counted only where official tokens are about: looking at ids waits for the device.
-    if pixels is None or ids is None or not official:
+    if ids is None or not official:
         return
     vision = llava.config.vision_config
     per_image = (vision.image_size // vision.patch_size) ** 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -54,3 +55,23 @@ def test_a_device_that_is_not_there(image: str, device: torch.device, capsys: Ca
     error = capsys.readouterr().err
     assert "Traceback" not in error
     assert (f"there is no device cuda:{count + 3}" if device.type == "cuda" else "no CUDA device") in error
+
+
+def test_attn_map_sees_what_it_sees_on_a_cpu(
+    image: str, tiny_base: Path, tiny_adapter: Path, device: torch.device, tmp_path: Path, capsys: Captured
+) -> None:
+    values: list[dict[str, np.ndarray]] = []
+    for place in (str(device), "cpu"):
+        name = place.replace(":", "-") + str(len(values))
+        arguments = ["attn-map", image, "is it a dog", "--base", str(tiny_base), "--adapter", str(tiny_adapter)]
+        arguments += ["--device", place, "--dtype", "float32", "--template", "plain", "--max-new-tokens", "4", "--json"]
+        arguments += ["-o", str(tmp_path / f"{name}.png"), "--values", str(tmp_path / f"{name}.npz")]
+        assert main(arguments) == 0
+        assert json.loads(capsys.readouterr().out) and (tmp_path / f"{name}.png").stat().st_size > 1000
+        with np.load(tmp_path / f"{name}.npz") as stored:
+            values.append({key: stored[key] for key in stored.files})
+    assert values[0].keys() == values[1].keys()
+    numbers = [key for key in values[0] if values[0][key].dtype.kind == "f"]
+    assert numbers
+    for key in numbers:
+        np.testing.assert_allclose(values[0][key], values[1][key], atol=1e-4, err_msg=key)
