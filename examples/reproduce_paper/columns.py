@@ -16,6 +16,7 @@ class Columns:
         benchmarks: table 1's columns, the axes of figure 1.
         headline: the mean that the paper's argument is about.
         others: further means, behind it.
+        tested: the scores on which methods are compared seed by seed.
         explained: what each group means, for the reader.
         scale: what a score is multiplied by in tables.
     """
@@ -23,8 +24,13 @@ class Columns:
     benchmarks: tuple[str, ...]
     headline: str
     others: tuple[str, ...]
+    tested: tuple[str, ...]
     explained: dict[str, str]
     points: frozenset[str] = frozenset()
+
+    def best(self, column: str) -> float:
+        """The most that can be reached: MME's fourteen categories have 200 points each."""
+        return 2800.0 if column == "mme" else 100.0 if column in self.points else 1.0
 
     def text(self, column: str, value: float, error: float | None = None, *, signed: bool = False) -> str:
         """A score as tables print it: per cent, or points."""
@@ -37,6 +43,7 @@ DEMO = Columns(
     benchmarks=tuple(family.name for family in FAMILIES.values() if family.imitates),
     headline="unseen",
     others=("unseen, clean", "unseen, shifted", "seen", "seen, clean", "seen, shifted"),
+    tested=("unseen", "seen"),
     explained={
         "unseen": "the 15 task families that training never shows: the zero-shot score",
         "unseen, clean": "those of them drawn as in the base's pre-training",
@@ -50,6 +57,7 @@ PAPER = Columns(
     benchmarks=("mme", "textvqa", "vsr", "snli-ve", "cifar10", "cifar100", "mnist", "pope"),
     headline="mmavg",
     others=(),
+    tested=("mmavg",),
     explained={"mmavg": "the mean of the seven benchmarks but MME, 0 to 100", "mme": "points"},
     points=frozenset({"mme", "mmavg"}),
 )

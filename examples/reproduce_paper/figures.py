@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from cells import GRID_LENGTHS, Experiment
 from columns import Columns
@@ -16,15 +15,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from summary import Results
 
-BLUE, ORANGE, GREEN, PURPLE, GREY, SKY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#666666", "#56B4E9"
-# The polygons of figure 1, most of them thin; M²PT is what the eye should find.
-POLYGONS = (
-    ("full", GREY, "s", "--"),
-    ("lora", ORANGE, "^", "-"),
-    ("lora-small", PURPLE, "v", ":"),
-    ("textual", GREEN, "D", "-."),
-    ("visual", SKY, "P", "-."),
-)
+from m2pt_cli.analysis.report import radar
+
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
+# The polygons of figure 1 beside M²PT's.
+POLYGONS = ("lora", "textual", "visual", "lora-small", "full")
 BARS = ((BLUE, ""), (ORANGE, "//"), (GREEN, ".."), (PURPLE, "xx"))
 
 
@@ -35,44 +30,27 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def draw_radar(results: Results, found: Experiment, columns: Columns, file: Path) -> None:
-    """Figure 1: one polygon per method, one axis per benchmark, each axis from 0 to 100 % (MME: of 2,000 points)."""
-    names = [column for column in columns.benchmarks if results.mean(found.whole.name, column)]
-    angles = [2 * math.pi * index / len(names) for index in range(len(names))]
-    figure = new_figure(11.0, 6.0)
-    axes: Any = figure.add_subplot(projection="polar")
-    axes.set_theta_offset(math.pi / 2)
-    axes.set_theta_direction(-1)
-    for name, colour, marker, line in (*POLYGONS, (found.whole.name, BLUE, "o", "-")):
-        means = [results.mean(name, column) for column in names]
-        if any(mean is None for mean in means):
+    """Figure 1: one polygon per method, one axis per benchmark, drawn as ``m2pt eval --plot`` draws it."""
+    runs = {}
+    for name in (found.whole.name, *POLYGONS):
+        if name not in results:
             continue
-        values = [
-            100 * mean.value / (2000 if column == "mme" else 1)
-            for column, mean in zip(names, means, strict=True)
+        means = {column: results.mean(name, column) for column in columns.benchmarks}
+        record = results.one(name)
+        runs[f"{record['label']} ({record['percent']:.3g} % trained)"] = {
+            column: {"accuracy": mean.value / columns.best(column), "n": 0, "interval": None}
+            for column, mean in means.items()
             if mean is not None
-        ]
-        is_whole = name == found.whole.name
-        axes.plot(
-            [*angles, angles[0]],
-            [*values, values[0]],
-            color=colour,
-            linestyle=line,
-            marker=marker,
-            linewidth=2.6 if is_whole else 1.4,
-            markersize=6 if is_whole else 4.5,
-            label=f"{results.one(name)['label']} ({results.one(name)['percent']:.3g} %)",
-        )
-        if is_whole:
-            axes.fill(angles, values, color=colour, alpha=0.12)
-    axes.set_xticks(angles, [column.replace("-", "‑") for column in names], fontsize=11)
-    for label, angle in zip(axes.get_xticklabels(), angles, strict=True):
-        label.set_horizontalalignment(
-            "center" if math.isclose(math.sin(angle), 0, abs_tol=0.01) else "left" if math.sin(angle) > 0 else "right"
-        )
-    axes.set_ylim(0, 100)
-    axes.set_yticks([25, 50, 75, 100], ["25", "50", "75", "100 %"], fontsize=9, color="#444444")
-    axes.set_title("Right answers by benchmark (mean over seeds)", fontsize=12, pad=22)
-    figure.legend(loc="outside right center", frameon=False, fontsize=10, title="trained (share)")
+        }
+    figure = radar(runs)
+    if figure is None:
+        return
+    whole = figure.axes[0].lines[0]
+    whole.set_linewidth(3)
+    whole.set_zorder(5)
+    for polygon in figure.axes[0].patches[1:]:
+        polygon.set_alpha(0)
+    figure.axes[0].set_title("Right answers by benchmark, % (mean over seeds)", fontsize=12, pad=24)
     figure.savefig(file)
 
 

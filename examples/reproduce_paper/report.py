@@ -40,7 +40,7 @@ def write_report(results: Results, found: Experiment, folder: Path, *, base: str
         parts += ["## Means", "", *score_table(results, found, columns, (columns.headline, *columns.others)), ""]
     parts += [f"* **{name}**: {text}." for name, text in columns.explained.items()]
     parts += ["* **guessing**: always the commonest answer, or any of the choices, whichever scores more.", ""]
-    parts += ["## What the seeds decide", "", *claims(results, found, columns), ""]
+    parts += ["## What the seeds decide", "", *claims(results, found, columns)]
     if found.whole.name in results:
         draw_radar(results, found, columns, folder / "figure1-radar.png")
         parts += ["## Figure 1", "", "![Benchmarks by method](figure1-radar.png)", ""]
@@ -110,7 +110,12 @@ def score_table(results: Results, found: Experiment, columns: Columns, names: Se
 
 def claims(results: Results, found: Experiment, columns: Columns) -> Iterator[str]:
     """The paper's claims, each as differences of the same seeds with a 95 % interval (Student's t)."""
-    column = columns.headline
+    for column in columns.tested:
+        yield from differences_on(column, results, found, columns)
+
+
+def differences_on(column: str, results: Results, found: Experiment, columns: Columns) -> Iterator[str]:
+    """The claims on one score."""
     yield f"Differences on `{column}`, the same seeds compared; the interval is Student's at 95 %."
     yield ""
     yield "| compared | difference | 95 % interval | seeds above | verdict |"
@@ -127,6 +132,7 @@ def claims(results: Results, found: Experiment, columns: Columns) -> Iterator[st
         counted = f"{difference.of_seeds} of {difference.mean.n}"
         compared = f"{first.label} − {second.label}"
         yield f"| {compared} | {text} | {interval} | {counted} | {VERDICTS[difference.verdict]} |"
+    yield ""
 
 
 def comparisons(found: Experiment) -> list[tuple[Variant, Variant]]:

@@ -180,6 +180,7 @@ def test_the_report_of_a_few_cells(paper: Any, found: Any, tmp_path: Path) -> No
     results = paper.summary.gather(records)
     file = paper.report.write_report(results, found, tmp_path, base="nano", command="the command")
     text = file.read_text(encoding="utf-8")
+    assert "Differences on `unseen`" in text and "Differences on `seen`" in text
     table = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("|")}
     assert "**61.0 ± 0.6**" in table["M²PT 10/10"] and "| 3 |" in table["M²PT 10/10"]
     assert "+9.8 ± 0.1" in table[f"M²PT 10/10 − {everything['lora'].label}"]
