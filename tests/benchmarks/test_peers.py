@@ -55,7 +55,8 @@ def test_flops_are_those_that_torch_counts() -> None:
     square = 4 * 2 * text.num_layers * text.num_heads * text.head_dim * (length**2 - length * (length + 1) / 2)
     width = vision.hidden_size
     last = 2 * 2 * tokens * (4 * width**2 + 2 * width * vision.intermediate_size) + 4 * 2 * width * tokens**2
-    assert flops.forward + square + last == counter.get_total_flops()
+    # Some versions of transformers turn positions into angles by a product.
+    assert flops.forward + square + last == pytest.approx(counter.get_total_flops(), rel=1e-3)
 
 
 def test_needs_at_7b() -> None:
