@@ -126,21 +126,28 @@ def test_heads_are_kept_apart_where_they_are_asked_for(case: Case) -> None:
             np.testing.assert_allclose(language.answer[layer, place], real[-ANSWER:], atol=1e-5)
 
 
-def test_a_map_is_dropped_before_the_next_layer_runs(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_map_is_dropped_before_its_layer_goes_on(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     maps: list[weakref.ref[Tensor]] = []
     watched = attention._watched
 
     def counting(part: Any, layers: Any, reduce: Any) -> Any:
         def checked(weights: Tensor, module: nn.Module) -> None:
-            assert [one for one in maps if one() is not None] == []
+            nothing_held()
             maps.append(weakref.ref(weights))
             reduce(weights, module)
 
         return watched(part, layers, checked)
 
+    def nothing_held(*_: Any) -> None:
+        assert [one for one in maps if one() is not None] == []
+
     monkeypatch.setattr(attention, "_watched", counting)
+    base = case.model.get_base_model()
+    layers = [*base.model.vision_tower.encoder.layers, *base.model.language_model.layers]
+    handles = [layer.mlp.register_forward_pre_hook(nothing_held) for layer in layers]
     collected(case.model, batch_for(case.model, [12]))
     assert len(maps) == 3 + 3
+    assert len(handles) == 4 + 3
 
 
 def test_only_the_part_looked_at_is_eager_and_nothing_stays_behind(case: Case) -> None:

@@ -53,19 +53,17 @@ def document(capsys: pytest.CaptureFixture[str]) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def test_figure_numbers_and_shares_of_several_adapters(
+def test_numbers_and_shares_of_several_adapters(
     base: str, adapters: list[str], image: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    figure, values = tmp_path / "map.png", tmp_path / "map.npz"
+    values = tmp_path / "map.npz"
     flags = [word for adapter in adapters for word in ("--adapter", adapter)]
-    flags += ["--base-only", "-o", str(figure), "--values", str(values), "--json"]
-    flags += ["--part", "vision", "--part", "prompts"]
+    flags += ["--base-only", "--values", str(values), "--json"]
     assert look(image, *flags, base=base) == 0
     out, err = capsys.readouterr()
     found = json.loads(out)
-    assert (found["output"], found["values"]) == (str(figure), str(values))
-    assert f"written: {figure}" in err
-    assert Image.open(figure).width > 2000
+    assert (found["output"], found["values"]) == (None, str(values))
+    assert f"written: {values}" in err
     runs = found["runs"]
     assert [run["adapter"] for run in runs] == [*adapters, None]
     # 3 textual prompts; 5 of them and 3 projected visual ones; none.
@@ -84,7 +82,24 @@ def test_figure_numbers_and_shares_of_several_adapters(
         assert arrays["runs"].tolist() == [*adapters, "none"]
         prompts = arrays["run0.language.received"][:, 0, :3].sum(-1)
         np.testing.assert_allclose(prompts, runs[0]["language"]["prompts"]["layers"], atol=1e-5)
+        # Query i sees 3 prompts and i + 1 real tokens.
+        uniform = arrays["run0.language.uniform"]
+        assert uniform[:3].sum() == pytest.approx(np.mean(3 / (4 + np.arange(len(uniform) - 3))), rel=1e-5)
+        assert runs[0]["language"]["prompts"]["uniform"] == pytest.approx(uniform[:3].sum(), abs=1e-5)
     assert len({json.dumps(run["language"]) for run in runs}) == 4, "adapters that attend alike would prove nothing"
+
+
+def test_a_figure_of_two(
+    base: str, adapters: list[str], image: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    widths = []
+    for name, flags in (("one.png", []), ("two.png", ["--base-only"])):
+        file = tmp_path / name
+        arguments = ["--adapter", adapters[0], *flags, "-o", str(file), "--part", "overlay", "--json"]
+        assert look(image, *arguments, base=base) == 0
+        assert document(capsys)["output"] == str(file)
+        widths.append(Image.open(file).width)
+    assert widths[1] == 2 * widths[0]
 
 
 def test_adapters_side_by_side_attend_as_alone(
@@ -120,14 +135,12 @@ def test_the_table(base: str, adapters: list[str], image: str, capsys: pytest.Ca
 
 
 def test_the_tower_alone_needs_no_answer(
-    base: str, adapters: list[str], image: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    base: str, adapters: list[str], image: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = tmp_path / "map.svg"
-    assert look(image, "--adapter", adapters[0], "--part", "vision", "-o", str(file), "--json", base=base) == 0
+    assert look(image, "--adapter", adapters[0], "--part", "vision", "--json", base=base) == 0
     run = document(capsys)["runs"][0]
     assert run["answer"] is run["language"] is None
     assert run["vision"]["prompts"]["layers"]
-    assert "<svg" in file.read_text()
 
 
 def test_an_image_from_stdin(
@@ -260,6 +273,7 @@ def test_from_python(base: str, adapters: list[str], image: str, tmp_path: Path)
         layer=(-1,),
         head=(1, -1),
         token=(0,),
+        part=("overlay", "prompts"),
         output=tmp_path / "map.pdf",
         max_new_tokens=3,
         device="cpu",
@@ -269,4 +283,6 @@ def test_from_python(base: str, adapters: list[str], image: str, tmp_path: Path)
     language = maps.runs[0].language
     assert language is not None
     assert language.by_head.shape == (LAYERS, 2, len(language.tokens))
+    np.testing.assert_allclose(language.received, language.by_head.mean(1), rtol=1e-6)
+    assert np.abs(language.by_head[:, 0] - language.by_head[:, 1]).max() > 1e-3
     assert (tmp_path / "map.pdf").read_bytes().startswith(b"%PDF")
