@@ -41,6 +41,7 @@ from transformers import LlavaForConditionalGeneration
 from m2pt_cli.method import prefix, preset
 from m2pt_cli.training.loss import supervised_loss
 
+FULL = "full, usual recipe"
 SUPERVISED = 5
 VISUAL, TEXTUAL = 20, 10
 VARIANTS = (
@@ -49,7 +50,7 @@ VARIANTS = (
     "m2pt, concatenation",
     "lora, usual recipe",
     "lora, our loss",
-    "full, usual recipe",
+    FULL,
     "forward alone",
 )
 Step = Callable[[], object]
@@ -156,6 +157,27 @@ def prepare_on_gpu(
     return steps, peaks
 
 
+def time_full(
+    steps: dict[str, Step],
+    peaks: dict[str, int | None],
+    base: LlavaForConditionalGeneration,
+    batch: dict[str, torch.Tensor],
+    rounds: int,
+) -> dict[str, list[float]]:
+    """Seconds of full fine-tuning beside M²PT, in rounds of their own; nothing where it does not fit.
+
+    It fills the card: in the rounds of the others it would have them give memory back and take it again.
+    """
+    found, peak = prepare_on_gpu([FULL], base, batch)
+    peaks |= peak
+    if found:
+        try:
+            return interleaved({"m2pt": steps["m2pt"], **found}, rounds=rounds, warmup=1, device=base.device)
+        except torch.OutOfMemoryError:
+            peaks[FULL] = None
+    return {}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--geometry", choices=GEOMETRIES, default="small")
@@ -191,17 +213,22 @@ def main() -> None:
     batch = make_batch(base, batch_size)
     ceiling = [matmul_ceiling(device, dtype)]
     if is_cuda:
-        steps, peaks = prepare_on_gpu(names, base, batch)
+        steps, peaks = prepare_on_gpu([name for name in names if name != FULL], base, batch)
+        if "m2pt" not in steps:
+            sys.exit("m2pt itself does not fit: lower --batch")
     else:
         steps = {name: step_of(name, base, batch) for name in names}
     seconds = interleaved(steps, rounds=arguments.rounds, warmup=arguments.warmup, device=device)
     ceiling.append(matmul_ceiling(device, dtype))
+    ratios = {name: ratio(seconds["m2pt"], seconds[name]) for name in steps}
+    if is_cuda and FULL in names and (pair := time_full(steps, peaks, base, batch, max(2, arguments.rounds // 2))):
+        seconds[FULL] = pair[FULL]
+        ratios[FULL] = ratio(pair["m2pt"], pair[FULL])
 
     flops = step_flops(
         geometry, rows=batch_size, text_tokens=TEXT_TOKENS, supervised=SUPERVISED, visual_prompts=VISUAL,
         textual_prompts=TEXTUAL,
     )  # fmt: skip
-    ratios = {name: ratio(seconds["m2pt"], seconds[name]) for name in steps}
     used = {name: needed(name, flops) / sorted(s)[len(s) // 2] / max(ceiling) for name, s in seconds.items()}
     rows = [row_of(name, seconds.get(name), ratios.get(name), used.get(name), peaks) for name in names]
     where = setting(device)
