@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -179,6 +180,8 @@ def _require_tokens(tokens: Sequence[int], count: int, seat: Seat) -> None:
 def _require_place(flag: str, file: Path, *, overwrite: bool) -> None:
     if not file.parent.is_dir():
         raise SettingsError(f"{flag} {file}: there is no folder {file.parent}", f"mkdir -p {file.parent}")
+    if not os.access(file.parent, os.W_OK):
+        raise SettingsError(f"{flag} {file}: the folder {file.parent} can't be written to", "name another folder")
     if file.is_dir():
         raise SettingsError(f"{flag} {file} is a folder", "name a file in it")
     if file.exists() and not overwrite:

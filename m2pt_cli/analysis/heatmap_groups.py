@@ -146,7 +146,7 @@ def _draw_curve(cell: Any, part: PartAttention, scene: Scene, layers: Sequence[i
         labels = [plain(label) for label in part.tokens.labels]
         stack[-1].set_xticks(range(len(labels)), labels, rotation=90, fontsize=SMALL - 1)
     stack[-1].set_xlabel("token" if named else "token, counted from the first prompt", fontsize=LABEL)
-    legend(cell, stack[0], columns=5)
+    legend(cell, stack[0], columns=5 if len(scene.maps.runs) == 1 else 3)
 
 
 def _draw_one_curve(axes: Any, part: PartAttention, layer: int, top: float) -> None:

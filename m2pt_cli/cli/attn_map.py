@@ -71,7 +71,7 @@ def command(
         typer.Option(
             "--layer",
             metavar="N",
-            help="Layer of the language model; repeatable. Default: mean.",
+            help="Layer of the language model; repeatable. Default: mean; for the curve, the middle.",
             rich_help_panel=_LOOK,
         ),
     ] = None,

@@ -78,6 +78,12 @@ def test_an_adapter_attends_as_by_concatenation(visual_tokens: str, decoder: str
     compare(case.model, batch, weights, textual=4, visual=3)
 
 
+def test_a_tower_without_class_token() -> None:
+    case = make_case(tiny_llava(tower="siglip"), num_visual_prompts=3, num_textual_prompts=2)
+    batch = batch_for(case.model, [12])
+    compare(case.model, batch, oracle(case.base, lambda: case.reference_logits(batch)), textual=2, visual=3)
+
+
 @pytest.mark.parametrize("kind", ["visual", "textual"])
 def test_an_adapter_of_one_kind_of_prompts(kind: str) -> None:
     sizes = {"visual": 0, "textual": 0, kind: 5}
