@@ -15,7 +15,7 @@ from tiny_models import IMAGE_TOKEN, PAD, VOCABULARY
 from transformers import AutoConfig, LlavaForConditionalGeneration
 
 LAYERS, WIDTH, MLP = 12, 1024, 4096
-SHARD = 100_000_000
+SHARD = 150_000_000
 
 # In a process of its own, so that nothing but the loading is measured. Python's and CUDA's own memory is there before.
 MEASURE = """
@@ -51,7 +51,7 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def large_base(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
-    """A base of 0.4 GB in bf16, in shards of at most 0.1 GB, with the tiny base's processor."""
+    """A base of 0.4 GB in bf16, in shards of at most 0.15 GB, with the tiny base's processor."""
     folder = tmp_path_factory.mktemp("bases") / "large"
     shutil.copytree(tiny_base, folder, ignore=shutil.ignore_patterns("*.safetensors*"))
     config = AutoConfig.from_pretrained(tiny_base)
@@ -64,7 +64,7 @@ def large_base(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Pat
     assert config.image_token_index == IMAGE_TOKEN
     model = LlavaForConditionalGeneration(config).to(torch.bfloat16)
     model.save_pretrained(folder, max_shard_size=SHARD)
-    assert len(list(folder.glob("*.safetensors"))) > 3
+    assert len(list(folder.glob("*.safetensors"))) > 2
     return folder
 
 
