@@ -48,7 +48,7 @@ def attention_figure(maps: AttentionMaps, *, parts: Sequence[str] = (), drop_sin
     figure = Figure(figsize=(_COLUMN * columns, _HEAD + sum(heights)), dpi=130)
     figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.06)
     FigureCanvasAgg(figure)
-    figure.suptitle(_title(maps, width=62 * columns), fontsize=12, parse_math=False)
+    figure.suptitle(_title(maps, width=52 * columns), fontsize=12, parse_math=False)
     bands: Any = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)
     for number, row in enumerate(rows):
         band = bands[number, 0]

@@ -35,7 +35,7 @@ def draw_overlay(cell: Any, run: AttentionRun, scene: Scene) -> None:
             vmax=top,
             alpha=0.65,
             interpolation="bilinear",
-            extent=(0, width, height, 0),
+            extent=(-0.5, width - 0.5, height - 0.5, -0.5),
         )
         place.set_title(_choice_title(run, choice), fontsize=LABEL if len(wanted) == 1 else SMALL)
     bar = cell.colorbar(heat, ax=list(axes), shrink=0.8)

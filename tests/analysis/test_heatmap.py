@@ -59,9 +59,10 @@ def test_an_overlay_for_every_layer_head_and_token() -> None:
     found = panels(made_maps(run, layers=(0, 2), heads=(1, 3), tokens=(-1,)), parts=("overlay",))
     wanted = [f"layer {layer}, head {head}, token -1" for layer in (0, 2) for head in (1, 3)]
     assert list(found) == ["image", *wanted]
-    heat = found["layer 2, head 3, token -1"][0].get_images()[1].get_array()
+    grey, heat = found["layer 2, head 3, token -1"][0].get_images()
+    assert grey.get_extent() == list(heat.get_extent())
     assert run.language is not None
-    np.testing.assert_allclose(heat, 100 * run.language.overlay([2], 1, [-1]), rtol=1e-5)
+    np.testing.assert_allclose(heat.get_array(), 100 * run.language.overlay([2], 1, [-1]), rtol=1e-5)
 
 
 def test_the_curve_draws_what_was_received() -> None:
