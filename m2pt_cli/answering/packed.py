@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from transformers import DynamicCache
 
 from m2pt_cli.answering.plan import Row
+from m2pt_cli.answering.spared import spared_work
 
 
 @dataclass
@@ -95,21 +95,23 @@ class _Prefilled:
     ) -> _Prefilled:
         device = next(model.parameters()).device
         width = max(len(row.prefix) for row in rows)
-        # Left padding puts every row's last prefix token in the last column, where logits_to_keep=1 reads.
+        # Left padding puts every row's last prefix token in the last column, the one whose next token may be wanted.
         ids = torch.full((len(rows), width), pad_id)
         mask = torch.zeros_like(ids)
         for r, row in enumerate(rows):
             ids[r, width - len(row.prefix) :] = torch.tensor(row.prefix)
             mask[r, width - len(row.prefix) :] = 1
         ids, mask = ids.to(device), mask.to(device)
-        out = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-            use_cache=True,
-            logits_to_keep=1,
-            **image_inputs,
-        )
+        with spared_work(model, torch.tensor([width - 1], device=device)):
+            out = model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+                use_cache=True,
+                # Behind a prefix that several questions share nothing follows yet.
+                logits_to_keep=1 if rows[0].is_single else torch.empty(0, dtype=torch.long, device=device),
+                **image_inputs,
+            )
         state = cls(model, out.past_key_values, mask, out.logits)
         state.pad_id = pad_id
         return state
@@ -192,13 +194,12 @@ class _Prefilled:
         # Additive, the one form that every attention implementation of transformers takes.
         mask = torch.zeros(visible.shape, dtype=dtype, device=device).masked_fill_(~visible, torch.finfo(dtype).min)
         self.owner = torch.cat([self.owner, owner], 1)
-        options: dict[str, Any] = {} if keep is None else {"logits_to_keep": keep.to(device)}
-        out = self.model(
-            input_ids=ids,
-            attention_mask=mask[:, None],
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            **options,
-        )
+        with spared_work(self.model, None if keep is None else keep.to(device)):
+            out = self.model(
+                input_ids=ids,
+                attention_mask=mask[:, None],
+                position_ids=positions,
+                past_key_values=self.cache,
+                use_cache=True,
+            )
         return out.logits
