@@ -46,6 +46,7 @@ def write_report(results: Results, found: Experiment, folder: Path, *, base: str
         parts += ["## Figure 1", "", "![Benchmarks by method](figure1-radar.png)", ""]
         if (folder / "figure3-attention.png").exists():
             parts += ["## Figure 3", "", "![Attention received](figure3-attention.png)", ""]
+    if found.whole.name in results and any(ablation.name in results for ablation in found.ablations):
         draw_ablations(results, found, columns, folder / "figure4-ablations.png")
         parts += ["## Figure 4", "", "![M²PT without one of its parts](figure4-ablations.png)", ""]
     seeds = grid_seeds(results)
@@ -75,10 +76,12 @@ def scope(results: Results, found: Experiment) -> str:
         ("prompt lengths", found.grid),
     ):
         counts = Counter(len(results.seeds(variant.name)) for variant in variants)
+        del counts[0]
         words = ", ".join(
             f"{n} with {seeds} seed{'s' * (seeds != 1)}" for seeds, n in sorted(counts.items(), reverse=True)
         )
-        said.append(f"{part}: {words}")
+        if words:
+            said.append(f"{part}: {words}")
     versions = records[0]["versions"]
     return (
         f"{len(records)} cells, {hours:.1f} hours of one worker; {'; '.join(said)}. "
