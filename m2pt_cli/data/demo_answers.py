@@ -42,6 +42,7 @@ class DemoQuestion:
         family: a key of ``FAMILIES``.
         answer: the reference as a model should say it.
         choices: the values offered, where the format is "choice".
+        absence: how the thing asked for was chosen, where it is not there: random, popular or adversarial.
     """
 
     question_id: str
@@ -50,6 +51,7 @@ class DemoQuestion:
     question: str
     answer: str
     choices: tuple[str, ...] = ()
+    absence: str = ""
 
     @property
     def seen(self) -> bool:

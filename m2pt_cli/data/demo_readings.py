@@ -28,12 +28,14 @@ class Reading:
         value: the truth.
         values: all values that could have been true.
         likely: wrong values that a careless look would take: those of the scene's other things.
+        absence: how a thing that is not there was chosen, as `absent_thing` has it; empty elsewhere.
     """
 
     slots: dict[str, str]
     value: str
     values: tuple[str, ...]
     likely: tuple[str, ...] = ()
+    absence: str = ""
 
 
 def _unique(things: Sequence[Thing], field: str) -> list[Thing]:

@@ -30,11 +30,12 @@ _POPE_KINDS = ("random", "popular", "adversarial")
 
 @dataclass(frozen=True)
 class _Asked:
-    """A question in words, its answer, and the choices it offers."""
+    """A question in words, its answer, the choices it offers, and how an absent thing in it was chosen."""
 
     question: str
     answer: str
     choices: tuple[str, ...] = ()
+    absence: str = ""
 
 
 def demo_train_samples(count: int | None, seed: int) -> list[Sample]:
@@ -77,7 +78,9 @@ def demo_eval_questions(count: int = EVAL_COUNT, seed: int = EVAL_SEED) -> list[
             per_id = 2 if family.paired else 1
             for index, (image, one) in enumerate(_ask_family(family, number, pools, rng)):
                 name = f"{family.name}-{index // per_id}"
-                questions.append(DemoQuestion(name, family.name, image, one.question, one.answer, one.choices))
+                questions.append(
+                    DemoQuestion(name, family.name, image, one.question, one.answer, one.choices, one.absence)
+                )
     return questions
 
 
@@ -150,7 +153,8 @@ def _read(family: Family, scene: Scene, rng: random.Random) -> Reading | None:
         return READINGS[family.attribute](scene, rng)
     if rng.random() < 0.5:
         return Reading({"thing": rng.choice(scene.things).name}, "yes", ("yes", "no"))
-    return Reading({"thing": absent_thing(scene, rng, rng.choice(_POPE_KINDS))}, "no", ("yes", "no"))
+    kind = rng.choice(_POPE_KINDS)
+    return Reading({"thing": absent_thing(scene, rng, kind)}, "no", ("yes", "no"), absence=kind)
 
 
 def _ask(family: Family, reading: Reading, turn: int, rng: random.Random) -> list[_Asked]:
@@ -194,4 +198,4 @@ def _asked(
 ) -> _Asked:
     stem = wording.format(**reading.slots, value=value, relation=RELATIONS.get(value, ""))
     request = FORMATS[family.format].format(choices=", ".join(choices))
-    return _Asked(f"{stem} {request}", answer, tuple(choices))
+    return _Asked(f"{stem} {request}", answer, tuple(choices), reading.absence)

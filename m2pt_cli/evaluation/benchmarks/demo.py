@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -17,7 +18,7 @@ from m2pt_cli.evaluation.benchmark import Request
 from m2pt_cli.evaluation.benchmarks.mme import BENCHMARK as MME
 from m2pt_cli.evaluation.benchmarks.mme import mme_scores
 from m2pt_cli.evaluation.benchmarks.pope import BENCHMARK as POPE
-from m2pt_cli.evaluation.benchmarks.pope import split_scores
+from m2pt_cli.evaluation.benchmarks.pope import SPLITS, pope_scores
 from m2pt_cli.evaluation.rows import Item, Mark, Row, answered, unique_ids
 from m2pt_cli.evaluation.scores import accuracy
 
@@ -127,10 +128,27 @@ def _as_mme(rows: Sequence[Row]) -> dict[str, Any] | None:
     return mme_scores([row.marked(MME.mark(row, "official")) for row in pairs]) if pairs else None
 
 
-def _as_pope(rows: Sequence[Row]) -> dict[str, float] | None:
-    """The POPE-like family by POPE's score."""
-    asked = [row for row in rows if FAMILIES[_family(row)].imitates == "POPE"]
-    return split_scores([row.marked(POPE.mark(row, "official")) for row in asked], "official") if asked else None
+@lru_cache(maxsize=1)
+def _splits() -> dict[str, str]:
+    """The split of each POPE-like question by its id, over all questions.
+
+    A question about an absent thing is of the split that the thing was chosen by. POPE asks about present things in
+    every split; here they are dealt out in turn, so that each split has about as many of both.
+    """
+    asked = [question for question in _questions() if FAMILIES[question.family].imitates == "POPE"]
+    turns = itertools.cycle(SPLITS)
+    return {question.question_id: question.absence or next(turns) for question in asked}
+
+
+def _as_pope(rows: Sequence[Row]) -> dict[str, Any] | None:
+    """The POPE-like family by POPE's score, split by split."""
+    asked = [
+        dataclasses.replace(row, category=_splits().get(row.question_id))
+        for row in rows
+        if FAMILIES[_family(row)].imitates == "POPE"
+    ]
+    known = [row.marked(POPE.mark(row, "official")) for row in asked if row.category is not None]
+    return pope_scores(known, "official") if known else None
 
 
 BENCHMARK = Demo()

@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from m2pt_cli.data.demo_families import FAMILIES
+from m2pt_cli.data.demo_tasks import demo_eval_questions
 from m2pt_cli.errors import InputError
 from m2pt_cli.evaluation.benchmark import Request
 from m2pt_cli.evaluation.benchmarks.demo import BENCHMARK
@@ -43,7 +44,7 @@ def test_the_reference_answers_are_all_right(items: list[Item]) -> None:
     assert set(scores["tasks"]) == set(FAMILIES)
     assert sum(task["n"] for task in scores["tasks"].values()) == 4000
     assert scores["mme"]["total"] == 400.0 and set(scores["mme"]["categories"]) == {"count", "position"}
-    assert scores["pope"]["f1"] == 1.0
+    assert scores["pope"]["f1"] == 1.0 and set(scores["pope"]["splits"]) == {"random", "popular", "adversarial"}
 
 
 def test_saying_yes_to_everything_is_no_better_than_the_majority(items: list[Item]) -> None:
@@ -57,6 +58,19 @@ def test_saying_yes_to_everything_is_no_better_than_the_majority(items: list[Ite
     # One question of each pair is right, no pair is.
     assert scores["mme"]["categories"]["count"] == {"score": 50.0, "acc": 50.0, "acc_plus": 0.0}
     assert scores["pope"]["recall"] == 1.0 and scores["pope"]["yes_ratio"] == 1.0
+
+
+def test_absent_things_are_scored_by_how_they_were_chosen(items: list[Item]) -> None:
+    """Wrong on the adversarial ones alone: two splits whole, and each with about as many present things as absent."""
+    kinds = {question.question_id: question.absence for question in demo_eval_questions() if question.family == "pope"}
+    asked = [item for item in items if item.category == "pope"]
+    absent = [item for item in asked if kinds[item.question_id]]
+    assert {item.answer for item in absent} == {"no"} and len(absent) == len(asked) // 2
+    said = {item.id: "yes" if kinds[item.question_id] == "adversarial" else str(item.answer) for item in asked}
+    pope = BENCHMARK.scores(_marked([Row.of(item, said[item.id]) for item in asked]), "official")["pope"]
+    assert pope["splits"]["random"]["accuracy"] == pope["splits"]["popular"]["accuracy"] == 1.0
+    assert pope["splits"]["adversarial"]["accuracy"] < 0.65 and pope["splits"]["adversarial"]["recall"] == 1.0
+    assert all(0.35 < pope["splits"][split]["yes_ratio"] < 0.65 for split in ("random", "popular"))
 
 
 def test_the_accuracy_is_that_of_the_answered_questions(items: list[Item]) -> None:
