@@ -93,7 +93,7 @@ def test_the_kernel_gets_as_many_keys_as_queries(squares: list[int], monkeypatch
         seen.append((query.shape[2], key.shape[2], options["attn_mask"], options["is_causal"]))
         return kernel(query, key, value, **options)
 
-    batch = batch_for(case.base, [9, 6])
+    batch = batch_for(case.base, [10, 7])
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
     length = batch["input_ids"].shape[1] + TEXTUAL
     for use_cache in (False, True):
@@ -106,6 +106,7 @@ def test_the_kernel_gets_as_many_keys_as_queries(squares: list[int], monkeypatch
     full[1, -2] = 0
     case.model(**one, attention_mask=torch.nn.functional.pad(full, (0, 1), value=1))
     (*_, mask, _) = seen[-1]
+    assert (length + 2) % 8 != 0
     assert mask.dtype == torch.float32 and mask.shape == (2, 1, 1, length + 2)
     assert mask.stride(0) % 8 == 0 and mask.stride(2) % 8 == 0, "the kernel would copy it in every layer"
 
