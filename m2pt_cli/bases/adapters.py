@@ -115,7 +115,7 @@ def attach_adapter(loaded: LoadedBase, info: AdapterInfo, *, name: str = "defaul
     """
     if loaded.adapter is not None:
         raise AdapterError(f"the model holds the adapter {loaded.adapter.name} already", "detach_adapter takes it out")
-    _require_same_base(loaded, info)
+    require_same_base(info, loaded.name, loaded.fingerprint)
     from m2pt_cli.bases.attachment import load_peft_model
     from m2pt_cli.bases.processor import set_visual_tokens
 
@@ -133,13 +133,18 @@ def detach_adapter(loaded: LoadedBase, model: Any) -> None:
     set_visual_tokens(loaded.processor, loaded.model)
 
 
-def _require_same_base(loaded: LoadedBase, info: AdapterInfo) -> None:
-    theirs, ours = info.base_fingerprint, loaded.fingerprint
+def require_same_base(info: AdapterInfo, base: str, fingerprint: str | None) -> None:
+    """Check that an adapter was trained on these very weights, as far as both sides say; ``base`` names them in errors.
+
+    Raises:
+        AdapterError: it was trained on others.
+    """
+    theirs, ours = info.base_fingerprint, fingerprint
     if theirs is not None and ours is not None and theirs != ours:
         raise AdapterError(
             f"the adapter {info.name} was trained on {info.base or 'another base'} (fingerprint {theirs[:12]}), "
-            f"this base is {loaded.name} ({ours[:12]})",
-            f"m2pt ... --base {info.base}" if info.base and info.base != loaded.name else "train it on this base",
+            f"this base is {base} ({ours[:12]})",
+            f"m2pt ... --base {info.base}" if info.base and info.base != base else "train it on this base",
         )
 
 

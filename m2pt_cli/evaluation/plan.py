@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from m2pt_cli.bases.adapters import AdapterInfo, read_adapter
+from m2pt_cli.bases.adapters import AdapterInfo, read_adapter, require_same_base
 from m2pt_cli.bases.catalog import BaseEntry, entry_of, resolve_base_name
+from m2pt_cli.bases.fingerprint import base_fingerprint
 from m2pt_cli.errors import SettingsError
 from m2pt_cli.evaluation.benchmark import Benchmark
 from m2pt_cli.evaluation.folder import RESULTS, EvaluationFolder
@@ -83,6 +84,10 @@ def plan_runs(settings: EvalSettings, benchmarks: Sequence[Benchmark], share: Sh
         RunPlan(name, base, entry, info, EvaluationFolder(folder))
         for name, info, folder in zip(names, adapters, folders, strict=True)
     ]
+    for info in adapters:
+        # A base that must be downloaded waits until the data sets are known to be there.
+        if info is not None and entry.folder is not None:
+            require_same_base(info, entry.name, base_fingerprint(entry.folder))
     if not share.is_first:
         return plans
     if len(plans) > 1 and root.is_dir():

@@ -46,6 +46,13 @@ def run_evaluation(settings: EvalSettings, *, events: Events = ignore) -> EvalRe
         GenerationError: every question of every benchmark failed.
     """
     share = Share.from_environment()
+    try:
+        return _evaluate(settings, share, events)
+    finally:
+        share.leave()
+
+
+def _evaluate(settings: EvalSettings, share: Share, events: Events) -> EvalResult:
     benchmarks = find_benchmarks(settings.bench)
     _check_options(settings, benchmarks)
     if settings.predictions is not None:
@@ -98,7 +105,6 @@ def run_evaluation(settings: EvalSettings, *, events: Events = ignore) -> EvalRe
     if len(plans) > 1 and share.is_first:
         write_json(folder / RESULTS, result.to_dict())
     share.wait()
-    share.leave()
     return result
 
 

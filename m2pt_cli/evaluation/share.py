@@ -10,11 +10,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
-from m2pt_cli.errors import SettingsError
+from m2pt_cli.errors import GenerationError, SettingsError
 from m2pt_cli.evaluation.rows import Item
 
-# A process may be done long before the others.
+# All have loaded the same base when they first meet; one that is not there by then has failed.
+_MEETING = timedelta(minutes=30)
+# A process may be done long before the others. One that ends early closes its connections, which ends the waiting.
 _PATIENCE = timedelta(days=7)
 
 
@@ -25,6 +28,8 @@ class Share:
     rank: int = 0
     world: int = 1
     _has_joined: bool = field(default=False, init=False)
+    # None: all processes of a group that another has made
+    _group: Any = field(default=None, init=False)
 
     @classmethod
     def from_environment(cls) -> Share:
@@ -57,15 +62,26 @@ class Share:
         return [item for item in items if turns[item.image_name or item.id] == self.rank]
 
     def wait(self) -> None:
-        """Go on when every process has come here."""
+        """Go on when every process has come here.
+
+        Raises:
+            GenerationError: another process has ended before.
+        """
         if self.world == 1:
             return
         from torch import distributed
 
-        if not distributed.is_initialized():
-            distributed.init_process_group("gloo", timeout=_PATIENCE)
-            self._has_joined = True
-        distributed.barrier()
+        try:
+            if not distributed.is_initialized():
+                distributed.init_process_group("gloo", timeout=_MEETING)
+                self._has_joined = True
+                self._group = distributed.new_group(backend="gloo", timeout=_PATIENCE)
+            distributed.barrier(self._group)
+        except RuntimeError as error:
+            raise GenerationError(
+                f"process {self.rank} of {self.world} lost the others: {str(error).splitlines()[0]}",
+                "the process that ended first says why; run the same command again to go on",
+            ) from None
 
     def leave(self) -> None:
         """Part from the others; the last thing a process does here.

@@ -306,6 +306,30 @@ def _die_at(step: str, moment: str, settings: EvalSettings) -> None:
     run_evaluation(settings)
 
 
+def test_a_process_that_fails_does_not_leave_the_others_waiting(
+    settings: Callable[..., EvalSettings], tmp_path: Path
+) -> None:
+    """The first process fails after its answers, while the second one waits for it to merge them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+
+    def work(rank: int) -> None:
+        os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+        def fail(event: Notice | Progress) -> None:
+            if rank == 0 and isinstance(event, Progress) and event.done == event.total:
+                time.sleep(1)
+                raise OSError("the disk is full")
+
+        expected = (OSError, "disk is full") if rank == 0 else (GenerationError, "process 1 of 2 lost the others")
+        with pytest.raises(expected[0], match=expected[1]):
+            run_evaluation(settings(tmp_path / "out"), events=fail)
+
+    children = [forked.start(lambda rank=rank: work(rank)) for rank in range(2)]
+    assert [forked.finish(child, seconds=60) for child in children] == [0, 0]
+
+
 def test_two_processes_give_what_one_gives(settings: Callable[..., EvalSettings], tmp_path: Path) -> None:
     run_evaluation(settings(tmp_path / "one", shuffle_images=True))
     with socket.socket() as probe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,12 @@ def test_an_adapter_of_another_base_is_refused_before_anything_is_written(
     adapters: dict[str, Path], questions: Path, tmp_path: Path
 ) -> None:
     other = write_tiny_base(tmp_path / "other", seed=5)
-    with pytest.raises(AdapterError):
-        run_evaluation(_settings(questions, tmp_path / "out", base=str(other), adapter=(str(adapters["patches"]),)))
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text("{")
+    settings = _settings(broken, tmp_path / "out", base=str(other))
+    with pytest.raises(AdapterError, match="was trained on"):  # and before the questions are read
+        run_evaluation(dataclasses.replace(settings, adapter=(str(adapters["patches"]),)))
+    assert not (tmp_path / "out").exists()
 
 
 def test_words_that_differ_from_the_training_are_warned_about(
