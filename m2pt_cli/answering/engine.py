@@ -6,16 +6,15 @@ transformers' ``generate``. A question that fails is a reply with an error; the 
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.generation.streamers import BaseStreamer
 
+from m2pt_cli.answering.ahead import prepared_ahead
 from m2pt_cli.answering.packed import answer_rows
 from m2pt_cli.answering.pieces import TextPieces
 from m2pt_cli.answering.plan import Row, padded_tokens, plan_batches, plan_rows
@@ -27,13 +26,6 @@ from m2pt_cli.errors import M2PTError
 
 if TYPE_CHECKING:
     from m2pt_cli.bases.loading import LoadedBase
-
-Prepared = TypeVar("Prepared")
-
-# Prepared image batches that wait for the model: enough to hide decoding, few enough to bound memory.
-_AHEAD = 2
-# Threads that open images, at most: PIL decodes and scales without the interpreter's lock, so they share the cores.
-_MOST_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -130,14 +122,11 @@ class AnswerEngine:
             for batch in plan_batches(rows, batch_tokens=self.batch_tokens)
             if any(able[member].id not in known_ids for row in batch for member in row.members)
         ]
-        with ThreadPoolExecutor(max_workers=_image_threads(), thread_name_prefix="images") as pool:
-            try:
-                for batch, images in _ahead(pool, batches, lambda row: self._open(row, able)):
-                    for reply in self._answer_batch(batch, images, able):
-                        if reply.question.id not in known_ids:
-                            yield reply
-            finally:  # whoever stops early does not wait for images that nobody will look at
-                pool.shutdown(wait=False, cancel_futures=True)
+        with closing(prepared_ahead(batches, lambda row: self._open(row, able))) as prepared:
+            for batch, images in prepared:
+                for reply in self._answer_batch(batch, images, able):
+                    if reply.question.id not in known_ids:
+                        yield reply
 
     def encode(self, question: Question) -> list[int]:
         """Token ids of a question's whole prompt, ending where the answer begins."""
@@ -297,26 +286,6 @@ def default_batch_tokens(loaded: LoadedBase) -> int:
     size = torch.finfo(loaded.dtype).bits // 8
     per_token = size * (2 * text.num_hidden_layers * heads * width + 4 * text.intermediate_size + 8 * text.hidden_size)
     return int(min(max(free // 2 // per_token, 2048), 65536))
-
-
-def _image_threads() -> int:
-    """As many as this process has cores, within bounds."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, _MOST_THREADS)
-
-
-def _ahead(
-    pool: ThreadPoolExecutor, batches: Sequence[list[Row]], work: Callable[[Row], Prepared]
-) -> Iterator[tuple[list[Row], list[Prepared]]]:
-    """Batches with their rows' prepared images, a few batches ahead of the model."""
-    waiting: deque[tuple[list[Row], list[Future[Prepared]]]] = deque()
-    for batch in batches:
-        waiting.append((batch, [pool.submit(work, row) for row in batch]))
-        if len(waiting) > _AHEAD:
-            done, futures = waiting.popleft()
-            yield done, [future.result() for future in futures]
-    for done, futures in waiting:
-        yield done, [future.result() for future in futures]
 
 
 def _halves(

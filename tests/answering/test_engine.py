@@ -182,7 +182,7 @@ def test_after_out_of_memory_later_batches_are_smaller_at_once(folder: Path, mon
 def test_images_are_opened_by_several_threads_and_keep_their_order(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("m2pt_cli.answering.engine._image_threads", lambda: 4)
+    monkeypatch.setattr("m2pt_cli.answering.ahead.image_threads", lambda: 4)
     engine = AnswerEngine(
         load_base(str(folder), device="cpu"), template="plain", image_fit="crop", decoding=Decoding(3), batch_tokens=60
     )
