@@ -22,7 +22,7 @@ if [ "${1:-}" = --small ]; then
   device=cpu v1=small v15=small answering=small table=(--small)
   train=(--rounds 3 --warmup 1 --without-mask)
   mme=(--images 3 --plain-images 1 --rounds 1) pope=(--images 1 --plain-images 1 --rounds 1)
-  decoding=(--new-tokens 8 --rounds 2)
+  decoding=(--new-tokens 8 --rounds 2 --batch 1 --batch 4)
   patience=5 # a CPU may be busy
   export M2PT_TEST_DEVICE=cpu M2PT_RESULTS="${M2PT_RESULTS:-$(mktemp -d)}"
 fi

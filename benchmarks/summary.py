@@ -46,7 +46,7 @@ class Figure:
         return [self.name, f"{value:.4g}{self.unit}", f"{sign} {self.target:g}{self.unit}", verdict, where]
 
 
-def figures(geometries: list[str], answering: str, decoding: str) -> list[Figure]:
+def figures(geometries: list[str], answering: str, decoding: str, rows_decoded: tuple[str, ...]) -> list[Figure]:
     """All figures: training steps at ``geometries``, answering and decoding at one each."""
     found = []
     for geometry in geometries:
@@ -84,7 +84,7 @@ def figures(geometries: list[str], answering: str, decoding: str) -> list[Figure
             ),
         ]
     file = f"decoding-{decoding}"
-    for rows in ("1", "16"):
+    for rows in rows_decoded:
         read: Callable[[Any], float] = lambda c, r=rows: c["batch"][r]["over_bare"]["m2pt"]["median"]  # noqa: E731
         speed: Callable[[Any], float] = lambda c, r=rows: c["batch"][r]["tokens_per_second"]["m2pt"]  # noqa: E731
         found.append(Figure(f"decoding, {rows} row(s): adapter / bare", file, read, 1.02))
@@ -101,11 +101,10 @@ def main() -> None:
     parser.add_argument("--device", default="cuda", help="kind of device the results are of")
     parser.add_argument("--small", action="store_true", help="the figures of the small geometry")
     arguments = parser.parse_args()
-    chosen = (
-        [replace(figure, target=None) for figure in figures(["small"], "small", "small")]  # the targets are those of 7B
-        if arguments.small
-        else figures(["llava-v1-7b", "llava-1.5-7b"], "llava-1.5-7b", "llava-1.5-7b")
-    )
+    if arguments.small:  # the targets are those of 7B
+        chosen = [replace(figure, target=None) for figure in figures(["small"], "small", "small", ("1", "4"))]
+    else:
+        chosen = figures(["llava-v1-7b", "llava-1.5-7b"], "llava-1.5-7b", "llava-1.5-7b", ("1", "16"))
     rows = [figure.row(arguments.device) for figure in chosen]
     places = sorted({row[4] for row in rows if row[4]})
     print(table("figure, target", ["figure", "value", "target", "verdict"], [row[:4] for row in rows]))
