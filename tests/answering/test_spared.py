@@ -8,13 +8,12 @@ import pytest
 import torch
 from peft import get_peft_model
 from tiny_models import batch_for, fill_adapter, tiny_llava, tiny_llava_next
-from torch import nn
 
 from m2pt_cli.answering.spared import spared_work
 from m2pt_cli.method import preset
 from m2pt_cli.method.architecture import read_architecture
 
-BASES = {
+BASES: dict[str, dict[str, Any]] = {
     "llama": {},
     "qwen2, siglip": {"decoder": "qwen2", "tower": "siglip"},
     "mistral, eager": {"decoder": "mistral", "attention": "eager"},
@@ -24,16 +23,17 @@ BASES = {
 }
 
 
-def with_adapter(base: nn.Module, method: str) -> nn.Module:
+def with_adapter(base: Any, method: str) -> Any:
     if method == "bare":
         return base
-    model = get_peft_model(base, preset(method, base.config, num_visual_prompts=2, num_textual_prompts=3))
+    config: Any = preset(method, base.config, num_visual_prompts=2, num_textual_prompts=3)
+    model = get_peft_model(base, config)
     fill_adapter(model, scale=0.1 if method == "lora" else 0.5)
     return model.eval()
 
 
 @torch.inference_mode()
-def assert_same(model: nn.Module, inputs: dict[str, torch.Tensor], columns: list[int] | None) -> None:
+def assert_same(model: Any, inputs: dict[str, torch.Tensor], columns: list[int] | None) -> None:
     """Logits and cache inside `spared_work` are those outside, and the model comes out of it as it went in."""
     del inputs["labels"]
     whole = model(**inputs, use_cache=True)
@@ -95,7 +95,7 @@ def test_layers_above_the_features_are_not_run_and_the_last_decoder_layer_sees_f
 
 
 def test_a_forward_that_was_replaced_before_is_put_back() -> None:
-    model = tiny_llava()
+    model: Any = tiny_llava()
     layer = model.model.vision_tower.encoder.layers[-1]
     own = layer.forward
     layer.forward = own

@@ -24,7 +24,7 @@ from m2pt_cli.data.demo_tasks import demo_captions, demo_eval_questions
 from m2pt_cli.method import preset
 from m2pt_cli.settings import TrainSettings
 
-KINDS = {
+KINDS: dict[str, dict[str, Any]] = {
     "bare": {},
     "m2pt": {},
     "official": {"visual_tokens": "official", "num_visual_prompts": 3},
@@ -40,8 +40,9 @@ def nano_with(kind: str) -> LoadedBase:
     base = load_base("nano", device="cpu")
     if kind == "bare":
         return base
-    options: dict[str, Any] = KINDS[kind]
-    model = get_peft_model(base.model, preset("m2pt" if kind == "official" else kind, base.model.config, **options))
+    options = KINDS[kind]
+    config: Any = preset("m2pt" if kind == "official" else kind, base.model.config, **options)
+    model = get_peft_model(base.model, config)
     fill_adapter(model, scale=0.01)
     if kind == "official":
         set_visual_tokens(base.processor, base.model, "official", options["num_visual_prompts"])
