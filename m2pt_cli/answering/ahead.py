@@ -1,6 +1,6 @@
 """Images opened and prepared ahead of the model, by threads.
 
-Threads, not worker processes: PIL decodes and scales without the interpreter's lock, so threads use every core. Measured
+Threads, not worker processes: PIL decodes and scales without the interpreter's lock, so threads use all cores. Measured
 side by side on two busy cores (`benchmarks/image_workers.py`, `benchmarks/results/image_workers-cpu.json`) a JPEG takes
 5.5 ms of CPU in a thread and 5 % more in a process; by the clock processes, once started, needed 0.5 to 1.1 times as
 long. But each must first import torch, which takes seconds (beside CUDA there is no forking), and either is hidden
