@@ -5,10 +5,10 @@ one row, and a block mask lets each see the prefix and itself alone: no question
 Since attention is the only place where tokens meet, the answers are those of asking one by one.
 
 The other way to share a prefix, its cache repeated for every question in a row of its own, was slower: 18 questions
-about an image were answered 12.3 times as fast as by a loop over `generate` when packed and 7.8 times when repeated, 2 of
-them 2.05 and 1.80 times, a tenth of which is `spared`'s (one CPU thread,
-`benchmarks/results/answering-answering-cpu.json`).
-So rows are always packed, which saves the memory of the copies too; `benchmarks/answering.py` times both on any device.
+about an image were answered 12.3 times as fast as by a loop over `generate` when packed and 7.8 times when repeated, 2
+of them 2.05 and 1.80 times, a tenth of which is the work of `spared` (one CPU thread,
+`benchmarks/results/answering-answering-cpu.json`). So rows are always packed, which saves the memory of the copies too;
+`benchmarks/answering.py` times both on any device.
 
 Masks and positions speak of real tokens only; an active M²PT adapter adds its prompts to both by itself.
 """
