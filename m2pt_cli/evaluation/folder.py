@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,14 @@ class EvaluationFolder:
         self.hold()
         self.release()
         nearest = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
-        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-            raise SettingsError(f"--output-dir {self.path} can't be written", "name another --output-dir")
+        try:
+            # A file is the proof: os.access tells root that all may be written.
+            with tempfile.TemporaryFile(dir=nearest):
+                pass
+        except OSError as error:
+            raise SettingsError(
+                f"--output-dir {self.path} can't be written: {error.strerror}", "name another --output-dir"
+            ) from None
 
     def create(self) -> None:
         """Make the folder. Raises SettingsError where that fails."""

@@ -97,6 +97,12 @@ def test_an_unwritable_place_is_a_settings_error(tmp_path: Path) -> None:
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a place where root can't write either")
+def test_root_is_told_as_well_before_anything_is_asked() -> None:
+    with pytest.raises(SettingsError, match="--output-dir /proc/m2pt can't be written: "):
+        EvaluationFolder(Path("/proc/m2pt")).require_writable()
+
+
 def test_one_evaluation_at_a_time_writes_to_a_folder(tmp_path: Path) -> None:
     first, second = EvaluationFolder(tmp_path), EvaluationFolder(tmp_path)
     first.hold()
