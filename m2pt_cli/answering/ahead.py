@@ -1,10 +1,9 @@
 """Images opened and prepared ahead of the model, by threads.
 
 Threads, not worker processes: PIL decodes and scales without the interpreter's lock, so threads use all cores. Measured
-side by side on two busy cores (`benchmarks/image_workers.py`, `benchmarks/results/image_workers-cpu.json`) a JPEG takes
-5.5 ms of CPU in a thread and 5 % more in a process; by the clock processes, once started, needed 0.5 to 1.1 times as
-long. But each must first import torch, which takes seconds (beside CUDA there is no forking), and either is hidden
-behind the model, which takes fifty times as long for an image on a CPU.
+side by side on two cores (`benchmarks/image_workers.py`, `benchmarks/results/image_workers-cpu.json`) two threads
+prepare a JPEG in 2.1 ms and two processes, once started, in 3.4 ms; one in 3.7 and 4.1 ms. Each process must also import
+torch first, which takes seconds (beside CUDA there is no forking).
 """
 
 from __future__ import annotations
