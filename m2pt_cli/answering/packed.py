@@ -5,8 +5,8 @@ one row, and a block mask lets each see the prefix and itself alone: no question
 Since attention is the only place where tokens meet, the answers are those of asking one by one.
 
 The other way to share a prefix, its cache repeated for every question in a row of its own, was slower: 18 questions
-about an image were answered 12.3 times as fast as by a loop over `generate` when packed and 7.8 times when repeated, 2
-of them 2.05 and 1.80 times, a tenth of which is the work of `spared` (one CPU thread,
+about an image were answered 12.5 times as fast as by a loop over `generate` when packed and 7.9 times when repeated, 2
+of them 2.09 and 1.89 times, a tenth of which is the work of `spared` (one CPU thread,
 `benchmarks/results/answering-answering-cpu.json`). So rows are always packed, which saves the memory of the copies too;
 `benchmarks/answering.py` times both on any device.
 
