@@ -2,8 +2,8 @@
 
 Threads, not worker processes: PIL decodes and scales without the interpreter's lock, so threads use all cores. Measured
 side by side on two cores (`benchmarks/image_workers.py`, `benchmarks/results/image_workers-cpu.json`) two threads
-prepare a JPEG in 2.1 ms and two processes, once started, in 3.4 ms; one in 3.7 and 4.1 ms. Each process must also import
-torch first, which takes seconds (beside CUDA there is no forking).
+prepare a JPEG in 2.1 ms and two processes, once started, in 3.4 ms; one in 3.7 and 4.1 ms. Each process must also
+import torch first, which takes seconds (beside CUDA there is no forking).
 """
 
 from __future__ import annotations
