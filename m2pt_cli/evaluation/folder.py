@@ -45,6 +45,8 @@ class EvaluationFolder:
             self._remove_own_files()
             return
         found = self.run()
+        if found is None and self._was_killed_at_once():
+            return
         if found is None:
             raise SettingsError(
                 f"--output-dir {self.path} is not empty and holds no evaluation of m2pt",
@@ -157,6 +159,11 @@ class EvaluationFolder:
         write_json(self.path / RESULTS, results)
         for file in journal_files(self.path):
             file.unlink()
+
+    def _was_killed_at_once(self) -> bool:
+        """Whether all that is here are journals without a whole line: a run that was killed before it wrote one."""
+        journals = journal_files(self.path)
+        return set(self.path.iterdir()) == set(journals) and all(b"\n" not in file.read_bytes() for file in journals)
 
     def _remove_own_files(self) -> None:
         own = [*journal_files(self.path), *self.path.glob("predictions-*.jsonl"), self.path / RESULTS]

@@ -132,3 +132,17 @@ def test_a_killed_evaluation_holds_nothing(tmp_path: Path) -> None:
     folder = EvaluationFolder(tmp_path)
     folder.hold()
     folder.release()
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"run": {"ba'])
+def test_a_run_killed_before_its_first_whole_line_goes_on(tmp_path: Path, torn: bytes) -> None:
+    (tmp_path / "journal.jsonl").write_bytes(torn)
+    folder = EvaluationFolder(tmp_path)
+    folder.claim(RUN, overwrite=False)
+    with Journal(tmp_path, RUN):
+        pass
+    assert folder.run() == RUN
+    (tmp_path / "journal.jsonl").write_bytes(torn)
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(SettingsError, match="not empty"):
+        folder.claim(RUN, overwrite=False)
