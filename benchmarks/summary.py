@@ -53,10 +53,13 @@ def figures(geometries: list[str], answering: str, decoding: str, rows_decoded: 
         file = f"train_step-{geometry}"
         over: list[tuple[str, str, float | None]] = [
             ("usual LoRA step", "lora, usual recipe", 0.70),
+            ("LoRA step, narrow weights", "lora, narrow weights", None),
             ("LoRA step with our loss", "lora, our loss", None),
+            ("LoRA step of m2pt train", "lora, m2pt train", None),
             ("full fine-tuning step", "full, usual recipe", None),
             ("concatenation step", "m2pt, concatenation", None),
             ("step with explicit mask", "m2pt, explicit mask", None),
+            ("step with plain norms", "m2pt, plain norms", None),
             ("forward", "forward alone", 2.4),
         ]
         for label, key, target in over:

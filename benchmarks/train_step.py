@@ -6,10 +6,13 @@
 Rows, all on the same frozen weights and the same batch, one after the other in every round:
   m2pt                  20 visual and 10 textual prompts, interaction layer
   m2pt, explicit mask   the same with a mask in the language model, where the device would do without one
+  m2pt, plain norms     the same with transformers' own norms, where the device has a kernel for them
   m2pt, concatenation   the same prompts as tokens of the sequence (see `concatenation`)
-  lora, usual recipe    r=16 on all linears of the language model, the projector trained; logits and loss at every
-                        position. Its weights are in the type of the base, the fastest way that LoRA is trained in.
-  lora, our loss        the same with logits at supervised positions alone
+  lora, usual recipe    r=16 on all linears of the language model, the projector trained, as PEFT makes it: weights in
+                        fp32, under autocast where the base is narrower; logits and loss at every position
+  lora, narrow weights  the same with weights in the type of the base and no autocast
+  lora, our loss        the usual recipe with logits at supervised positions alone
+  lora, m2pt train      as `m2pt train --method lora` does: our loss, fused norms, nothing cast to fp32 but weights
   full, usual recipe    language model, projector and head in the type of the base; left out where it does not fit
   forward alone         the bare base without gradients, with our logits
 
@@ -25,6 +28,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -39,17 +43,24 @@ from peft import get_peft_model
 from transformers import LlavaForConditionalGeneration
 
 from m2pt_cli.method import prefix, preset
+from m2pt_cli.training import norms
 from m2pt_cli.training.loss import supervised_loss
+from m2pt_cli.training.norms import fuse_norms
+from m2pt_cli.training.setup import leave_inputs_narrow
 
 FULL = "full, usual recipe"
+NARROW, OURS = "lora, narrow weights", "lora, m2pt train"
 SUPERVISED = 5
 VISUAL, TEXTUAL = 20, 10
 VARIANTS = (
     "m2pt",
     "m2pt, explicit mask",
+    "m2pt, plain norms",
     "m2pt, concatenation",
     "lora, usual recipe",
+    NARROW,
     "lora, our loss",
+    OURS,
     FULL,
     "forward alone",
 )
@@ -79,7 +90,9 @@ def shared_copy(model: torch.nn.Module) -> Any:
 def adapted(name: str, base: LlavaForConditionalGeneration) -> Any:
     """The model of a variant, in training mode."""
     if name == "m2pt, concatenation":
-        return ConcatenatedPrompts(shared_copy(base), visual=VISUAL, textual=TEXTUAL).train()
+        model: Any = ConcatenatedPrompts(shared_copy(base), visual=VISUAL, textual=TEXTUAL).train()
+        fuse_norms(model)  # what differs is to be the concatenation alone
+        return model
     method = name.split(",")[0]
     if method == "full":
         model = copy.deepcopy(base)
@@ -88,8 +101,12 @@ def adapted(name: str, base: LlavaForConditionalGeneration) -> Any:
         return model.train()
     prompts = {"num_visual_prompts": VISUAL, "num_textual_prompts": TEXTUAL}
     config = preset(method, base.config, **(prompts if method == "m2pt" else {"lora_rank": 16}))
-    # fp32 copies of LoRA's weights would cast every input of every linear; without them it is faster.
-    return get_peft_model(shared_copy(base), config, autocast_adapter_dtype=method == "m2pt").train()
+    model = get_peft_model(shared_copy(base), config, autocast_adapter_dtype=name != NARROW).train()
+    if name == OURS:
+        leave_inputs_narrow(model)
+    if name == OURS or (method == "m2pt" and name != "m2pt, plain norms"):
+        fuse_norms(model)
+    return model
 
 
 def step_of(name: str, base: LlavaForConditionalGeneration, batch: dict[str, torch.Tensor]) -> Step:
@@ -103,10 +120,14 @@ def step_of(name: str, base: LlavaForConditionalGeneration, batch: dict[str, tor
 
         return forward
     model = adapted(name, base)
+    is_cast = name.startswith("lora") and name != NARROW and base.dtype != torch.float32
+    narrow = torch.autocast(base.device.type, base.dtype) if is_cast else nullcontext()
+    all_logits = name.endswith("usual recipe") or name == NARROW
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
 
     def step() -> object:
-        loss = model(**batch).loss if name.endswith("usual recipe") else supervised_loss(model, batch)
+        with narrow:
+            loss = model(**batch).loss if all_logits else supervised_loss(model, batch)
         loss.backward()
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
@@ -198,8 +219,13 @@ def main() -> None:
     dtype = getattr(torch, arguments.dtype or ("bfloat16" if is_cuda else "float32"))
     geometry, batch_size = GEOMETRIES[arguments.geometry], arguments.batch or batch_of(arguments.geometry)
     names = [name for name in VARIANTS if name not in arguments.skip]
-    if device.type not in prefix.FLASH_DEVICES:
-        names = [name for name in names if name != "m2pt, explicit mask"]  # what m2pt itself is there
+    same = {  # as another row, here
+        "m2pt, explicit mask": device.type not in prefix.FLASH_DEVICES,
+        "m2pt, plain norms": device.type not in norms.FUSED_DEVICES,
+        NARROW: dtype == torch.float32,
+        OURS: dtype == torch.float32,
+    }
+    names = [name for name in names if not same.get(name)]
 
     peaks: dict[str, int | None] = {}
     if not is_cuda:  # memory first, each row in a child of a process that has run nothing yet

@@ -37,6 +37,7 @@ class DryRun:
         steps: optimiser steps.
         longest, mean: tokens of a sample, images included; supervised: of all samples together; cut: samples cut.
         most_images: images of one sample at most.
+        fused_norms: whether the device has a kernel for the language model's norms.
         sample: the first training sample, as its segments; sample_id names it.
     """
 
@@ -44,6 +45,7 @@ class DryRun:
     base: str
     geometry: Geometry
     dtype: str
+    fused_norms: bool
     output_dir: str | None
     data: dict[str, Any]
     steps: int
@@ -72,6 +74,7 @@ def dry_run(settings: TrainSettings, *, events: Events = ignore) -> DryRun:
     plan = make_plan(settings, base=base, events=events)
 
     from m2pt_cli.bases.loading import choose_device, choose_dtype, load_base_processor
+    from m2pt_cli.training.norms import FUSED_DEVICES
 
     resolved = plan.settings
     device = choose_device(resolved.device)
@@ -85,6 +88,7 @@ def dry_run(settings: TrainSettings, *, events: Events = ignore) -> DryRun:
         base=plan.base,
         geometry=plan.entry.geometry,
         dtype=str(choose_dtype(resolved.dtype, device)).removeprefix("torch."),
+        fused_norms=device.type in FUSED_DEVICES,
         output_dir=None if settings.output_dir is None else str(settings.output_dir),
         data=plan.data,
         steps=total_steps(resolved, len(encoded)),
@@ -111,6 +115,7 @@ def planned_memory(plan: DryRun, *, trainable: int) -> MemoryEstimate:
         tokens=batch * plan.longest,
         supervised=round(batch * plan.longest * share),
         images=batch * plan.most_images,
+        fused_norms=plan.fused_norms,
     )
 
 

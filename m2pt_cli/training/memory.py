@@ -42,6 +42,7 @@ def estimate_memory(
     tokens: int,
     supervised: int,
     images: int,
+    fused_norms: bool = False,
 ) -> MemoryEstimate:
     """The peak of one optimiser step.
 
@@ -51,14 +52,16 @@ def estimate_memory(
         trainable: trained parameters.
         tokens: positions of the longest micro-batch in the language model, images included.
         supervised: supervised tokens among them; images: how many images it holds.
+        fused_norms: whether the device has a kernel for norms, which keeps their inputs as they are.
     """
     width = _WIDTHS[dtype]
     is_full = settings.method == "full"
     weights = geometry.total_parameters * (4 if is_full else width)
     text, vision = geometry.text, geometry.vision
-    # What autograd keeps of a decoder layer with frozen weights: two norms (fp32 copies of their inputs), queries,
-    # keys, values and the attention's output, and three widths of the gated MLP.
-    layer = text.hidden_size * (8 + 4 * width) + 3 * text.intermediate_size * width
+    # What autograd keeps of a decoder layer with frozen weights: the inputs of two norms (fp32 copies where there
+    # is no kernel), queries, keys, values and the attention's output, and three widths of the gated MLP.
+    norms = 2 * (width if fused_norms else 4)
+    layer = text.hidden_size * (norms + 4 * width) + 3 * text.intermediate_size * width
     if is_full or settings.method == "lora":
         layer += (4 * text.hidden_size + text.intermediate_size) * width  # inputs of the trained linears
     if settings.gradient_checkpointing:

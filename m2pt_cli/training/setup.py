@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from m2pt_cli.bases.loading import LoadedBase, choose_device, choose_dtype, load_base, set_seed, set_threads
@@ -20,6 +21,7 @@ from m2pt_cli.training.arguments import total_steps, training_arguments
 from m2pt_cli.training.callbacks import Flow, Recorder
 from m2pt_cli.training.encoding import EncodedData, encode_data
 from m2pt_cli.training.events import Events, Notice
+from m2pt_cli.training.norms import fuse_norms
 from m2pt_cli.training.plan import Plan
 from m2pt_cli.training.signals import StopRequest
 from m2pt_cli.training.trainer import M2PTTrainer
@@ -27,6 +29,7 @@ from m2pt_cli.training.trainer import M2PTTrainer
 ADAPTER = "default"
 # What the optimiser's steps are computed in where the trained weights are wider than the base.
 _AUTOCAST = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+_LORA_AUTOCAST = (("cuda", torch.bfloat16), ("cuda", torch.float16), ("cpu", torch.bfloat16))
 
 
 @dataclass
@@ -127,6 +130,11 @@ def prepare(plan: Plan, run_dir: Path, events: Events) -> Prepared:
     set_visual_tokens(loaded.processor, loaded.model, settings.visual_tokens, settings.visual_prompts or 0)
     if settings.gradient_checkpointing:
         enable_checkpointing(model)
+    fuse_norms(model)
+    # PEFT widens LoRA's inputs to the fp32 of its weights, unless an autocast that is sure to run narrows the weights.
+    narrow_lora = settings.method == "lora" and (device.type, dtype) in _LORA_AUTOCAST
+    if narrow_lora:
+        leave_inputs_narrow(model)
     data = encode_data(plan, loaded.processor, events)
     part_of = parts_of(model)
     return Prepared(
@@ -139,7 +147,7 @@ def prepare(plan: Plan, run_dir: Path, events: Events) -> Prepared:
         parts=count_parts(model, part_of),
         total=total,
         steps=total_steps(settings, len(data.train)),
-        autocast=_AUTOCAST.get(dtype) if is_full or dtype == torch.float16 else None,
+        autocast=_AUTOCAST.get(dtype) if is_full or narrow_lora or dtype == torch.float16 else None,
     )
 
 
@@ -172,6 +180,13 @@ def add_method(loaded: LoadedBase, settings: TrainSettings) -> nn.Module:
     model = get_peft_model(loaded.model, config, adapter_name=ADAPTER)
     train_in_fp32(model, ADAPTER)
     return model
+
+
+def leave_inputs_narrow(model: nn.Module) -> None:
+    """Have LoRA take inputs as they are: under autocast its fp32 weights are then narrowed to them."""
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.cast_input_dtype_enabled = False
 
 
 def record_in_adapter(folder: Path, settings: TrainSettings, loaded: LoadedBase) -> None:

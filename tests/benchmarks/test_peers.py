@@ -16,7 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from train_step import FULL, SUPERVISED, make_batch, needed, prepare_on_gpu, shared_copy, time_full
 
 from m2pt_cli.bases.catalog import geometry_from_config
-from m2pt_cli.method import preset
+from m2pt_cli.method import prefix, preset
+from m2pt_cli.training import norms
 from m2pt_cli.training.loss import supervised_loss
 
 
@@ -80,6 +81,35 @@ def test_random_bases_have_the_catalogues_geometry() -> None:
     assert {p.dtype for p in base.parameters()} == {torch.bfloat16}
     assert base.config.vision_config.image_size == 112 and base.config.text_config.intermediate_size == 1376
     assert [GEOMETRIES[name].vision.num_patches for name in ("llava-v1-7b", "llava-1.5-7b")] == [256, 576]
+
+
+def test_every_row_is_the_step_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bf16, with the forms that CUDA has: which rows fuse norms, do without a mask, compute all logits, cast."""
+    monkeypatch.setattr(norms, "FUSED_DEVICES", ("cpu",))
+    monkeypatch.setattr(prefix, "FLASH_DEVICES", ("cpu",))
+    base = tiny_llava().to(torch.bfloat16)
+    batch = make_batch(base, 2)
+    original, models = train_step.adapted, {}
+
+    def adapted(name: str, base: Any) -> Any:
+        models[name] = original(name, base)
+        return models[name]
+
+    monkeypatch.setattr(train_step, "adapted", adapted)
+    losses = {name: train_step.step_of(name, base, batch)().item() for name in train_step.VARIANTS}
+    fused = {name for name, m in models.items() if any(isinstance(x, norms.FusedRMSNorm) for x in m.modules())}
+    assert fused == {"m2pt", "m2pt, explicit mask", "m2pt, concatenation", "lora, m2pt train"}
+    wide = {
+        name for name, m in models.items() if any("lora_A" in n and p.dtype == torch.float32
+        for n, p in m.named_parameters())
+    }  # fmt: skip
+    assert wide == {"lora, usual recipe", "lora, our loss", "lora, m2pt train"}
+    # LoRA begins as the base; a mean over five tokens in bf16.
+    bare = losses["forward alone"]
+    assert all(loss == pytest.approx(bare, rel=0.01) for name, loss in losses.items() if not name.startswith("m2pt")), (
+        losses
+    )
+    assert not any(isinstance(m, norms.FusedRMSNorm) for m in base.modules())
 
 
 def test_a_row_that_does_not_fit_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

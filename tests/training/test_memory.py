@@ -12,12 +12,18 @@ ENTRY = entry_of("llava-1.5-7b")
 
 
 def estimate(
-    *, tokens: int = 16 * 640, trainable: int = 6_000_640, dtype: str = "bfloat16", **values: Any
+    *,
+    tokens: int = 16 * 640,
+    trainable: int = 6_000_640,
+    dtype: str = "bfloat16",
+    fused_norms: bool = False,
+    **values: Any,
 ) -> MemoryEstimate:
     settings = resolve(TrainSettings(data=("demo",), **values), ENTRY)
     return estimate_memory(
-        settings, ENTRY.geometry, dtype=dtype, trainable=trainable, tokens=tokens, supervised=160, images=16
-    )
+        settings, ENTRY.geometry, dtype=dtype, trainable=trainable, tokens=tokens, supervised=160, images=16,
+        fused_norms=fused_norms,
+    )  # fmt: skip
 
 
 def test_parts_add_up() -> None:
@@ -38,4 +44,6 @@ def test_what_saves_memory() -> None:
     assert estimate(gradient_checkpointing=True).activations < 0.25 * usual
     assert estimate(gradient_checkpointing=False, tokens=8 * 640).activations < 0.7 * usual
     assert estimate(gradient_checkpointing=False, method="textual").activations < usual
+    fused = estimate(gradient_checkpointing=False, fused_norms=True).activations
+    assert usual - fused == 16 * 640 * 32 * 4096 * 2 * (4 - 2), "two inputs a layer in bf16 and not in fp32"
     assert dataclasses.asdict(estimate())["dtype"] == "bfloat16"

@@ -1,0 +1,46 @@
+"""The predicted step counts the operations that a step does, and knows what each row does besides."""
+
+from __future__ import annotations
+
+import pytest
+from flops import step_flops
+from geometries import GEOMETRIES, TEXT_TOKENS
+from roofline import Card, Roofline, needs
+from train_step import SUPERVISED, TEXTUAL, VISUAL, needed
+
+from m2pt_cli.method import prefix
+from m2pt_cli.training import norms
+
+ROWS = 2
+
+
+@pytest.fixture
+def found(monkeypatch: pytest.MonkeyPatch) -> dict[str, Roofline]:
+    monkeypatch.setattr(norms, "FUSED_DEVICES", ("cpu",))
+    monkeypatch.setattr(prefix, "FLASH_DEVICES", ("cpu",))
+    names = ("m2pt", "m2pt, plain norms", "lora, usual recipe", "lora, our loss", "lora, m2pt train", "forward alone")
+    return {name: needs(name, GEOMETRIES["small"], ROWS, Card(4e12, 700e12)) for name in names}
+
+
+def test_rows(found: dict[str, Roofline]) -> None:
+    geometry = GEOMETRIES["small"]
+    flops = step_flops(
+        geometry, rows=ROWS, text_tokens=TEXT_TOKENS, supervised=SUPERVISED, visual_prompts=VISUAL,
+        textual_prompts=TEXTUAL,
+    )  # fmt: skip
+    # Beyond need: the vision layer whose output nobody reads, and prompts as queries.
+    for name, most in (("forward alone", 1.1), ("m2pt", 1.2)):
+        assert 0.99 < found[name].operations.total() / needed(name, flops) < most
+    head = 2 * ROWS * geometry.text.hidden_size * geometry.text.vocab_size
+    length = geometry.vision.num_patches + TEXT_TOKENS
+    spared = found["lora, usual recipe"].operations.total() - found["lora, our loss"].operations.total()
+    assert spared == pytest.approx(2 * head * (length - SUPERVISED), rel=1e-6), "the head, forward and back"
+
+    moved = {name: row.bytes.total() for name, row in found.items()}
+    assert moved["m2pt"] < 0.8 * moved["m2pt, plain norms"]
+    assert moved["m2pt"] < moved["lora, m2pt train"] < moved["lora, our loss"] < moved["lora, usual recipe"]
+    layers = geometry.text.num_layers
+    # Two a layer and one at the end, forward and back; that of the first layer has only prompts to tell.
+    assert found["m2pt"].kernels["rms_norm"] - found["lora, m2pt train"].kernels["rms_norm"] <= 2 * layers + 1
+    assert found["lora, m2pt train"].kernels["rms_norm"] == 2 * (2 * layers + 1)
+    assert found["m2pt, plain norms"].kernels["rms_norm"] == 0
