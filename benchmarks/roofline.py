@@ -191,14 +191,12 @@ def main() -> None:
     chosen = ["m2pt", *(name for name in arguments.row or VARIANTS if name not in ("m2pt", FULL))]
     lines, own = [], 0.0
     for name in chosen:
-        seconds, moved, kernels = needs(name, GEOMETRIES[arguments.geometry], rows, card)
-        total = sum(seconds.values())
-        own = own or total
-        slowest = sorted(seconds.items(), key=lambda item: -item[1])[:5]
-        parts = ", ".join(f"{operation} {1e3 * value:.0f}" for operation, value in slowest)
-        lines.append(
-            [name, f"{1e3 * total:.0f} ms", f"{own / total:.2f}", f"{moved / 1e9:.0f}", f"{kernels:.0f}", parts]
-        )
+        found = needs(name, GEOMETRIES[arguments.geometry], rows, card)
+        seconds, moved = found.seconds.total(), found.bytes.total()
+        own = own or seconds
+        parts = ", ".join(f"{operation} {1e3 * value:.0f}" for operation, value in found.seconds.most_common(5))
+        kernels = f"{found.kernels.total():,}"
+        lines.append([name, f"{1e3 * seconds:.0f} ms", f"{own / seconds:.2f}", f"{moved / 1e9:.0f}", kernels, parts])
     title = (
         f"predicted training step, {arguments.geometry}, {rows} rows, bf16, {arguments.bandwidth:g} TB/s, "
         f"{arguments.rate:g} TFLOP/s"

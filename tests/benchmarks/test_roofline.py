@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from flops import step_flops
 from geometries import GEOMETRIES, TEXT_TOKENS
-from roofline import Card, Roofline, needs
+from roofline import Card, Roofline, main, needs
 from train_step import SUPERVISED, TEXTUAL, VISUAL, needed
 
 from m2pt_cli.method import prefix
@@ -44,3 +44,14 @@ def test_rows(found: dict[str, Roofline]) -> None:
     assert found["m2pt"].kernels["rms_norm"] - found["lora, m2pt train"].kernels["rms_norm"] <= 2 * layers + 1
     assert found["lora, m2pt train"].kernels["rms_norm"] == 2 * (2 * layers + 1)
     assert found["m2pt, plain norms"].kernels["rms_norm"] == 0
+
+
+def test_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name in ((norms, "FUSED_DEVICES"), (prefix, "FLASH_DEVICES")):
+        monkeypatch.setattr(module, name, getattr(module, name))  # main changes them
+    monkeypatch.setattr("sys.argv", ["roofline.py", "--geometry", "small", "--row", "forward alone"])
+    main()
+    title, *lines = capsys.readouterr().out.splitlines()
+    assert "small, 4 rows" in title
+    assert [line.split("  ")[0] for line in lines[2:]] == ["m2pt", "forward alone"]
+    assert " 1.00 " in lines[2] and "matrices" in lines[3]
