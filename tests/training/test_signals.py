@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -20,6 +21,15 @@ def test_first_signal_is_noted(number: signal.Signals) -> None:
     assert signal.getsignal(number) is before
 
 
+@pytest.fixture
+def _usual_handler() -> Iterator[None]:
+    """Python's own: a shell starts what runs in its background with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_usual_handler")
 def test_second_ctrl_c_acts_as_usual() -> None:
     with pytest.raises(KeyboardInterrupt), stop_on_signals() as request:
         os.kill(os.getpid(), signal.SIGINT)
