@@ -184,6 +184,8 @@ def runs_square(model: Any, mask: Tensor | None, new: int, device: torch.device)
     """
     if device.type not in FLASH_DEVICES or model.config._attn_implementation != "sdpa" or new == 1:
         return False
+    if torch.compiler.is_compiling():
+        return False  # transformers then makes a causal mask of the tokens alone where it would make none
     return mask is None or (mask.ndim == 2 and bool((mask[:, 1:] <= mask[:, :-1]).all()))
 
 

@@ -153,3 +153,16 @@ def test_generation(decoder: str, padding: str, squares: list[int], monkeypatch:
         for kind in ("keys", "values"):
             rows = [getattr(layer, kind).transpose(1, 2)[real] for layer in (ours, theirs)]
             torch.testing.assert_close(*rows, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_a_compiled_model_keeps_its_mask(use_cache: bool, squares: list[int]) -> None:
+    """Under `torch.compile` transformers makes a mask where none is given, one that knows of no prompts."""
+    case = text_case()
+    inputs = {name: value for name, value in batch_for(case.base, [9, 9]).items() if name != "labels"}
+    with torch.no_grad():
+        expected = case.model(**inputs, use_cache=use_cache).logits
+        assert squares
+        found = torch.compile(case.model, backend="eager")(**inputs, use_cache=use_cache).logits
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
