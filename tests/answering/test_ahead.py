@@ -57,3 +57,22 @@ def test_whoever_stops_early_does_not_start_more_work(monkeypatch: pytest.Monkey
     threading.Timer(0.2, release.set).start()
     taken.close()  # batch 2 waits for the only thread, which is busy with batch 1
     assert begun == [0, 1]
+
+
+def test_whoever_stops_early_does_not_wait_for_what_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("m2pt_cli.answering.ahead._MOMENT", 0.1)
+    release = threading.Event()
+
+    def prepare(row: Row) -> int:
+        if row.members[0] == 1:
+            release.wait(timeout=30)  # a server that does not answer
+        return 0
+
+    taken = prepared_ahead(batches_of(3), prepare)
+    next(taken)
+    started = time.monotonic()
+    taken.close()
+    assert time.monotonic() - started < 5
+    # Nor does the end of the program: such a thread is not waited for.
+    assert all(thread.daemon for thread in threading.enumerate() if thread.name.startswith("images-"))
+    release.set()
