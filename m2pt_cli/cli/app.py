@@ -72,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in words
+    _replace_closed_streams()
     Output.configure(json=as_json)
     try:
         # Without the standalone mode Typer returns the command's value and lets every exception through.
@@ -133,6 +134,16 @@ def _as_expected(error: Exception) -> M2PTError | None:
     if isinstance(error, MemoryError):
         return DeviceError("the machine ran out of memory", "lower --batch-size or --limit")
     return None
+
+
+def _replace_closed_streams() -> None:
+    """Give a process that was started without stdout or stderr (``>&-``) something to write to.
+
+    It takes their place in the operating system too: else the first file that is opened would, and be written over.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "r" if name == "stdin" else "w"))
 
 
 def _drop_stdout() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -128,3 +129,18 @@ def test_ctrl_c_is_code_130_and_one_line(monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setattr("m2pt_cli.cli.infer_lines.answer_lines", pressed)
     assert main(["infer", "--input", "-", "--json"]) == 130
     assert json.loads(capsys.readouterr().err)["error"]["message"] == "interrupted"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&-"])
+def test_a_process_without_a_stream_works(closed: str, tmp_path: Path) -> None:
+    script = f"{sys.executable} -m m2pt_cli eval --list {closed}; echo $? > {tmp_path}/code"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert (tmp_path / "code").read_text() == "0\n" and "Traceback" not in done.stderr
+    assert ("textvqa" in done.stdout) is not closed.startswith(">&-")
+
+
+def test_a_full_disk_behind_stdout_is_one_line_and_code_1() -> None:
+    script = f"{sys.executable} -m m2pt_cli eval --list > /dev/full"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "the disk is full" in done.stderr
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
