@@ -52,10 +52,10 @@ def points(value: float | None) -> str:
 
 
 def _table(*columns: str, left: int = 1) -> Table:
-    """A table whose first ``left`` columns hold words, the others numbers."""
+    """A table whose first ``left`` columns hold words, the others numbers; on a narrow screen no cell is cut off."""
     table = Table()
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < left else "right")
+        table.add_column(column, justify="left" if number < left else "right", overflow="fold")
     return table
 
 

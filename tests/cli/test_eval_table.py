@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from m2pt_cli.cli.eval_table import result_tables
+from m2pt_cli.cli.eval_table import failures_table, result_tables
 from m2pt_cli.evaluation.results import EvalResult, EvalRun
+from m2pt_cli.evaluation.rows import Row
 
 
 def summary(**accuracies: float | None) -> dict[str, str]:
@@ -38,3 +40,18 @@ def summary(**accuracies: float | None) -> dict[str, str]:
 )
 def test_the_best_of_a_column_is_marked_where_runs_differ(accuracies: dict[str, Any], cells: list[str]) -> None:
     assert list(summary(**accuracies).values()) == cells
+
+
+def test_no_cell_is_cut_off_on_a_narrow_screen() -> None:
+    row = Row("a-question-with-a-long-name-17#0", "q", None, None, "What is it?", "cat", "dog", correct=False)
+    block = {"accuracy": 0.833, "interval": [0.552, 0.953], "n": 9, "shuffled": None}
+    result = EvalResult((EvalRun("an-adapter-with-a-long-name", "nano", None, {"textvqa": block}, {}, {}, 1.0),), None)
+    result = dataclasses.replace(result, rows={"an-adapter-with-a-long-name": {"textvqa": [row]}})
+    console = Console(width=40)
+    with console.capture() as capture:
+        console.print(*result_tables(result), failures_table(result, 1))
+    shown = capture.get()
+    assert "…" not in shown and max(map(len, shown.splitlines())) <= 40
+    columns = [[cell.strip() for cell in line.strip("│").split("│")] for line in shown.splitlines() if line[:1] == "│"]
+    words = ["".join(parts) for parts in zip(*(cells for cells in columns if len(cells) == 5), strict=True)]
+    assert "a-question-with-a-long-name-17#0" in words[1]
