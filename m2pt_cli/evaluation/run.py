@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from m2pt_cli.errors import SettingsError
+from m2pt_cli.errors import InputError, SettingsError
 from m2pt_cli.evaluation.benchmark import Benchmark, Request
 from m2pt_cli.evaluation.benchmarks import find_benchmarks
 from m2pt_cli.evaluation.blocks import score_block
@@ -72,6 +72,9 @@ def _evaluate(settings: EvalSettings, share: Share, events: Events) -> EvalResul
         report=lambda text: events(Notice(text)),
     )
     items = {bench.name: bench.items(request) for bench in benchmarks}
+    empty = next((name for name, members in items.items() if not members), None)
+    if empty is not None:
+        raise InputError(f"the data of {empty} holds no questions", "check --source")
     if settings.shuffle_images:
         for members in items.values():
             shuffle_images(members, seed=settings.seed)
@@ -119,6 +122,8 @@ def _check_options(settings: EvalSettings, benchmarks: Sequence[Benchmark]) -> N
         raise SettingsError("--predictions scores one benchmark", "give --bench once")
     if settings.source is not None and len(benchmarks) > 1:
         raise SettingsError("--source is the place of one benchmark's data", "give --bench once")
+    if settings.source is not None and not benchmarks[0].patterns:
+        raise SettingsError(f"--source means nothing to --bench {benchmarks[0].name}", "leave it out")
     if settings.ocr and all(bench.name != "textvqa" for bench in benchmarks):
         raise SettingsError("--ocr means something to --bench textvqa alone", "leave it out")
 

@@ -17,7 +17,7 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def stop_on_sigterm() -> Iterator[None]:
-    """Within it SIGTERM raises `Terminated`; what no one else catches leaves as Interrupted (exit code 143).
+    """Within it SIGTERM raises `Terminated`; it, or Ctrl-C, leaves as Interrupted (exit code 143, 130).
 
     Outside the main thread, where Python handles no signals, nothing changes.
     """
@@ -31,7 +31,7 @@ def stop_on_sigterm() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
-    except Terminated as stopped:
+    except KeyboardInterrupt as stopped:
         word, number = how_stopped(stopped)
         raise Interrupted(word, "run the same command again to go on", signal_number=number) from None
     finally:

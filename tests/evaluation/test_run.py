@@ -202,10 +202,13 @@ def test_sigterm_keeps_the_answers_and_says_what_to_do(settings: Callable[..., E
     assert caught.value.exit_code == 143 and "run the same command again" in str(caught.value.hint)
     assert signal.getsignal(signal.SIGTERM) is before
     assert run_evaluation(settings(out)).runs[0].resumed == 10
-    # Where no question is being asked, while a base is loaded say, it is an error of the same kind.
-    with pytest.raises(Interrupted, match="terminated") as caught, stop_on_sigterm():
-        signal.raise_signal(signal.SIGTERM)
-    assert caught.value.exit_code == 143
+    # Where no question is being asked, while a base is loaded say, it is an error of the same kind; so is Ctrl-C.
+    for number, word, code in [(signal.SIGTERM, "terminated", 143), (signal.SIGINT, "interrupted", 130)]:
+        with pytest.raises(Interrupted, match=word) as caught, stop_on_sigterm():
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            signal.raise_signal(number)
+        assert caught.value.exit_code == code and "run the same command again" in str(caught.value.hint)
 
 
 def test_ctrl_c_keeps_the_answers(settings: Callable[..., EvalSettings], tmp_path: Path) -> None:
@@ -231,6 +234,7 @@ def test_what_is_wrong_without_a_model_leaves_nothing_behind(
         (SettingsError, {"ocr": True}),
         (InputError, {"bench": (str(tmp_path / "none.jsonl"),)}),
         (InputError, {"images": (tmp_path / "none",)}),
+        (SettingsError, {"source": "owner/name"}),
         (UnavailableError, {"base": str(tmp_path / "no-base")}),
         (UnavailableError, {"judge": "nobody/no-judge"}),
     ]:
