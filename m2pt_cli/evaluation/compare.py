@@ -52,13 +52,14 @@ def compare_folders(first: Path, second: Path) -> list[Comparison]:
 
 
 def _prediction_files(folder: Path) -> dict[str, Path]:
-    files = {file.stem.removeprefix("predictions-"): file for file in sorted(folder.glob("predictions-*.jsonl"))}
+    files = {file.stem.removeprefix("predictions-"): file for file in folder.glob("predictions-*.jsonl")}
     if not files:
         # An evaluation of several adapters has a folder for each.
         below = sorted(str(file.parent) for file in folder.glob("*/results.json"))
         hint = f"name one of its runs: {', '.join(below)}" if below else "name a folder that m2pt eval has written"
         raise InputError(f"{folder} holds no predictions-*.jsonl", hint)
-    return files
+    # By name: a benchmark before its blind control.
+    return dict(sorted(files.items()))
 
 
 def _compare(bench: str, first: list[Row], second: list[Row]) -> Comparison:

@@ -11,9 +11,12 @@ from m2pt_cli.records import to_json
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a file atomically: a reader, or a run killed at any moment, finds the old content or the new one."""
+    """Write a file atomically: a reader, or a run killed at any moment, finds the old content or the new one.
+
+    Halves of surrogate pairs, which are no characters, are written as JSON spells them.
+    """
     partial = file.with_name(f".{file.name}.partial")
-    with partial.open("w", encoding="utf-8", newline="\n") as stream:
+    with partial.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())

@@ -50,7 +50,7 @@ class Journal:
     def __enter__(self) -> Self:
         _cut_torn_line(self.file)
         self.read()
-        self._stream = self.file.open("a", encoding="utf-8", newline="\n")
+        self._stream = self.file.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")
         if self._stream.tell() == 0:
             self._write({"run": self._run})
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,6 +178,10 @@ def _row(record: dict[str, Any], identity: str) -> Row:
         answer=record["answer"],
         prediction=None if error else record["prediction"],
         parsed=record["parsed"] if isinstance(record.get("parsed"), str) else None,
-        correct=record["correct"] if isinstance(record.get("correct"), (bool, int, float)) else None,
+        correct=record["correct"] if _is_mark(record.get("correct")) else None,
         error=str(error) if error else None,
     )
+
+
+def _is_mark(value: Any) -> bool:
+    return isinstance(value, (bool, int, float)) and math.isfinite(value)

@@ -72,3 +72,10 @@ def test_a_folder_of_several_runs_names_them(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no predictions") as caught:
         compare_folders(tmp_path / "both", tmp_path / "both")
     assert str(tmp_path / "both" / "one") in str(caught.value.hint)
+
+
+def test_a_benchmark_stands_before_its_blind_control(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        for name in ("demo-shuffled", "demo"):
+            _write(tmp_path / folder, "+-", name)
+    assert [result.bench for result in compare_folders(tmp_path / "a", tmp_path / "b")] == ["demo", "demo-shuffled"]

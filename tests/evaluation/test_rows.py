@@ -60,3 +60,13 @@ def test_missing_and_empty_files_are_refused(tmp_path: Path) -> None:
 
 def test_unique_ids_count_within_a_question() -> None:
     assert unique_ids(["a", "b", "a"]) == ["a#0", "b#0", "a#1"]
+
+
+def test_a_mark_that_is_no_number_is_none(tmp_path: Path) -> None:
+    line = '{"question_id": 1, "question": "?", "answer": "a", "prediction": "\\ud83d", "correct": NaN}\n'
+    (tmp_path / "rows.jsonl").write_text(line)
+    (row,) = read_rows(tmp_path / "rows.jsonl")
+    assert row.correct is None
+    # Half a character, which JSON can spell and UTF-8 can't, is written as JSON spells it.
+    write_rows(tmp_path / "again.jsonl", [row])
+    assert read_rows(tmp_path / "again.jsonl") == [row]
