@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from m2pt_cli.data.faults import RowFault
-from m2pt_cli.data.samples import BytesImage, DecodedImage, FileImage, ImageReference, StoredImage, UrlImage, is_url
+from m2pt_cli.data.fetching import is_url
+from m2pt_cli.data.samples import BytesImage, DecodedImage, FileImage, ImageReference, StoredImage, UrlImage
 from m2pt_cli.errors import InputError
 
 

@@ -10,9 +10,8 @@ import io
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal, Protocol
-from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
 
+from m2pt_cli.data.fetching import fetch, is_url
 from m2pt_cli.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,8 +23,6 @@ IMAGE_MARK = "<image>"
 MOST_PIXELS = 89_478_485
 # An image this long and thin grows without bound when its shorter side is resized.
 MOST_ASPECT = 200
-_MOST_URL_BYTES = 64 << 20
-_URL_SECONDS = 30.0
 _EXIF_ORIENTATION = 0x0112
 
 
@@ -106,14 +103,7 @@ class UrlImage:
 
     def open(self) -> Image:
         """The image in RGB. Raises InputError where it can't be fetched or read."""
-        try:
-            with urlopen(Request(self.name, headers={"User-Agent": "m2pt"}), timeout=_URL_SECONDS) as response:
-                content = response.read(_MOST_URL_BYTES + 1)
-        except (OSError, ValueError) as error:
-            raise InputError(f"image {self.name} can't be fetched: {error}") from None
-        if len(content) > _MOST_URL_BYTES:
-            raise InputError(f"image {self.name} is larger than {_MOST_URL_BYTES >> 20} MiB")
-        return decode_image(self.name, io.BytesIO(content))
+        return decode_image(self.name, io.BytesIO(fetch(self.name)))
 
 
 @dataclass(frozen=True)
@@ -147,11 +137,6 @@ def image_reference(image: str | Path | Image, *, folder: Path, allow_url: bool 
         what = "is a folder" if path.is_dir() else "does not exist"
         raise InputError(f"image {path} {what}", "check the path of the image")
     return FileImage(str(path), path)
-
-
-def is_url(text: str) -> bool:
-    """Whether ``text`` is an http or https URL."""
-    return urlsplit(text).scheme in ("http", "https") if ":" in text else False
 
 
 def image_size(reference: ImageReference) -> tuple[int, int]:

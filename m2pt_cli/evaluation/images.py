@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os.path import isfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from m2pt_cli.data.samples import FileImage, ImageReference, UrlImage, is_url
+from m2pt_cli.data.fetching import is_url
+from m2pt_cli.data.samples import FileImage, ImageReference, UrlImage
 from m2pt_cli.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ class MissingImage:
 
     def open(self) -> Image:
         """Raises InputError."""
+        if is_url(self.name):
+            raise InputError(f"image {self.name} is a URL, and --allow-url was not given")
         raise InputError(f"image {self.name} is in none of the {self.num_folders} folders looked at", "check --images")
 
 
@@ -53,14 +57,14 @@ class ImageFolders:
         self._folders = [folder / sub for folder in folders for sub in _SUBFOLDERS if (folder / sub).is_dir()]
         self._allow_url = allow_url
 
-    def find(self, name: str, link: str | None) -> ImageReference:
+    def find(self, name: str, link: object) -> ImageReference:
         """The image called ``name``; one that is nowhere fails when it is opened, and its question with it."""
         path = Path(name)
         is_inside = not path.is_absolute() and ".." not in path.parts
         for folder in self._folders:
             for candidate in (folder / path, folder / path.name) if is_inside else ():
-                if candidate.is_file():
+                if isfile(candidate):  # False for a name that is too long, where Path.is_file raises
                     return FileImage(name, candidate)
-        if self._allow_url and link and is_url(link):
+        if self._allow_url and isinstance(link, str) and is_url(link):
             return UrlImage(link)
         return MissingImage(name, len(self._folders))

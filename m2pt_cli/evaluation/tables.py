@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -13,12 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 from m2pt_cli.data.samples import ImageReference, decode_image
 from m2pt_cli.errors import InputError
+from m2pt_cli.evaluation import cells
 from m2pt_cli.evaluation.benchmark import Request
 from m2pt_cli.evaluation.hub import download
 
 if TYPE_CHECKING:
     import pyarrow
     from PIL.Image import Image
+
+# What a data set on the Hub may be called.
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+_DATA_FILES = frozenset((".parquet", ".json", ".jsonl", ".zip", ".tar", ".tgz", ".gz", ".7z"))
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,7 @@ class Table:
         image: the image column's name.
         optional: columns that are read where they are there.
         label_names: whether class labels are read as their names, or as numbers.
+        checks: what the cells of a column may hold; rows that hold something else are refused by name.
     """
 
     repo_id: str
@@ -40,6 +48,7 @@ class Table:
     image: str = "image"
     optional: tuple[str, ...] = ()
     label_names: bool = True
+    checks: Mapping[str, cells.Check] = field(default_factory=dict)
 
     def with_columns(self, *columns: str) -> Table:
         """This table with more columns."""
@@ -50,31 +59,39 @@ class Table:
 
         Raises:
             UnavailableError: the data set can't be had.
-            InputError: no such files in a folder, an unreadable file, a missing column.
+            InputError: no such files in a folder, an unreadable file, a missing column, cells that can't be right.
         """
         rows: list[dict[str, Any]] = []
         for file in self.files(request):
-            if request.limit is not None and len(rows) >= request.limit:
+            wanted = None if request.limit is None else request.limit - len(rows)
+            if wanted == 0:
                 break
-            rows += self._read(file)
-        return rows[: request.limit]
+            rows += self._read(file, wanted)
+        return rows
 
     def files(self, request: Request) -> list[Path]:
         """The files of this split, from ``--source`` or the Hub, in order of their names."""
-        source = request.source
-        if source is not None and Path(source).is_dir():
+        source = local_source(request.source)
+        if source is not None and source.is_dir():
             # A copy of the repository, its files in one folder, or any parquet files with its columns.
             flat = [pattern.rpartition("/")[2] for pattern in self.patterns]
             for patterns in (self.patterns, flat, ("*.parquet",)):
-                found = [file for pattern in patterns for file in sorted(Path(source).glob(pattern))]
+                found = [file for pattern in patterns for file in sorted(source.glob(pattern))]
                 if found:
                     return found
             raise InputError(
                 f"{source} holds no {' or '.join(self.patterns)}", f"--source takes a folder like {self.repo_id}"
             )
-        return download(source or self.repo_id, self.patterns, report=request.report)
+        if source is not None and source.is_file() and source.suffix == ".parquet":
+            return [source]
+        if source is not None:
+            raise InputError(
+                f"--source {source} is neither a folder nor a parquet file",
+                f"unpack an archive first; a folder holds files like those of {self.repo_id}: {self.patterns[0]}",
+            )
+        return download(request.source or self.repo_id, self.patterns, report=request.report)
 
-    def _read(self, file: Path) -> list[dict[str, Any]]:
+    def _read(self, file: Path, most: int | None) -> list[dict[str, Any]]:
         import pyarrow
         import pyarrow.parquet
 
@@ -88,7 +105,7 @@ class Table:
                 )
             optional = [name for name in self.optional if name in parquet.schema_arrow.names]
             read = [name for name in (*self.columns, *optional) if name != self.image]
-            rows: list[dict[str, Any]] = parquet.read(columns=read).to_pylist()
+            rows: list[dict[str, Any]] = parquet.read(columns=read).slice(0, most).to_pylist()
             counts = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
         except (OSError, pyarrow.ArrowException) as error:
             raise InputError(f"{file} is no readable parquet file: {_first_line(error)}") from None
@@ -96,7 +113,11 @@ class Table:
             for row in rows:
                 if column in row and isinstance(row[column], int) and 0 <= row[column] < len(names):
                     row[column] = names[row[column]]
-        places = [(group, index) for group, count in enumerate(counts) for index in range(count)]
+        found = [(number, fault) for number, row in enumerate(rows) for fault in cells.faults(row, self.checks)]
+        if found:
+            listed = cells.several([f"row {number}: {fault}" for number, fault in found])
+            raise InputError(f"{file} holds what can't be asked or scored (the first row is 0): {listed}")
+        places = [(group, index) for group, count in enumerate(counts) for index in range(count)][: len(rows)]
         for number, (row, (group, index)) in enumerate(zip(rows, places, strict=True)):
             row[self.image] = ParquetImage(file, self.image, group, index, f"{file.stem}/{number}")
         return rows
@@ -114,9 +135,14 @@ class ParquetImage:
 
     def open(self) -> Image:
         """The image in RGB. Raises InputError where it can't be decoded."""
-        cell = _group(self.file, self.column, self.group)[self.index].as_py()
-        content = cell["bytes"] if isinstance(cell, dict) else cell
-        if not content:
+        import pyarrow
+
+        try:
+            cell = _group(self.file, self.column, self.group)[self.index].as_py()
+        except (OSError, pyarrow.ArrowException) as error:
+            raise InputError(f"image {self.name} can't be read: {_first_line(error)}") from None
+        content = cell.get("bytes") if isinstance(cell, dict) else cell
+        if not content or not isinstance(content, bytes):
             raise InputError(f"image {self.name} is empty")
         return decode_image(self.name, BytesIO(content))
 
@@ -153,13 +179,29 @@ def class_names(schema: pyarrow.Schema) -> dict[str, list[str]]:
     }
 
 
+def local_source(source: str | None) -> Path | None:
+    """``--source`` as a path that is there; None where it is not given, or a Hub id.
+
+    Raises:
+        InputError: it can only be meant as a path, and is not there.
+    """
+    if source is None:
+        return None
+    if os.path.exists(source):  # False, where Path.exists raises: names longer than a file system takes
+        return Path(source)
+    if source[:1] in ("/", ".", "~") or Path(source).suffix in _DATA_FILES or not _HUB_ID.fullmatch(source):
+        raise InputError(f"--source {source} is not there", "name a folder, or a data set of the Hub: OWNER/NAME")
+    return None
+
+
 def local_files(source: str | None, pattern: str) -> list[Path]:
     """Files of a ``--source`` folder; none where it is not a folder."""
-    return sorted(Path(source).glob(pattern)) if source is not None and Path(source).is_dir() else []
+    folder = local_source(source)
+    return sorted(folder.glob(pattern)) if folder is not None and folder.is_dir() else []
 
 
-def read_json_lines(file: Path, needed: Sequence[str]) -> list[dict[str, Any]]:
-    """Objects of a JSONL file that hold the needed keys.
+def read_json_lines(file: Path, checks: Mapping[str, cells.Check]) -> list[dict[str, Any]]:
+    """Objects of a JSONL file that hold all the keys of ``checks``, with values that pass.
 
     Raises:
         InputError: it can't be read; lines that are no such objects are named, 20 at most, with their number.
@@ -168,23 +210,24 @@ def read_json_lines(file: Path, needed: Sequence[str]) -> list[dict[str, Any]]:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file} can't be read: {getattr(error, 'strerror', None) or error}") from None
-    rows, faults = [], []
+    rows, bad = [], []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except (json.JSONDecodeError, RecursionError):
-            faults.append(f"line {number} is not valid JSON")
+            bad.append(f"line {number} is not valid JSON")
             continue
-        missing = [key for key in needed if not isinstance(row, dict) or key not in row]
+        missing = [key for key in checks if not isinstance(row, dict) or key not in row]
         if missing:
-            faults.append(f"line {number} has no {', '.join(missing)}")
+            bad.append(f"line {number} has no {', '.join(missing)}")
+        elif found := cells.faults(row, checks):
+            bad.append(f"line {number}: {', '.join(found)}")
         else:
             rows.append(row)
-    if faults:
-        more = f"; and {len(faults) - 20} more" if len(faults) > 20 else ""
-        raise InputError(f"{file} holds {len(faults)} bad lines: {'; '.join(faults[:20])}{more}")
+    if bad:
+        raise InputError(f"{file} holds {len(bad)} bad lines: {cells.several(bad)}")
     return rows
 
 

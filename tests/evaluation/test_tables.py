@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from m2pt_cli.errors import InputError
+from m2pt_cli.evaluation import cells
 from m2pt_cli.evaluation.benchmark import Request
-from m2pt_cli.evaluation.tables import Table
+from m2pt_cli.evaluation.tables import Table, local_source
 
 from .parquet_sets import png, write_parquet
 
@@ -48,3 +51,41 @@ def test_a_broken_image_fails_when_it_is_opened(tmp_path: Path, content: bytes) 
     with pytest.raises(InputError, match="image test-0/0"):
         first["image"].open()
     assert second["image"].open().size == (16, 12)
+
+
+def test_cells_that_can_not_be_right_are_named_with_their_row_and_file(tmp_path: Path) -> None:
+    table = dataclasses.replace(TABLE, checks={"question": cells.text})
+    rows = [{"image": png((1, 1, 1)), "question": text} for text in ("What?", None, "Who?", " ")]
+    write_parquet(tmp_path / "test-0.parquet", rows, images=("image",))
+    expected = r"test-0\.parquet holds .*: row 1: question is None, a text was expected; row 3: question is ' '"
+    with pytest.raises(InputError, match=expected):
+        table.rows(Request(source=str(tmp_path)))
+    # What --limit cuts off is not looked at.
+    assert len(table.rows(Request(source=str(tmp_path), limit=1))) == 1
+
+
+def test_an_image_column_of_texts_fails_when_it_is_opened(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "test-0.parquet", [{"image": "a.png", "question": "?"}])
+    (row,) = TABLE.rows(Request(source=str(tmp_path)))
+    with pytest.raises(InputError, match="image test-0/0 is empty"):
+        row["image"].open()
+
+
+def test_one_parquet_file_is_a_source(tmp_path: Path) -> None:
+    file = write_parquet(tmp_path / "mine.parquet", [{"image": png((1, 1, 1)), "question": "What?"}], images=("image",))
+    assert [row["question"] for row in TABLE.rows(Request(source=str(file)))] == ["What?"]
+
+
+def test_a_source_that_is_no_data_is_said_before_the_hub_is_asked(tmp_path: Path) -> None:
+    archive = tmp_path / "set.zip"
+    with zipfile.ZipFile(archive, "w") as stream:
+        stream.writestr("../../test-0.parquet", b"x")
+    with pytest.raises(InputError, match="is neither a folder nor a parquet file") as caught:
+        TABLE.rows(Request(source=str(archive)))
+    assert "unpack" in str(caught.value.hint) and list(tmp_path.iterdir()) == [archive]
+    (tmp_path / "loop").symlink_to("loop")
+    absent = [str(tmp_path / "none"), str(tmp_path / "loop"), "./none", "none.tar.gz", "an id", "https://a.org/b/c"]
+    for source in [*absent, "x" * 300 + ".zip"]:
+        with pytest.raises(InputError, match="is not there"):
+            TABLE.rows(Request(source=source))
+    assert local_source(None) is None and local_source("no-such-owner/no-such.set_1") is None

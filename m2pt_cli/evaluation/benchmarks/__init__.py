@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
+from os.path import exists
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +47,19 @@ def find_benchmarks(names: Sequence[str]) -> list[Benchmark]:
     """The benchmarks that ``--bench`` names, each once; a name may be a list with commas, or a file of one's own.
 
     Raises:
-        SettingsError: an unknown name; the nearest one is suggested.
+        SettingsError: an unknown name, of which the nearest one is suggested; or no name at all.
         InputError: a file that is not there.
     """
+    # exists() of os.path: the one of pathlib raises for names that are longer than a file system takes.
     found: dict[str, Benchmark] = {}
     for words in names:
         # A file's own name may hold a comma.
-        parts = [words] if Path(words).exists() else [part.strip() for part in words.split(",") if part.strip()]
+        parts = [words] if exists(words) else [part.strip() for part in words.split(",") if part.strip()]
         for part in parts:
             for name in _GROUPS.get(part, (part,)):
                 found.setdefault(name, _load(name))
+    if not found:
+        raise SettingsError("--bench names no benchmark", "m2pt eval --list names them")
     return list(found.values())
 
 
@@ -65,7 +69,9 @@ def _load(name: str) -> Benchmark:
         benchmark: Benchmark = getattr(import_module(f"{__name__}.{module}"), attribute)
         return benchmark
     path = Path(name)
-    if path.exists():
+    if exists(name) and not (path.is_file() or path.is_dir()):
+        raise InputError(f"--bench {name} is neither a file nor a folder", "a benchmark of your own is a JSONL file")
+    if exists(name):
         from m2pt_cli.evaluation.benchmarks.own import OwnBenchmark
 
         return OwnBenchmark(path)

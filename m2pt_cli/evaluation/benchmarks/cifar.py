@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from m2pt_cli.evaluation import cells
 from m2pt_cli.evaluation.benchmark import Request
 from m2pt_cli.evaluation.class_names import match_class
 from m2pt_cli.evaluation.rows import Item, Mark, Row
@@ -80,11 +81,25 @@ CIFAR10 = CIFAR(
     "cifar10",
     CIFAR10_NAMES,
     "label",
-    Table("uoft-cs/cifar10", ("plain_text/test-*.parquet",), ("img", "label"), image="img", label_names=False),
+    Table(
+        "uoft-cs/cifar10",
+        ("plain_text/test-*.parquet",),
+        ("img", "label"),
+        image="img",
+        label_names=False,
+        checks={"label": cells.label(len(CIFAR10_NAMES))},
+    ),
 )
 CIFAR100 = CIFAR(
     "cifar100",
     CIFAR100_NAMES,
     "fine_label",
-    Table("uoft-cs/cifar100", ("cifar100/test-*.parquet",), ("img", "fine_label"), image="img", label_names=False),
+    Table(
+        "uoft-cs/cifar100",
+        ("cifar100/test-*.parquet",),
+        ("img", "fine_label"),
+        image="img",
+        label_names=False,
+        checks={"fine_label": cells.label(len(CIFAR100_NAMES))},
+    ),
 )

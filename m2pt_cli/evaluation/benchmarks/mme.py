@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from m2pt_cli.errors import InputError
-from m2pt_cli.evaluation import yes_no
+from m2pt_cli.evaluation import cells, yes_no
 from m2pt_cli.evaluation.benchmark import SHORT_ANSWER, Request
 from m2pt_cli.evaluation.rows import Item, Mark, Row, answered, unique_ids
 from m2pt_cli.evaluation.statistics import mean
@@ -40,7 +40,17 @@ class MME:
     max_new_tokens = 16
     headline = "total"
     has_protocols = True
-    table = Table("lmms-lab/MME", ("data/test-*.parquet",), ("question_id", "image", "question", "answer", "category"))
+    table = Table(
+        "lmms-lab/MME",
+        ("data/test-*.parquet",),
+        ("question_id", "image", "question", "answer", "category"),
+        checks={
+            "question_id": cells.identifier,
+            "question": cells.text,
+            "answer": cells.yes_or_no,
+            "category": cells.text,
+        },
+    )
     patterns = table.patterns
 
     def items(self, request: Request) -> list[Item]:

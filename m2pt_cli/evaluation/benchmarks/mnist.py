@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from m2pt_cli.evaluation import cells
 from m2pt_cli.evaluation.benchmark import Request
 from m2pt_cli.evaluation.rows import Item, Mark, Row
 from m2pt_cli.evaluation.scores import accuracy_by_category
@@ -38,7 +39,13 @@ class MNIST:
     max_new_tokens = 8
     headline = "accuracy"
     has_protocols = False
-    table = Table("ylecun/mnist", ("mnist/test-*.parquet",), ("image", "label"), label_names=False)
+    table = Table(
+        "ylecun/mnist",
+        ("mnist/test-*.parquet",),
+        ("image", "label"),
+        label_names=False,
+        checks={"label": cells.label(10)},
+    )
     patterns = table.patterns
 
     def items(self, request: Request) -> list[Item]:

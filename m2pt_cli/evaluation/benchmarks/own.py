@@ -11,6 +11,7 @@ from typing import Any
 
 from m2pt_cli.data.samples import IMAGE_MARK
 from m2pt_cli.errors import InputError
+from m2pt_cli.evaluation import cells
 from m2pt_cli.evaluation.benchmark import Request
 from m2pt_cli.evaluation.images import ImageFolders
 from m2pt_cli.evaluation.rows import Item, Mark, Row, answered, unique_ids
@@ -20,6 +21,7 @@ from m2pt_cli.evaluation.tables import read_json_lines
 
 _WORD = re.compile(r"\w+", re.UNICODE)
 _ARTICLES = frozenset(("a", "an", "the"))
+_LINE: dict[str, cells.Check] = {"image": cells.text, "question": cells.text, "answer": cells.answer}
 
 
 class OwnBenchmark:
@@ -63,7 +65,7 @@ class OwnBenchmark:
 
     def _question_lines(self, request: Request) -> list[Item]:
         folders = ImageFolders(request.images or (self.path.parent,), request.allow_url, needed_by=self.name)
-        rows = read_json_lines(self.path, ("image", "question", "answer"))[: request.limit]
+        rows = read_json_lines(self.path, _LINE)[: request.limit]
         names = [str(row.get("id", row.get("question_id", number))) for number, row in enumerate(rows, start=1)]
         return [
             Item(

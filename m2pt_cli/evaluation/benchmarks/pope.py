@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from m2pt_cli.errors import InputError
-from m2pt_cli.evaluation import yes_no
+from m2pt_cli.evaluation import cells, yes_no
 from m2pt_cli.evaluation.benchmark import SHORT_ANSWER, Request
 from m2pt_cli.evaluation.images import ImageFolders
 from m2pt_cli.evaluation.rows import Item, Mark, Row, answered, unique_ids
@@ -16,6 +16,12 @@ from m2pt_cli.evaluation.tables import SharedImages, Table, local_files, read_js
 
 SPLITS = ("random", "popular", "adversarial")
 _KEYS = ("accuracy", "f1", "precision", "recall", "yes_ratio")
+_ORIGINAL: dict[str, cells.Check] = {
+    "question_id": cells.identifier,
+    "image": cells.text,
+    "text": cells.text,
+    "label": cells.yes_or_no,
+}
 _READERS = {"official": yes_no.pope_official, "lmms-eval": yes_no.pope_lmms_eval}
 
 
@@ -32,6 +38,13 @@ class POPE:
         "lmms-lab/POPE",
         ("Full/random-*.parquet", "Full/popular-*.parquet", "Full/adversarial-*.parquet"),
         ("question_id", "question", "answer", "image_source", "image", "category"),
+        checks={
+            "question_id": cells.identifier,
+            "question": cells.text,
+            "answer": cells.yes_or_no,
+            "image_source": cells.identifier,
+            "category": cells.one_of(*SPLITS),
+        },
     )
     patterns = table.patterns
 
@@ -47,7 +60,7 @@ class POPE:
                 category=row["category"],
                 image=row["image"],
                 question=str(row["question"]) + suffix,
-                answer=str(row["answer"]).strip().lower(),
+                answer=str(row["answer"]).strip().rstrip(".").lower(),
             )
             for identity, row in zip(ids, rows, strict=True)
         ]
@@ -64,7 +77,7 @@ class POPE:
         rows = []
         for split in SPLITS:
             for file in (file for file in files if file.stem.endswith(split)):
-                for row in read_json_lines(file, ("question_id", "image", "text", "label")):
+                for row in read_json_lines(file, _ORIGINAL):
                     image = folders.find(str(row["image"]), None)
                     rows.append(
                         {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from m2pt_cli.evaluation import cells
 from m2pt_cli.evaluation.benchmark import SHORT_ANSWER, Request
 from m2pt_cli.evaluation.evalai import normalise, soft_accuracy
 from m2pt_cli.evaluation.rows import Item, Mark, Row, unique_ids
@@ -22,7 +23,16 @@ class TextVQA:
     headline = "accuracy"
     has_protocols = False
     table = Table(
-        "lmms-lab/textvqa", ("data/validation-*.parquet",), ("image_id", "question_id", "question", "image", "answers")
+        "lmms-lab/textvqa",
+        ("data/validation-*.parquet",),
+        ("image_id", "question_id", "question", "image", "answers"),
+        checks={
+            "image_id": cells.identifier,
+            "question_id": cells.identifier,
+            "question": cells.text,
+            "answers": cells.texts,
+            "ocr_tokens": cells.tokens,
+        },
     )
     patterns = table.patterns
 

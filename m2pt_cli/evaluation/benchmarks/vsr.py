@@ -6,14 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from m2pt_cli.evaluation import cells
 from m2pt_cli.evaluation.benchmark import Request
 from m2pt_cli.evaluation.hub import download
 from m2pt_cli.evaluation.images import ImageFolders
 from m2pt_cli.evaluation.rows import Item, Mark, Row, answered
 from m2pt_cli.evaluation.scores import accuracy_by_category
 from m2pt_cli.evaluation.statistics import BinaryCounts
-from m2pt_cli.evaluation.tables import read_json_lines
+from m2pt_cli.evaluation.tables import local_source, read_json_lines
 from m2pt_cli.evaluation.yes_no import first_yes_or_no
+
+_LINE: dict[str, cells.Check] = {
+    "image": cells.text,
+    "caption": cells.text,
+    "label": cells.label(2),
+    "relation": cells.text,
+}
 
 
 class VSR:
@@ -29,7 +37,7 @@ class VSR:
 
     def items(self, request: Request) -> list[Item]:
         folders = ImageFolders(request.images, request.allow_url, needed_by=self.name)
-        rows = read_json_lines(self._file(request), ("image", "caption", "label", "relation"))[: request.limit]
+        rows = read_json_lines(self._file(request), _LINE)[: request.limit]
         return [
             Item(
                 id=f"{number}#0",
@@ -37,18 +45,16 @@ class VSR:
                 category=str(row["relation"]),
                 image=folders.find(str(row["image"]), row.get("image_link")),
                 question=_ask(str(row["caption"]), request.wording),
-                answer="yes" if int(row["label"]) == 1 else "no",
+                answer="yes" if row["label"] == 1 else "no",
             )
             for number, row in enumerate(rows)
         ]
 
     def _file(self, request: Request) -> Path:
-        source = request.source
-        if source is not None and Path(source).is_dir():
-            return Path(source) / self.patterns[0]
-        if source is not None and Path(source).is_file():
-            return Path(source)
-        return download(source or self.source, self.patterns, report=request.report)[0]
+        source = local_source(request.source)
+        if source is not None:
+            return source / self.patterns[0] if source.is_dir() else source
+        return download(request.source or self.source, self.patterns, report=request.report)[0]
 
     def mark(self, row: Row, protocol: str) -> Mark:
         parsed = first_yes_or_no(row.prediction or "")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from m2pt_cli.errors import InputError
 from m2pt_cli.evaluation.benchmark import Request
 from m2pt_cli.evaluation.benchmarks.cifar import CIFAR10, CIFAR10_NAMES, CIFAR100, CIFAR100_NAMES
 from m2pt_cli.evaluation.benchmarks.mnist import BENCHMARK as MNIST
@@ -84,3 +86,13 @@ def test_mnist_items(tmp_path: Path) -> None:
 )
 def test_digits_in_free_answers(answer: str, digit: str | None) -> None:
     assert read_digit(answer) == digit
+
+
+@pytest.mark.parametrize("label", [None, -1, 10])
+@pytest.mark.parametrize("bench", [CIFAR10, MNIST], ids=["cifar10", "mnist"])
+def test_a_row_without_a_class_is_refused_by_name(tmp_path: Path, bench: Any, label: int | None) -> None:
+    column = "img" if bench is CIFAR10 else "image"
+    rows = [{column: png((0, 0, 0)), "label": number} for number in (3, label)]
+    write_parquet(tmp_path / "test-0.parquet", rows, images=(column,))
+    with pytest.raises(InputError, match=rf"test-0\.parquet holds .*row 1: label is {label}, a number from 0 to 9"):
+        bench.items(Request(source=str(tmp_path)))

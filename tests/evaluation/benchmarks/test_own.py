@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,39 @@ def test_a_sample_without_an_image_is_no_question(tmp_path: Path) -> None:
     file.write_text(json.dumps([{"id": "x", "conversations": turns}]))
     with pytest.raises(InputError, match=r"1 samples of .* are not about one image, the first is x"):
         OwnBenchmark(file).items(Request())
+
+
+def test_a_line_that_can_not_be_asked_is_named(tmp_path: Path) -> None:
+    good = {"image": "a.png", "question": "What?", "answer": "a cat"}
+    bad = [{"answer": float("nan")}, {"question": None}, {"image": ["a.png"]}, {"answer": []}, {"question": "\ud83d"}]
+    file = tmp_path / "mine.jsonl"
+    file.write_text("".join(json.dumps({**good, **change}) + "\n" for change in [{}, *bad]))
+    with pytest.raises(InputError, match=r"mine\.jsonl holds 5 bad lines: line 2: answer is nan, .*; line 3") as caught:
+        OwnBenchmark(file).items(Request())
+    assert "line 6: question is '\\ud83d', whole characters" in caught.value.message
+    file.write_text(json.dumps({**good, "answer": 7}) + "\n")
+    assert OwnBenchmark(file).items(Request())[0].answer == "7"
+
+
+def test_images_with_impossible_names_fail_alone(tmp_path: Path) -> None:
+    names = ["x" * 300, "a/" * 3000, "http://[x", "http://127.0.0.1:1/a.png", "nul\0.png"]
+    lines = [{"image": name, "question": "What?", "answer": "a cat"} for name in names]
+    file = tmp_path / "mine.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    items = OwnBenchmark(file).items(Request())
+    for number, words in enumerate(["is in none of", "is in none of", "--allow-url", "--allow-url", "is in none of"]):
+        with pytest.raises(InputError, match=words):
+            items[number].image.open()
+    with pytest.raises(InputError, match="can't be fetched"):
+        OwnBenchmark(file).items(Request(allow_url=True))[2].image.open()
+
+
+def test_a_name_that_is_no_file_and_no_name_at_all(tmp_path: Path) -> None:
+    (tmp_path / "loop.jsonl").symlink_to("loop.jsonl")
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    for name, words in [("loop", "does not exist"), ("pipe", "is neither a file nor a folder"), ("x" * 300, "exist")]:
+        with pytest.raises(InputError, match=words):
+            find_benchmarks([str(tmp_path / f"{name}.jsonl")])
+    for names in ([""], [","], [" "]):
+        with pytest.raises(SettingsError, match="names no benchmark"):
+            find_benchmarks(names)

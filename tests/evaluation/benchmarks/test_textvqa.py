@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from m2pt_cli.errors import InputError
 from m2pt_cli.evaluation.benchmark import Request
 from m2pt_cli.evaluation.benchmarks.textvqa import BENCHMARK
 from m2pt_cli.evaluation.rows import Row
@@ -41,3 +43,12 @@ def test_the_score_is_the_mean_soft_accuracy() -> None:
     marked = [row.marked(BENCHMARK.mark(row, "official")) for row in rows]
     scores = BENCHMARK.scores(marked, "official")
     assert scores["accuracy"] == pytest.approx(sum(case["exact_match"] for case in cases) / len(cases), abs=1e-6)
+
+
+@pytest.mark.parametrize(("column", "value"), [("answers", None), ("answers", []), ("ocr_tokens", None)])
+def test_a_row_without_answers_or_tokens_is_refused_by_name(tmp_path: Path, column: str, value: Any) -> None:
+    row = {"image_id": "a", "question_id": 1, "question": "what?", "answers": ["x"] * 10, "ocr_tokens": ["X"]}
+    rows = [{**one, "image": png((1, 2, 3))} for one in (row, {**row, column: value})]
+    write_parquet(tmp_path / "validation-0.parquet", rows, images=("image",))
+    with pytest.raises(InputError, match=rf"row 1: {column} is .*, a list of texts was expected"):
+        BENCHMARK.items(Request(source=str(tmp_path), ocr=True))
