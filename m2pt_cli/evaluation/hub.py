@@ -32,12 +32,16 @@ def download(repo_id: str, patterns: Sequence[str], *, report: Callable[[str], N
             raise UnavailableError(f"the data set {repo_id} holds no files {' and '.join(patterns)}")
         return [hub.download(repo, name, report=report) for name in names]
     except UnavailableError as error:
-        include = " ".join(f"--include '{pattern}'" for pattern in patterns)
-        raise UnavailableError(
-            error.message,
-            f"--source names another Hub id or a folder; on a machine with a network: hf download {repo_id} "
-            f"--repo-type dataset {include}; --bench demo needs none",
-        ) from None
+        raise UnavailableError(error.message, _next_step(error.hint or "", repo_id, patterns)) from None
+
+
+def _next_step(hint: str, repo_id: str, patterns: Sequence[str]) -> str:
+    """What to do about a data set that can't be had, in the flags of m2pt eval: its cause comes first."""
+    command = f"hf download {repo_id} --repo-type dataset"
+    include = " ".join(f"--include '{pattern}'" for pattern in patterns)
+    cause = hint.replace("; --data demo needs no network", "").replace("--data", "--source")
+    steps = [cause.replace(command, f"{command} {include}")] if cause else []
+    return "; ".join([*steps, "--source names another Hub id or a folder", "--bench demo needs none"])
 
 
 def cached_files(repo_id: str, patterns: Sequence[str]) -> list[Path]:

@@ -142,6 +142,8 @@ def test_a_broken_connection_is_resumed(root: Path, tmp_path: Path) -> None:
         hub.cut("random-00000-of-00001.parquet", after=1000, times=20)
         (failed,), state = _load(hub, root, tmp_path, "pope")
         assert failed["code"] == 1 and "lmms-lab/POPE" in failed["error"] and state["cached"]["pope"] is False
+        assert failed["hint"].startswith("run it again (what has arrived is kept)") and "--data" not in failed["hint"]
+        assert "--include 'Full/random-*.parquet'" in failed["hint"]
         hub.cut("random-00000-of-00001.parquet", after=0, times=0)
         (result,), state = _load(hub, root, tmp_path, "pope")
         assert len(result["ids"]) == 3 and state["cached"]["pope"] is True
@@ -161,6 +163,9 @@ def test_what_is_not_there_is_said(root: Path, tmp_path: Path) -> None:
     with HubServer(tmp_path / "other") as hub:
         (empty,), _ = _load(hub, root, tmp_path / "home2", "mnist")
         assert "holds no files mnist/test-*.parquet" in empty["error"]
+    with HubServer(tmp_path / "other", gated={"ylecun/mnist"}) as hub:
+        (gated,), _ = _load(hub, root, tmp_path / "home3", "mnist")
+        assert "needs its owner's permission" in gated["error"] and "hf auth login" in gated["hint"]
 
 
 def test_half_of_the_shards_is_not_a_data_set() -> None:
