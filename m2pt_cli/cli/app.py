@@ -127,6 +127,11 @@ def _as_expected(error: Exception) -> M2PTError | None:
         return DeviceError(
             f"the disk is full ({error.filename or 'while writing'})", "free some space, then run it again"
         )
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        name = str(error.filename)
+        return SettingsError(
+            f"{name[:60]}… has {len(name)} characters: no file system takes such a name", "is a text in a name's place?"
+        )
     # torch.OutOfMemoryError, known by its name so that a light command needs no torch.
     if type(error).__name__ == "OutOfMemoryError":
         first = str(error).splitlines()[0] if str(error) else "the device ran out of memory"

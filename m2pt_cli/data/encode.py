@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from m2pt_cli.data.chat import ChatTemplate, Rendered, question_turn
 from m2pt_cli.data.faults import Faults
-from m2pt_cli.data.samples import ImageReference, Sample, Turn
+from m2pt_cli.data.samples import ImageReference, Sample, Turn, holds_no_character
 from m2pt_cli.errors import InputError, SettingsError
 
 if TYPE_CHECKING:
@@ -198,8 +198,10 @@ def encode_prompt(
     """Ids of a question about ``num_images`` images, ending where the answer begins (``ASSISTANT:``).
 
     Raises:
-        InputError: the question holds image marks, but not as many as there are images.
+        InputError: the question holds image marks, but not as many as there are images, or what is no character.
     """
+    if holds_no_character(question):
+        raise InputError(f"the question holds what is no character: {ascii(question)[:80]}")
     turn = question_turn(question, num_images)
     return encode_conversation(
         [turn], template, tokenizer, image_token_id=image_token_id, image_tokens=image_tokens

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from m2pt_cli.data.faults import RowFault
-from m2pt_cli.data.samples import IMAGE_MARK, ImageReference, Sample, Turn
+from m2pt_cli.data.samples import IMAGE_MARK, ImageReference, Sample, Turn, holds_no_character
 
 COLUMNS = ("conversations", "messages")
 _ROLES: dict[str, Literal["user", "assistant", "system"]] = {
@@ -93,6 +93,8 @@ def _turn(message: Any, place: int, inline: list[Any]) -> _RoleAndText:
         content = "".join(_part_text(part, place, inline) for part in content)
     if not isinstance(content, str):
         raise RowFault(f"turn {place} has {_json_type(content)} as its text")
+    if holds_no_character(content):
+        raise RowFault(f"turn {place} holds what is no character: {ascii(content)[:80]}")
     return _ROLES[role], content.strip()
 
 

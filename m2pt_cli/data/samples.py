@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 from dataclasses import dataclass, field
+from os.path import isdir, isfile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal, Protocol
 
@@ -118,6 +119,11 @@ class DecodedImage:
         return self.image.convert("RGB")
 
 
+def holds_no_character(text: str) -> bool:
+    """Whether a text holds half a surrogate pair: JSON and command lines can, no tokenizer and no file takes it."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def image_reference(image: str | Path | Image, *, folder: Path, allow_url: bool = False) -> ImageReference:
     """A reference to an image that the user named: a path (relative to ``folder``), a URL, or a PIL image.
 
@@ -133,8 +139,8 @@ def image_reference(image: str | Path | Image, *, folder: Path, allow_url: bool 
             raise InputError(f"image {image} is a URL", "give a file, or allow fetching with --allow-url")
         return UrlImage(str(image))
     path = folder / image
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
+    if not isfile(path):  # False for a name that is too long, where Path.is_file raises
+        what = "is a folder" if isdir(path) else "does not exist"
         raise InputError(f"image {path} {what}", "check the path of the image")
     return FileImage(str(path), path)
 

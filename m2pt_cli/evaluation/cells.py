@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from m2pt_cli.data.samples import holds_no_character
+
 Check = Callable[[Any], str | None]
 
 _LONGEST = 40
@@ -20,8 +22,7 @@ def text(value: Any) -> str | None:
         return "a text"
     if not value.strip():
         return "a text that is not empty"
-    # Half a surrogate pair, which JSON can spell, is no character: no file and no tokenizer takes it.
-    return "whole characters" if any("\ud800" <= character <= "\udfff" for character in value) else None
+    return "whole characters" if holds_no_character(value) else None
 
 
 def identifier(value: Any) -> str | None:

@@ -144,3 +144,9 @@ def test_a_full_disk_behind_stdout_is_one_line_and_code_1() -> None:
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "the disk is full" in done.stderr
     assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--adapter", "--base", "--output-dir"])
+def test_a_name_no_file_system_takes_is_no_traceback(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "--bench", "demo", option, "x" * 300]) == 2
+    assert "no file system takes such a name" in capsys.readouterr().err

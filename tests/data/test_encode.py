@@ -86,6 +86,13 @@ def test_the_prompt_at_inference_is_how_training_began(kind: str, name: str) -> 
     assert next(i for i, label in enumerate(result.labels) if label != -100) == len(prompt)
 
 
+@pytest.mark.parametrize("question", ["half \ud83d of a pair", "bytes \udcff of a command line"])
+def test_what_is_no_character_is_an_input_error(question: str) -> None:
+    own = processor("bytes")
+    with pytest.raises(InputError, match="holds what is no character"):
+        encode_prompt(question, 0, get_template("plain", own), own.tokenizer, image_token_id=own.image_token_id)
+
+
 def test_a_token_that_begins_before_the_answer_is_supervised_too() -> None:
     words = {word: number for number, word in enumerate(["<unk>", "USER: Why?", "ASSISTANT: Yes", "</s>"])}
     raw = Tokenizer(models.WordLevel(words, unk_token="<unk>"))

@@ -91,6 +91,7 @@ def test_a_struct_of_lists_is_a_list_of_structs() -> None:
         ({"conversations": llava("q", "a")["conversations"][:1] * 2}, "turn 2 is the user's where the assistant's"),
         (llava("q", " "), "turn 2 is empty: an answer was expected"),
         (llava("", "a"), "turn 1 is empty: a question was expected"),
+        (llava("q", "half \ud83d"), "turn 2 holds what is no character"),
         (llava("<image>\nq", "a"), "1 <image> marks for 0 images"),
         (llava("q", "a", image="x"), "0 <image> marks for 1 images"),
         (llava("<image><image>", "a", image="x"), "2 <image> marks for 1 images"),

@@ -109,6 +109,8 @@ def test_reference_by_path_url_or_picture(tmp_path: Path) -> None:
         image_reference("b.png", folder=tmp_path)
     with pytest.raises(InputError, match="is a folder"):
         image_reference(tmp_path, folder=Path())
+    with pytest.raises(InputError, match="does not exist"):  # longer than a file system takes
+        image_reference("x" * 300, folder=tmp_path)
     with pytest.raises(InputError, match="is a URL") as caught:
         image_reference("https://example.org/a.png", folder=tmp_path)
     assert "--allow-url" in str(caught.value.hint)
