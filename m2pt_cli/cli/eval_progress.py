@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 # Seconds between plain lines, and between redrawings of the live table.
 _LINE_EVERY = 20.0
 _DRAW_EVERY = 0.25
+# On a terminal narrower than this, columns that a person can spare make room for the others.
+_NARROW = 72
+_SPARED = ("questions/s", "failed")
 
 
 class EvalProgress:
@@ -42,7 +45,12 @@ class EvalProgress:
             self._stop()
             (self._output.warn if event.is_warning else self._output.status)(event.text)
             return
-        line = self._lines.setdefault((event.run, event.bench), _Line(event))
+        key = (event.run, event.bench)
+        if key not in self._lines and event.resumed and self._output.live:
+            self._stop()  # the moving table does not stay; where an earlier start is gone on with, does
+            kept = f"{event.resumed:,} of {event.total:,} answers are from an earlier start"
+            self._output.status(f"{event.run} on {event.bench}: {kept}")
+        line = self._lines.setdefault(key, _Line(event))
         line.event = event
         ended = event.done == event.total
         now = time.monotonic()
@@ -62,16 +70,19 @@ class EvalProgress:
             console = Console(stderr=True, markup=False, emoji=False, highlight=False)
             self._live = Live(console=console, auto_refresh=False, transient=True)
             self._live.start()
-        self._live.update(self._table(), refresh=True)
+        self._live.update(self._table(self._live.console.width), refresh=True)
 
-    def _table(self) -> Table:
+    def _table(self, width: int) -> Table:
         from rich.table import Table
 
         table = Table(box=None, pad_edge=False)
-        for title in ("run", "benchmark", "done", "questions/s", "score", "failed", "left"):
-            table.add_column(title, justify="left" if title in ("run", "benchmark") else "right")
+        titles = ("run", "benchmark", "done", "questions/s", "score", "failed", "left")
+        shown = [place for place, title in enumerate(titles) if width >= _NARROW or title not in _SPARED]
+        for place in shown:
+            table.add_column(titles[place], justify="left" if place < 2 else "right")
         for line in self._lines.values():
-            table.add_row(*(self._output.clean(cell) for cell in line.cells()))
+            cells = line.cells()
+            table.add_row(*(self._output.clean(cells[place]) for place in shown))
         return table
 
 
