@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from m2pt_cli.errors import InputError
 from m2pt_cli.evaluation import cells
 from m2pt_cli.evaluation.benchmark import Request
 from m2pt_cli.evaluation.hub import download
@@ -52,8 +53,15 @@ class VSR:
 
     def _file(self, request: Request) -> Path:
         source = local_source(request.source)
+        if source is not None and source.is_dir():
+            file = source / self.patterns[0]
+            if not file.is_file():
+                raise InputError(
+                    f"--source {source} holds no {file.name}", f"name a copy of {self.source}, or its file"
+                )
+            return file
         if source is not None:
-            return source / self.patterns[0] if source.is_dir() else source
+            return source
         return download(request.source or self.source, self.patterns, report=request.report)[0]
 
     def mark(self, row: Row, protocol: str) -> Mark:

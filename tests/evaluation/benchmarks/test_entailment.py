@@ -51,6 +51,9 @@ def test_vsr_needs_a_place_for_its_images(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         VSR.items(Request(source=str(tmp_path)))
     assert caught.value.hint is not None and "--allow-url" in caught.value.hint
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"empty holds no test\.jsonl"):
+        VSR.items(Request(source=str(tmp_path / "empty"), images=(tmp_path,)))
     with pytest.raises(InputError, match="is no folder"):
         VSR.items(Request(source=str(tmp_path), images=(tmp_path / "none",)))
 
@@ -119,3 +122,15 @@ def test_snli_ve_confusion() -> None:
     assert scores["confusion"]["entailment"] == {"entailment": 1, "neutral": 1, "contradiction": 0, "unparsed": 0}
     assert scores["confusion"]["neutral"]["contradiction"] == 1
     assert scores["confusion"]["contradiction"]["unparsed"] == 1
+
+
+def test_a_vsr_line_that_can_not_be_asked_is_named(tmp_path: Path) -> None:
+    lines = [_VSR, {**_VSR, "label": None}, {**_VSR, "label": 2, "caption": ""}, {**_VSR, "image_link": 5}]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(InputError, match=r"test\.jsonl holds 2 bad lines: line 2: label is None, a number from 0 to 1"):
+        VSR.items(Request(source=str(tmp_path), images=(tmp_path,)))
+    # A link that is no text leads nowhere, and only where it is needed.
+    (tmp_path / "test.jsonl").write_text(json.dumps(lines[3]) + "\n")
+    (item,) = VSR.items(Request(source=str(tmp_path), allow_url=True))
+    with pytest.raises(InputError, match="is in none of"):
+        item.image.open()
