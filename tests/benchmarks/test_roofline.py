@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from flops import step_flops
 from geometries import GEOMETRIES, TEXT_TOKENS
@@ -12,6 +14,12 @@ from m2pt_cli.method import prefix
 from m2pt_cli.training import norms
 
 ROWS = 2
+_SMALL = GEOMETRIES["small"]
+GEOMETRY = replace(
+    _SMALL,
+    vision=replace(_SMALL.vision, num_layers=3),
+    text=replace(_SMALL.text, vocab_size=2000, num_layers=4),
+)
 
 
 @pytest.fixture
@@ -19,17 +27,17 @@ def found(monkeypatch: pytest.MonkeyPatch) -> dict[str, Roofline]:
     monkeypatch.setattr(norms, "FUSED_DEVICES", ("cpu",))
     monkeypatch.setattr(prefix, "FLASH_DEVICES", ("cpu",))
     names = ("m2pt", "m2pt, plain norms", "lora, usual recipe", "lora, our loss", "lora, m2pt train", "forward alone")
-    return {name: needs(name, GEOMETRIES["small"], ROWS, Card(4e12, 700e12)) for name in names}
+    return {name: needs(name, GEOMETRY, ROWS, Card(4e12, 700e12)) for name in names}
 
 
 def test_rows(found: dict[str, Roofline]) -> None:
-    geometry = GEOMETRIES["small"]
+    geometry = GEOMETRY
     flops = step_flops(
         geometry, rows=ROWS, text_tokens=TEXT_TOKENS, supervised=SUPERVISED, visual_prompts=VISUAL,
         textual_prompts=TEXTUAL,
     )  # fmt: skip
     # Beyond need: the vision layer whose output nobody reads, and prompts as queries.
-    for name, most in (("forward alone", 1.1), ("m2pt", 1.2)):
+    for name, most in (("forward alone", 1.15), ("m2pt", 1.25)):
         assert 0.99 < found[name].operations.total() / needed(name, flops) < most
     head = 2 * ROWS * geometry.text.hidden_size * geometry.text.vocab_size
     length = geometry.vision.num_patches + TEXT_TOKENS
