@@ -83,6 +83,7 @@ def test_the_processor(loaded: Any) -> None:
         assert own == get_template("vicuna_v1").render(turns[:count], eos="</s>")
 
 
+@pytest.mark.slow
 def test_the_alias_is_assembled_once_from_the_hub(parts: Path, tmp_path: Path, base: Path) -> None:
     hub = tmp_path / "hub" / "models"
     layout.copied(parts / "vicuna", hub / "lmsys/vicuna-7b-v1.3")
