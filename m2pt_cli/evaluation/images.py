@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os.path import isfile
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from m2pt_cli.data.fetching import is_url
 from m2pt_cli.data.samples import FileImage, ImageReference, UrlImage
 from m2pt_cli.errors import InputError
+from m2pt_cli.evaluation.rows import Item
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,11 +27,16 @@ class MissingImage:
     name: str
     num_folders: int
 
+    @property
+    def problem(self) -> InputError:
+        """Why it can't be opened."""
+        if is_url(self.name):
+            return InputError(f"image {self.name} is a URL, and --allow-url was not given", "--allow-url fetches it")
+        return InputError(f"image {self.name} is in none of the {self.num_folders} folders looked at", "check --images")
+
     def open(self) -> Image:
         """Raises InputError."""
-        if is_url(self.name):
-            raise InputError(f"image {self.name} is a URL, and --allow-url was not given")
-        raise InputError(f"image {self.name} is in none of the {self.num_folders} folders looked at", "check --images")
+        raise self.problem
 
 
 class ImageFolders:
@@ -68,3 +74,23 @@ class ImageFolders:
         if self._allow_url and isinstance(link, str) and is_url(link):
             return UrlImage(link)
         return MissingImage(name, len(self._folders))
+
+
+def missing_images(items: Mapping[str, Sequence[Item]]) -> list[str]:
+    """A sentence about each benchmark that asks about images that are nowhere.
+
+    Raises:
+        InputError: no question of any benchmark can be asked for that reason.
+    """
+    missing = {
+        name: [item.image for item in members if isinstance(item.image, MissingImage)]
+        for name, members in items.items()
+    }
+    said = [
+        f"{name}: {len(images):,} of {len(items[name]):,} questions can't be asked: {images[0].problem.message}"
+        for name, images in missing.items()
+        if images
+    ]
+    if all(len(images) == len(items[name]) for name, images in missing.items()):
+        raise InputError(said[0], next(iter(missing.values()))[0].problem.hint)
+    return said

@@ -13,6 +13,7 @@ from m2pt_cli.evaluation.blocks import score_block
 from m2pt_cli.evaluation.events import Events, Notice, ignore
 from m2pt_cli.evaluation.files import write_json
 from m2pt_cli.evaluation.folder import RESULTS
+from m2pt_cli.evaluation.images import missing_images
 from m2pt_cli.evaluation.judge import is_llava
 from m2pt_cli.evaluation.mmavg import mmavg
 from m2pt_cli.evaluation.plan import RunPlan, plan_runs
@@ -40,7 +41,7 @@ def run_evaluation(settings: EvalSettings, *, events: Events = ignore) -> EvalRe
 
     Raises:
         SettingsError: an unknown benchmark, or an output directory that holds something else.
-        InputError: a data file that can't be read.
+        InputError: a data file that can't be read, or all images missing.
         AdapterError: an adapter that is missing, damaged or of another base.
         UnavailableError: a base, a data set or a judge that can't be had.
         GenerationError: every question of every benchmark failed.
@@ -75,6 +76,9 @@ def _evaluate(settings: EvalSettings, share: Share, events: Events) -> EvalResul
     empty = next((name for name, members in items.items() if not members), None)
     if empty is not None:
         raise InputError(f"the data of {empty} holds no questions", "check --source")
+    if all(plan.folder.run() is None for plan in plans):  # a run that goes on may have the answers already
+        for text in missing_images(items):
+            events(Notice(text, is_warning=True))
     if settings.shuffle_images:
         for members in items.values():
             shuffle_images(members, seed=settings.seed)

@@ -200,34 +200,37 @@ def local_files(source: str | None, pattern: str) -> list[Path]:
     return sorted(folder.glob(pattern)) if folder is not None and folder.is_dir() else []
 
 
-def read_json_lines(file: Path, checks: Mapping[str, cells.Check]) -> list[dict[str, Any]]:
-    """Objects of a JSONL file that hold all the keys of ``checks``, with values that pass.
+def read_json_objects(file: Path, checks: Mapping[str, cells.Check]) -> list[dict[str, Any]]:
+    """Objects of a file of JSON lines, or of one JSON array, that hold all keys of ``checks``, with values that pass.
 
     Raises:
-        InputError: it can't be read; lines that are no such objects are named, 20 at most, with their number.
+        InputError: it can't be read; lines (or members) that are no such objects are named, 20 at most, by number.
     """
     try:
         text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        is_array = text.lstrip().startswith("[")
+        lines = json.loads(text) if is_array else text.split("\n")
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} can't be read: {getattr(error, 'strerror', None) or error}") from None
+    unit = "object" if is_array else "line"
     rows, bad = [], []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
+    for number, line in enumerate(lines, start=1):
+        if not is_array and not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = line if is_array else json.loads(line)
         except (json.JSONDecodeError, RecursionError):
-            bad.append(f"line {number} is not valid JSON")
+            bad.append(f"{unit} {number} is not valid JSON")
             continue
         missing = [key for key in checks if not isinstance(row, dict) or key not in row]
         if missing:
-            bad.append(f"line {number} has no {', '.join(missing)}")
+            bad.append(f"{unit} {number} has no {', '.join(missing)}")
         elif found := cells.faults(row, checks):
-            bad.append(f"line {number}: {', '.join(found)}")
+            bad.append(f"{unit} {number}: {', '.join(found)}")
         else:
             rows.append(row)
     if bad:
-        raise InputError(f"{file} holds {len(bad)} bad lines: {cells.several(bad)}")
+        raise InputError(f"{file} holds {len(bad)} bad {unit}s: {cells.several(bad)}")
     return rows
 
 

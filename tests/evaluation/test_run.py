@@ -94,6 +94,15 @@ def test_a_rerun_asks_nothing_and_another_run_is_refused(
     assert _resumed(out) == 0
 
 
+def test_a_rerun_needs_no_images(settings: Callable[..., EvalSettings], questions: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run_evaluation(settings(out))
+    expected = _results(out)
+    (tmp_path / "gone").mkdir()
+    run_evaluation(settings(out, images=(tmp_path / "gone",)))
+    assert _resumed(out) == 36 and _results(out) == expected
+
+
 def test_questions_that_changed_under_the_same_ids_are_asked_again(
     settings: Callable[..., EvalSettings], questions: Path, tmp_path: Path
 ) -> None:
@@ -154,6 +163,8 @@ def test_every_question_failing_is_an_error(
     settings: Callable[..., EvalSettings], questions: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "images").mkdir()
+    for file in questions.parent.glob("*.png"):
+        (tmp_path / "images" / file.name).write_bytes(file.read_bytes()[:60])
     with pytest.raises(GenerationError, match=r"all 36 questions of noise failed, the first with: image 0\.png"):
         run_evaluation(settings(tmp_path / "out", images=(tmp_path / "images",)))
     assert len(_predictions(tmp_path / "out").splitlines()) == 36
@@ -166,7 +177,10 @@ def test_a_benchmark_that_fails_as_a_whole_does_not_stop_the_others(
     lines = [{"image": f"gone-{n}.png", "question": "what is it", "answer": "yes"} for n in range(3)]
     other.write_text("".join(json.dumps(line) + "\n" for line in lines))
     out = tmp_path / "out"
-    run_evaluation(settings(out, bench=(str(other), str(questions))))
+    events: list[object] = []
+    run_evaluation(settings(out, bench=(str(other), str(questions))), events=events.append)
+    said = [event.text for event in events if isinstance(event, Notice) and event.is_warning]
+    assert said[0].startswith("gone: 3 of 3 questions can't be asked: image gone-0.png is in none of")
     blocks = _results(out)["benchmarks"]
     assert blocks["gone"]["accuracy"] is None and blocks["gone"]["failed"] == 3
     assert blocks["noise"]["n"] == 36
@@ -228,12 +242,15 @@ def test_what_is_wrong_without_a_model_leaves_nothing_behind(
     settings: Callable[..., EvalSettings], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
+    empty = tmp_path / "empty"
+    empty.mkdir()
     for error, changes in [
         (SettingsError, {"bench": ("dmo",)}),
         (SettingsError, {"protocol": "lmms-eval"}),
         (SettingsError, {"ocr": True}),
         (InputError, {"bench": (str(tmp_path / "none.jsonl"),)}),
         (InputError, {"images": (tmp_path / "none",)}),
+        (InputError, {"images": (empty,)}),
         (SettingsError, {"source": "owner/name"}),
         (UnavailableError, {"base": str(tmp_path / "no-base")}),
         (UnavailableError, {"judge": "nobody/no-judge"}),

@@ -70,7 +70,7 @@ def _load(name: str) -> Benchmark:
         return benchmark
     path = Path(name)
     if exists(name) and not (path.is_file() or path.is_dir()):
-        raise InputError(f"--bench {name} is neither a file nor a folder", "a benchmark of your own is a JSONL file")
+        raise InputError(f"--bench {name} is neither a file nor a folder", "your own is a .jsonl or .json file")
     if exists(name):
         from m2pt_cli.evaluation.benchmarks.own import OwnBenchmark
 

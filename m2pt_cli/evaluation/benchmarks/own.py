@@ -17,7 +17,7 @@ from m2pt_cli.evaluation.images import ImageFolders
 from m2pt_cli.evaluation.rows import Item, Mark, Row, answered, unique_ids
 from m2pt_cli.evaluation.scores import accuracy_by_category
 from m2pt_cli.evaluation.statistics import mean
-from m2pt_cli.evaluation.tables import read_json_lines
+from m2pt_cli.evaluation.tables import read_json_objects
 
 _WORD = re.compile(r"\w+", re.UNICODE)
 _ARTICLES = frozenset(("a", "an", "the"))
@@ -27,9 +27,9 @@ _LINE: dict[str, cells.Check] = {"image": cells.text, "question": cells.text, "a
 class OwnBenchmark:
     """Questions of a file or folder, each about one image, with answers.
 
-    JSONL of ``{"image", "question", "answer"}``: ``answer`` is a text or a list of accepted ones; ``id`` and
-    ``category`` are optional. Or whatever ``m2pt train --data`` reads (LLaVA JSON, messages): the first exchange of
-    each sample is the question and its answer. Images are looked for in ``--images``, else beside the file.
+    JSONL (or a JSON array) of ``{"image", "question", "answer"}``: ``answer`` is a text or a list of accepted ones;
+    ``id`` and ``category`` are optional. Or whatever ``m2pt train --data`` reads (LLaVA JSON, messages): the first
+    exchange of each sample is the question and its answer. Images are looked for in ``--images``, else beside the file.
 
     Args:
         path: the file or folder.
@@ -53,19 +53,22 @@ class OwnBenchmark:
         return items
 
     def _holds_question_lines(self) -> bool:
-        """Whether the first line is a question, and not a conversation."""
-        if self.path.suffix.lower() != ".jsonl":
+        """Whether the first object, of lines or of an array, is a question, and not a conversation."""
+        suffix = self.path.suffix.lower()
+        if suffix not in (".json", ".jsonl"):
             return False
         try:
-            with self.path.open(encoding="utf-8-sig") as stream:
-                first = json.loads(next((line for line in stream if line.strip()), "{}"))
-        except (OSError, ValueError):
-            return True
-        return not (isinstance(first, dict) and {"messages", "conversations"} & first.keys())
+            text = self.path.read_text(encoding="utf-8-sig").lstrip()
+            first, _ = json.JSONDecoder().raw_decode(text.removeprefix("[").lstrip())
+        except (OSError, ValueError, RecursionError):
+            return suffix == ".jsonl"  # whose faulty lines are counted
+        if not isinstance(first, dict):
+            return suffix == ".jsonl"
+        return not {"messages", "conversations"} & first.keys()
 
     def _question_lines(self, request: Request) -> list[Item]:
         folders = ImageFolders(request.images or (self.path.parent,), request.allow_url, needed_by=self.name)
-        rows = read_json_lines(self.path, _LINE)[: request.limit]
+        rows = read_json_objects(self.path, _LINE)[: request.limit]
         names = [str(row.get("id", row.get("question_id", number))) for number, row in enumerate(rows, start=1)]
         return [
             Item(

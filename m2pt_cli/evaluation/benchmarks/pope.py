@@ -12,7 +12,7 @@ from m2pt_cli.evaluation.images import ImageFolders
 from m2pt_cli.evaluation.rows import Item, Mark, Row, answered, unique_ids
 from m2pt_cli.evaluation.scores import accuracy
 from m2pt_cli.evaluation.statistics import BinaryCounts, mean, ratio
-from m2pt_cli.evaluation.tables import SharedImages, Table, local_files, read_json_lines
+from m2pt_cli.evaluation.tables import SharedImages, Table, local_files, read_json_objects
 
 SPLITS = ("random", "popular", "adversarial")
 _KEYS = ("accuracy", "f1", "precision", "recall", "yes_ratio")
@@ -77,7 +77,7 @@ class POPE:
         rows = []
         for split in SPLITS:
             for file in (file for file in files if file.stem.endswith(split)):
-                for row in read_json_lines(file, _ORIGINAL):
+                for row in read_json_objects(file, _ORIGINAL):
                     image = folders.find(str(row["image"]), None)
                     rows.append(
                         {

@@ -14,7 +14,7 @@ from m2pt_cli.evaluation.images import ImageFolders
 from m2pt_cli.evaluation.rows import Item, Mark, Row, answered
 from m2pt_cli.evaluation.scores import accuracy_by_category
 from m2pt_cli.evaluation.statistics import BinaryCounts
-from m2pt_cli.evaluation.tables import local_source, read_json_lines
+from m2pt_cli.evaluation.tables import local_source, read_json_objects
 from m2pt_cli.evaluation.yes_no import first_yes_or_no
 
 _LINE: dict[str, cells.Check] = {
@@ -38,7 +38,7 @@ class VSR:
 
     def items(self, request: Request) -> list[Item]:
         folders = ImageFolders(request.images, request.allow_url, needed_by=self.name)
-        rows = read_json_lines(self._file(request), _LINE)[: request.limit]
+        rows = read_json_objects(self._file(request), _LINE)[: request.limit]
         return [
             Item(
                 id=f"{number}#0",

@@ -35,6 +35,22 @@ def test_a_file_is_a_benchmark_even_with_a_comma_in_its_name(tmp_path: Path) -> 
     assert first.image.open().getpixel((0, 0)) == (1, 2, 3)
 
 
+def test_the_same_questions_as_an_array(tmp_path: Path) -> None:
+    lines = _file(tmp_path)
+    rows = [json.loads(line) for line in lines.read_text().splitlines()]
+    array = tmp_path / "questions.json"
+    array.write_text("\n " + json.dumps(rows, indent=2))
+    for name in ("questions.json", "array.jsonl", "lines.json"):
+        (tmp_path / name).write_text(lines.read_text() if name == "lines.json" else array.read_text())
+        assert OwnBenchmark(tmp_path / name).items(Request()) == OwnBenchmark(lines).items(Request())
+    array.write_text(json.dumps([*rows, {**rows[0], "answer": None}, "no"]))
+    with pytest.raises(InputError, match=r"holds 2 bad objects: object 3: answer is None.*; object 4 has no image"):
+        OwnBenchmark(array).items(Request())
+    array.write_text(json.dumps(rows)[:-1])
+    with pytest.raises(InputError, match=r"questions\.json can't be read: Expecting"):
+        OwnBenchmark(array).items(Request())
+
+
 def test_a_file_that_is_not_there_is_an_input_error_and_a_typo_a_settings_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         find_benchmarks([str(tmp_path / "none.jsonl")])
