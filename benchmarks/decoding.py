@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 from geometries import GEOMETRIES, build
-from measure import clock, ratio, setting, synchronise, table, write
+from measure import clock, in_rounds, ratio, setting, synchronise, table, write
 from peft import get_peft_model
 from train_step import TEXTUAL, VISUAL, make_batch, shared_copy
 from transformers import StoppingCriteria, StoppingCriteriaList
@@ -83,25 +84,29 @@ def main() -> None:
         models[name] = get_peft_model(shared_copy(base), config, autocast_adapter_dtype=name == "m2pt").eval()
 
     rows, results = [], {}
-    for batch_size in arguments.batch or (1, 16):
+    batches = arguments.batch or (1, 16)
+    for batch_size in batches:
         batch = make_batch(base, batch_size)
         del batch["labels"]
         runs: dict[str, Callable[[], float]] = {
             name: lambda model=model, batch=batch: seconds_per_step(model, batch, arguments.new_tokens)
             for name, model in models.items()
         }
-        seconds: dict[str, list[float]] = {name: [] for name in runs}
-        for number in range(arguments.warmup + arguments.rounds):
-            for name, run in runs.items():
-                value = run()
-                if number >= arguments.warmup:
-                    seconds[name].append(value)
-        over = {name: ratio(seconds[name], seconds["bare base"]) for name in runs}
+        why: dict[str, str] = {}
+        share = 1 / (len(batches) - len(results))  # of the time that is left
+        seconds = in_rounds(runs, rounds=arguments.rounds, warmup=arguments.warmup, left_out=why, share=share)
+        over = {name: ratio(values, seconds["bare base"]) for name, values in seconds.items() if "bare base" in seconds}
         speeds = {name: batch_size / sorted(values)[len(values) // 2] for name, values in seconds.items()}
-        results[batch_size] = {"seconds_per_step": seconds, "tokens_per_second": speeds, "over_bare": over}
+        results[batch_size] = {
+            "seconds_per_step": seconds, "tokens_per_second": speeds, "over_bare": over, "left_out": why,
+        }  # fmt: skip
         for name in runs:
-            spread = f"{over[name]['min']:.3f}-{over[name]['max']:.3f}"
-            rows.append([f"{name}, {batch_size} row(s)", f"{speeds[name]:.1f}", f"{over[name]['median']:.3f}", spread])
+            row = [why.get(name, "?"), "", ""]
+            if name in speeds:
+                row = [f"{speeds[name]:.1f}", "?", "?"]
+            if name in over:
+                row[1:] = f"{over[name]['median']:.3f}", f"{over[name]['min']:.3f}-{over[name]['max']:.3f}"
+            rows.append([f"{name}, {batch_size} row(s)", *row])
     where = setting(device)
     title = f"decoding, {arguments.geometry}, {where['device']}, {dtype}, {arguments.new_tokens} new tokens"
     print(table(title, ["model", "tokens/s", "time per token / bare", "spread"], rows))
@@ -111,6 +116,8 @@ def main() -> None:
             "new_tokens": arguments.new_tokens, "batch": results,
         }  # fmt: skip
         print(f"written to {write(f'decoding-{arguments.geometry}-{device.type}', content)}")
+    if any(result["left_out"] for result in results.values()):
+        sys.exit("a row is missing")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
 #   benchmarks/gpu.sh suite train-v1        some steps, by name: suite train-v1 train-1.5 mme pope decoding table
 #   benchmarks/gpu.sh --small               the same script on a CPU at a small geometry, in a couple of minutes
 #
-# Needs no network and no data. Each step has a time limit, and one that fails does not stop the others. Results:
+# Needs no network and no data. Each step has a time limit, near which a benchmark ends with fewer rounds, and one that
+# fails does not stop the others. Results:
 # benchmarks/results/*.json (M2PT_RESULTS names another folder), with device, versions and commit. PYTHON names the
 # interpreter.
 set -uo pipefail
@@ -16,7 +17,7 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" PYTHONWARNINGS=ignore
 python=${PYTHON:-$(command -v python || command -v python3)}
 device=cuda v1=llava-v1-7b v15=llava-1.5-7b answering=llava-1.5-7b
 train=(--rounds 5 --warmup 1) mme=(--images 96 --plain-images 6 --rounds 3) pope=(--images 20 --plain-images 1 --rounds 3) decoding=()
-table=() patience=1
+table=() patience=1 margin=20 # seconds of a step's limit in which no further round begins
 if [ "${1:-}" = --small ]; then
   shift
   device=cpu v1=small v15=small answering=small table=(--small)
@@ -36,7 +37,7 @@ step() { # step NAME SECONDS COMMAND...
   case " ${steps[*]} " in *" $name "*) ;; *) return ;; esac
   local started=$SECONDS status=0
   echo "== $name"
-  timeout --kill-after=10 "$limit" "$@" || status=$?
+  M2PT_UNTIL=$(($(date +%s) + limit - margin * patience)) timeout --kill-after=10 "$limit" "$@" || status=$?
   [ "$status" -eq 0 ] || failed+=("$name (exit status $status$([ "$status" -ne 124 ] || echo ", over $limit s"))")
   echo "-- $name: $((SECONDS - started)) s"
 }

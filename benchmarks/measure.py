@@ -12,32 +12,101 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
+DOES_NOT_FIT = "does not fit"
 RESULTS = Path(os.environ.get("M2PT_RESULTS") or Path(__file__).parent / "results")
 
 
 def interleaved(
-    variants: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int, device: torch.device
+    variants: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    warmup: int,
+    device: torch.device,
+    left_out: dict[str, str] | None = None,
 ) -> dict[str, list[float]]:
     """Seconds of every variant, one after the other in each round, so that a drift of the machine meets all alike.
 
     On a CPU the process's own CPU seconds are counted (the machine may be busy), on CUDA wall seconds between
-    synchronisations.
+    synchronisations. Rounds, time limit and failures are those of `in_rounds`.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
+
+    def timed(run: Callable[[], object]) -> float:
+        synchronise(device)
+        start = clock(device)
+        run()
+        synchronise(device)
+        return clock(device) - start
+
+    timers = {name: lambda run=run: timed(run) for name, run in variants.items()}
+    return in_rounds(timers, rounds=rounds, warmup=warmup, left_out=left_out)
+
+
+def in_rounds(
+    timers: Mapping[str, Callable[[], float]],
+    *,
+    rounds: int,
+    warmup: int,
+    left_out: dict[str, str] | None = None,
+    share: float = 1.0,
+) -> dict[str, list[float]]:
+    """What every timer returned in each of ``rounds`` rounds behind ``warmup`` more.
+
+    Rounds end early, after one at the least, where another would pass the time limit (see `seconds_left`), of which
+    ``share`` may be used.
+
+    Args:
+        left_out: takes the reason for every variant that failed, which is left out of the rounds and of what is
+            returned; the others go on. None: a failure is raised.
+    """
+    found: dict[str, list[float]] = {name: [] for name in timers}
+    until = time.monotonic() + share * seconds_left()
     for number in range(warmup + rounds):
-        for name, run in variants.items():
-            synchronise(device)
-            start = clock(device)
-            run()
-            synchronise(device)
-            if number >= warmup:
-                seconds[name].append(clock(device) - start)
-    return seconds
+        started = time.monotonic()
+        for name in list(found):
+            try:
+                value = timers[name]()
+            except Exception as error:
+                if left_out is None:
+                    raise
+                left_out[name] = reason(error)
+                del found[name]
+            else:
+                if number >= warmup:
+                    found[name].append(value)
+                continue
+            release()  # out here the exception is gone, and with it the frames that hold the tensors
+        now = time.monotonic()
+        if number >= warmup and now + (now - started) > until:
+            break
+    return found
+
+
+def seconds_left() -> float:
+    """Until the second of the epoch that ``M2PT_UNTIL`` names (`gpu.sh` sets it); without it there is no limit."""
+    until = os.environ.get("M2PT_UNTIL")
+    return float(until) - time.time() if until else float("inf")
+
+
+def reason(error: BaseException) -> str:
+    """Why a row is left out, in a few words."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return DOES_NOT_FIT
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+
+
+def release() -> None:
+    """Give back what a failed run held."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        with suppress(RuntimeError):  # after some errors the device takes no call any more
+            torch.cuda.empty_cache()
 
 
 def clock(device: torch.device) -> float:
@@ -121,7 +190,6 @@ def setting(device: torch.device) -> dict[str, Any]:
     import peft
     import transformers
 
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "threads": torch.get_num_threads(),
@@ -129,8 +197,24 @@ def setting(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "peft": peft.__version__,
-        "commit": commit.stdout.strip() or os.environ.get("M2PT_COMMIT"),
+        "commit": _commit() or os.environ.get("M2PT_COMMIT"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _commit() -> str | None:
+    """Of the files here, ``-dirty`` behind it where they are others; None without git or outside of a repository."""
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        root = Path(__file__).parents[1]
+        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+
+    try:
+        commit = git("rev-parse", "--short", "HEAD").stdout.strip()
+        is_dirty = bool(commit) and git("diff", "--quiet", "HEAD", "--", ".", ":!benchmarks/results").returncode == 1
+    except OSError:
+        return None
+    return commit + "-dirty" * is_dirty or None
 
 
 def _processor() -> str:

@@ -13,14 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from measure import RESULTS, table
+from measure import DOES_NOT_FIT, RESULTS, table
 
 MME_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of a result file, its target and how both are written."""
+    """A figure of a result file, its target and how both are written; ``of`` is the row it is read from."""
 
     name: str
     file: str
@@ -28,13 +28,18 @@ class Figure:
     target: float | None
     least: bool = False
     unit: str = ""
+    of: str | None = None
 
     def row(self, device: str) -> list[str]:
         try:
             content = json.loads((RESULTS / f"{self.file}-{device}.json").read_text())
-            value = self.read(content)
-        except (OSError, KeyError):
+        except OSError:
             return [self.name, "not measured", "", "", ""]
+        try:
+            value = self.read(content)
+        except KeyError:
+            why = content.get("left_out", {}).get(self.of)
+            return [self.name, why if why == DOES_NOT_FIT else "not measured", "", "", ""]
         setting = content["setting"]
         where = f"{setting['device']}, torch {setting['torch']}, transformers {setting['transformers']}"
         where += f", commit {setting['commit']}"
@@ -64,7 +69,9 @@ def figures(geometries: list[str], answering: str, decoding: str, rows_decoded: 
         ]
         for label, key, target in over:
             found.append(
-                Figure(f"{geometry}: m2pt / {label}", file, lambda c, k=key: c["m2pt_over"][k]["median"], target)
+                Figure(
+                    f"{geometry}: m2pt / {label}", file, lambda c, k=key: c["m2pt_over"][k]["median"], target, of=key
+                )
             )
         found += [
             Figure(f"{geometry}: m2pt step", file, lambda c: 1e3 * _median(c["seconds"]["m2pt"]), None, unit=" ms"),

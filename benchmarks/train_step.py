@@ -24,11 +24,10 @@ from __future__ import annotations
 
 import argparse
 import copy
-import gc
 import os
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -38,7 +37,20 @@ import torch
 from concatenation import ConcatenatedPrompts
 from flops import StepFlops, step_flops
 from geometries import GEOMETRIES, TEXT_TOKENS, batch_of, build
-from measure import in_child, interleaved, matmul_ceiling, peak_bytes, ratio, setting, table, write
+from measure import (
+    DOES_NOT_FIT,
+    in_child,
+    interleaved,
+    matmul_ceiling,
+    peak_bytes,
+    ratio,
+    reason,
+    release,
+    seconds_left,
+    setting,
+    table,
+    write,
+)
 from peft import get_peft_model
 from transformers import LlavaForConditionalGeneration
 
@@ -127,7 +139,7 @@ def step_of(name: str, base: LlavaForConditionalGeneration, batch: dict[str, tor
 
     def step() -> object:
         with narrow:
-            loss = model(**batch).loss if all_logits else supervised_loss(model, batch)
+            loss = model(**batch, use_cache=False).loss if all_logits else supervised_loss(model, batch)
         loss.backward()
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
@@ -156,47 +168,56 @@ def needed(name: str, flops: StepFlops) -> float:
     return total + (flops.weight_gradients if name.startswith("full") else 0)
 
 
-def prepare_on_gpu(
-    names: list[str], base: LlavaForConditionalGeneration, batch: dict[str, torch.Tensor]
-) -> tuple[dict[str, Step], dict[str, int | None]]:
-    """The steps that fit, each run a few times alone, and their peaks above the frozen weights."""
+def prepare(
+    names: list[str], base: LlavaForConditionalGeneration, batch: dict[str, torch.Tensor], left_out: dict[str, str]
+) -> tuple[dict[str, Step], dict[str, int]]:
+    """The steps that can be run; on CUDA each is run a few times alone, for its peak above the frozen weights.
+
+    Those that fail, or do not fit, are put into ``left_out`` with the reason.
+    """
     steps: dict[str, Step] = {}
-    peaks: dict[str, int | None] = {}
+    peaks: dict[str, int] = {}
     for name in names:
-        before = torch.cuda.memory_allocated(base.device)
         try:
-            steps[name] = step_of(name, base, batch)
-            held = torch.cuda.memory_allocated(base.device) - before  # a copy of the weights, where they are trained
-            peaks[name] = held + peak_bytes(lambda name=name: steps[name], base.device)
-        except torch.OutOfMemoryError:
-            peaks[name] = None
-        if peaks[name] is None:  # out here the exception is gone, and with it the frames that hold the tensors
+            if base.device.type == "cuda":
+                before = torch.cuda.memory_allocated(base.device)
+                steps[name] = step_of(name, base, batch)
+                # A copy of the weights, where they are trained.
+                held = torch.cuda.memory_allocated(base.device) - before
+                peaks[name] = held + peak_bytes(lambda name=name: steps[name], base.device)
+            else:
+                steps[name] = step_of(name, base, batch)
+        except Exception as error:
+            left_out[name] = reason(error)
+        if name in left_out:  # out here the exception is gone, and with it the frames that hold the tensors
             steps.pop(name, None)
-            gc.collect()
-            torch.cuda.empty_cache()
-            print(f"{name}: does not fit", file=sys.stderr)
+            release()
+            print(f"{name}: {left_out[name]}", file=sys.stderr)
     return steps, peaks
 
 
 def time_full(
     steps: dict[str, Step],
-    peaks: dict[str, int | None],
+    peaks: dict[str, int],
     base: LlavaForConditionalGeneration,
     batch: dict[str, torch.Tensor],
     rounds: int,
+    left_out: dict[str, str],
 ) -> dict[str, list[float]]:
     """Seconds of full fine-tuning beside M²PT, in rounds of their own; nothing where it does not fit.
 
     It fills the card: in the rounds of the others it would have them give memory back and take it again.
     """
-    found, peak = prepare_on_gpu([FULL], base, batch)
+    if seconds_left() <= 0:
+        left_out[FULL] = "no time was left"
+        return {}
+    found, peak = prepare([FULL], base, batch, left_out)
     peaks |= peak
-    if found:
-        try:
-            return interleaved({"m2pt": steps["m2pt"], **found}, rounds=rounds, warmup=1, device=base.device)
-        except torch.OutOfMemoryError:
-            peaks[FULL] = None
-    return {}
+    if not found:
+        return {}
+    pair = {"m2pt": steps["m2pt"], **found}
+    seconds = interleaved(pair, rounds=rounds, warmup=1, device=base.device, left_out=left_out)
+    return seconds if seconds.keys() == pair.keys() else {}
 
 
 def main() -> None:
@@ -227,27 +248,27 @@ def main() -> None:
     }
     names = [name for name in names if not same.get(name)]
 
-    peaks: dict[str, int | None] = {}
+    left_out: dict[str, str] = {}  # and why
+    peaks: dict[str, int] = {}
     if not is_cuda:  # memory first, each row in a child of a process that has run nothing yet
 
         def prepared(name: str) -> Step:
             base = build(geometry, device, dtype)
             return step_of(name, base, make_batch(base, batch_size))
 
-        peaks = {name: in_child(lambda name=name: peak_bytes(lambda: prepared(name), device)) for name in names}
+        found = {name: in_child(lambda name=name: peak_bytes(lambda: prepared(name), device)) for name in names}
+        peaks = {name: peak for name, peak in found.items() if peak is not None}
     base = build(geometry, device, dtype)
     batch = make_batch(base, batch_size)
     ceiling = [matmul_ceiling(device, dtype)]
-    if is_cuda:
-        steps, peaks = prepare_on_gpu([name for name in names if name != FULL], base, batch)
-        if "m2pt" not in steps:
-            sys.exit("m2pt itself does not fit: lower --batch")
-    else:
-        steps = {name: step_of(name, base, batch) for name in names}
-    seconds = interleaved(steps, rounds=arguments.rounds, warmup=arguments.warmup, device=device)
-    ceiling.append(matmul_ceiling(device, dtype))
-    ratios = {name: ratio(seconds["m2pt"], seconds[name]) for name in steps}
-    if is_cuda and FULL in names and (pair := time_full(steps, peaks, base, batch, max(2, arguments.rounds // 2))):
+    apart = is_cuda and FULL in names
+    steps, more = prepare([name for name in names if not (apart and name == FULL)], base, batch, left_out)
+    peaks |= more
+    seconds = interleaved(steps, rounds=arguments.rounds, warmup=arguments.warmup, device=device, left_out=left_out)
+    with suppress(RuntimeError):  # after some errors the device takes no call any more; what was measured is printed
+        ceiling.append(matmul_ceiling(device, dtype))
+    ratios = {name: ratio(seconds["m2pt"], seconds[name]) for name in seconds} if "m2pt" in seconds else {}
+    if apart and ratios and (pair := time_full(steps, peaks, base, batch, max(2, arguments.rounds // 2), left_out)):
         seconds[FULL] = pair[FULL]
         ratios[FULL] = ratio(pair["m2pt"], pair[FULL])
 
@@ -256,7 +277,12 @@ def main() -> None:
         textual_prompts=TEXTUAL,
     )  # fmt: skip
     used = {name: needed(name, flops) / sorted(s)[len(s) // 2] / max(ceiling) for name, s in seconds.items()}
-    rows = [row_of(name, seconds.get(name), ratios.get(name), used.get(name), peaks) for name in names]
+    rows = [
+        row_of(name, seconds[name], ratios.get(name), used[name], peaks)
+        if name in seconds
+        else [name, left_out.get(name, "not run"), *[""] * 6]
+        for name in names
+    ]
     where = setting(device)
     kind = "wall" if is_cuda else "CPU"
     title = (
@@ -270,31 +296,28 @@ def main() -> None:
             "setting": where, "geometry": arguments.geometry, "batch": batch_size, "dtype": str(dtype).split(".")[1],
             "matmul_flops_per_second": ceiling, "model_flops": {name: needed(name, flops) for name in names},
             "seconds": seconds, "m2pt_over": ratios, "utilisation": used, "peak_bytes": peaks,
+            "left_out": left_out,
         }  # fmt: skip
         print(f"written to {write(f'train_step-{arguments.geometry}-{device.type}', content)}")
+    if "m2pt" not in seconds or any(why != DOES_NOT_FIT for why in left_out.values()):
+        sys.exit("a row is missing: " + "; ".join(f"{name}: {why}" for name, why in left_out.items()))
 
 
 def row_of(
-    name: str,
-    seconds: list[float] | None,
-    over: dict[str, float] | None,
-    used: float | None,
-    peaks: dict[str, int | None],
+    name: str, seconds: list[float], over: dict[str, float] | None, used: float, peaks: dict[str, int]
 ) -> list[str]:
     """A row of the table."""
-    peak, own = peaks[name], peaks["m2pt"]
-    memory = ["?", "?"] if not peak or not own else [f"{peak / 2**20:,.0f} MiB", f"{own / peak:.2f}"]
-    if seconds is None or over is None or used is None:
-        return [name, "does not fit", *[""] * 6]
+    peak, own = peaks.get(name), peaks.get("m2pt")
     ordered = sorted(seconds)
     return [
         name,
         f"{1e3 * ordered[len(ordered) // 2]:.0f} ms",
         f"{1e3 * ordered[0]:.0f}-{1e3 * ordered[-1]:.0f}",
-        f"{over['median']:.2f}",
-        f"{over['min']:.2f}-{over['max']:.2f}",
+        f"{over['median']:.2f}" if over else "?",
+        f"{over['min']:.2f}-{over['max']:.2f}" if over else "?",
         f"{used:.2f}",
-        *memory,
+        f"{peak / 2**20:,.0f} MiB" if peak else "?",
+        f"{own / peak:.2f}" if own and peak else "?",
     ]
 
 

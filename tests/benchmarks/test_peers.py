@@ -13,7 +13,7 @@ from geometries import GEOMETRIES, TEXT_TOKENS, build
 from peft import get_peft_model
 from tiny_models import fill_adapter, prompts_of, tiny_llava
 from torch.utils.flop_counter import FlopCounterMode
-from train_step import FULL, SUPERVISED, make_batch, needed, prepare_on_gpu, shared_copy, time_full
+from train_step import SUPERVISED, make_batch, needed, shared_copy
 
 from m2pt_cli.bases.catalog import geometry_from_config
 from m2pt_cli.method import prefix, preset
@@ -110,26 +110,3 @@ def test_every_row_is_the_step_it_names(monkeypatch: pytest.MonkeyPatch) -> None
         losses
     )
     assert not any(isinstance(m, norms.FusedRMSNorm) for m in base.modules())
-
-
-def test_a_row_that_does_not_fit_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `train_step` does on a GPU, with the counters of one without memory for full fine-tuning."""
-    original = train_step.step_of
-
-    def step_of(name: str, base: Any, batch: dict[str, torch.Tensor]) -> Any:
-        if name == FULL and not fits:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return original(name, base, batch)
-
-    monkeypatch.setattr(train_step, "step_of", step_of)
-    monkeypatch.setattr(train_step, "peak_bytes", lambda prepare, device: int(prepare()() is not None))
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
-    base = tiny_llava()
-    batch = make_batch(base, 2)
-    fits = False
-    steps, peaks = prepare_on_gpu(["m2pt", FULL, "forward alone"], base, batch)
-    assert list(steps) == ["m2pt", "forward alone"] and peaks == {"m2pt": 1, FULL: None, "forward alone": 1}
-    assert time_full(steps, peaks, base, batch, 2) == {} and peaks[FULL] is None
-    fits = True
-    seconds = time_full(steps, peaks, base, batch, 2)
-    assert [len(seconds[name]) for name in ("m2pt", FULL)] == [2, 2] and peaks[FULL] == 1
