@@ -12,6 +12,7 @@ from flops import step_flops
 from geometries import GEOMETRIES, TEXT_TOKENS, build
 from peft import get_peft_model
 from tiny_models import fill_adapter, prompts_of, tiny_llava
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 from train_step import SUPERVISED, make_batch, needed, shared_copy
 
@@ -96,9 +97,20 @@ def test_every_row_is_the_step_it_names(monkeypatch: pytest.MonkeyPatch) -> None
         return models[name]
 
     monkeypatch.setattr(train_step, "adapted", adapted)
+    masks: dict[str, set[torch.dtype | None]] = {}
+    attend = functional.scaled_dot_product_attention
+
+    def attention(*args: Any, attn_mask: torch.Tensor | None = None, **options: Any) -> torch.Tensor:
+        masks.setdefault(next(reversed(models)), set()).add(None if attn_mask is None else attn_mask.dtype)
+        return attend(*args, attn_mask=attn_mask, **options)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", attention)
     losses = {name: train_step.step_of(name, base, batch)().item() for name in train_step.VARIANTS}
     fused = {name for name, m in models.items() if any(isinstance(x, norms.FusedRMSNorm) for x in m.modules())}
     assert fused == {"m2pt", "m2pt, explicit mask", "m2pt, concatenation", "lora, m2pt train"}
+    # The vision tower has none anywhere.
+    assert masks.pop("m2pt, explicit mask") == {None, torch.bfloat16}, "in numbers, made once, as on CUDA"
+    assert set().union(*masks.values()) == {None}
     wide = {
         name for name, m in models.items() if any("lora_A" in n and p.dtype == torch.float32
         for n, p in m.named_parameters())
