@@ -6,6 +6,9 @@ Raise one of these wherever bad input, a missing file or a missing device is the
 
 from __future__ import annotations
 
+# What CUDA's own libraries say when they ask the driver for memory by themselves, and get none.
+_NO_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+
 
 class M2PTError(Exception):
     """An expected failure.
@@ -68,3 +71,10 @@ class Interrupted(M2PTError):
         super().__init__(message, hint)
         self.signal_number = signal_number
         self.exit_code = 128 + signal_number
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device's memory is full, which torch and CUDA's own libraries tell differently; no torch is needed."""
+    if type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)

@@ -22,7 +22,7 @@ from m2pt_cli.data.chat import ChatTemplate, get_template
 from m2pt_cli.data.collate import ImagePreparer, join_images
 from m2pt_cli.data.encode import encode_prompt
 from m2pt_cli.data.samples import ImageReference
-from m2pt_cli.errors import M2PTError
+from m2pt_cli.errors import M2PTError, is_out_of_memory
 
 if TYPE_CHECKING:
     from m2pt_cli.bases.loading import LoadedBase
@@ -192,14 +192,13 @@ class AnswerEngine:
         """Answer rows at once; in smaller parts where that fails, down to what fails alone."""
         try:
             answers = self._run(rows, inputs, questions)
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, ValueError) as error:
             failure, parts = _first_line(error), _halves(rows, inputs)
-            if parts:
+            if not is_out_of_memory(error):
+                parts = [([row], [one]) for row, one in zip(rows, inputs, strict=True)] if len(rows) > 1 else []
+            elif parts:
                 self.batch_tokens = max(1, padded_tokens(rows) // 2)
                 self.report(f"out of memory: a batch of {_size(rows)} is answered in halves")
-        except (RuntimeError, ValueError) as error:
-            failure = _first_line(error)
-            parts = [([row], [one]) for row, one in zip(rows, inputs, strict=True)] if len(rows) > 1 else []
         else:
             for row, row_answers in zip(rows, answers, strict=True):
                 for member, tokens in zip(row.members, row_answers, strict=True):

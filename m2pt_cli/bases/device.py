@@ -54,8 +54,10 @@ def _cuda(device: torch.device) -> torch.device:
     index = device.index if device.index is not None else int(os.environ.get("LOCAL_RANK", 0))
     if index >= count:
         raise DeviceError(f"there is no device cuda:{index}: this machine has {count}", "use --device cuda")
-    # float32 means float32: by default cuDNN rounds the inputs of a convolution (the patches of an image) to TF32.
+    # float32 means float32: by default cuDNN rounds the inputs of a convolution (the patches of an image) to TF32, and
+    # in NVIDIA's containers the environment has matrix products do the same.
     torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
     return torch.device("cuda", index)
 
 

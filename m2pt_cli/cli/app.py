@@ -14,7 +14,7 @@ import typer
 from m2pt_cli.cli import attn_map, count_params, import_, infer, train
 from m2pt_cli.cli import eval as eval_command
 from m2pt_cli.cli.output import ClosedPipe, Output
-from m2pt_cli.errors import DeviceError, M2PTError, SettingsError
+from m2pt_cli.errors import DeviceError, M2PTError, SettingsError, is_out_of_memory
 from m2pt_cli.version import __version__
 
 # Blank lines keep rich from joining the lines of an epilog into one.
@@ -132,8 +132,7 @@ def _as_expected(error: Exception) -> M2PTError | None:
         return SettingsError(
             f"{name[:60]}… has {len(name)} characters: no file system takes such a name", "is a text in a name's place?"
         )
-    # torch.OutOfMemoryError, known by its name so that a light command needs no torch.
-    if type(error).__name__ == "OutOfMemoryError":
+    if is_out_of_memory(error):
         first = str(error).splitlines()[0] if str(error) else "the device ran out of memory"
         return DeviceError(first, "lower --batch-size, or use --gradient-checkpointing or --dtype bfloat16")
     if isinstance(error, MemoryError):

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from m2pt_cli.errors import DeviceError, InputError, Interrupted
+from m2pt_cli.errors import DeviceError, InputError, Interrupted, is_out_of_memory
 from m2pt_cli.records import TrainResult
 from m2pt_cli.settings import TrainSettings
 from m2pt_cli.training.distributed import agreed, connected, first_then_others, is_first_process, process_count
@@ -101,8 +101,6 @@ def _finished(plan: Plan, run_dir: Path, events: Events) -> TrainResult | None:
 
 
 def _train(plan: Plan, prepared: Prepared, events: Events) -> None:
-    from torch import OutOfMemoryError
-
     from m2pt_cli.training.checkpoints import latest_checkpoint
     from m2pt_cli.training.signals import stop_on_signals
 
@@ -134,8 +132,10 @@ def _train(plan: Plan, prepared: Prepared, events: Events) -> None:
                 trainer.restore(checkpoint)
             else:
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        except OutOfMemoryError as error:
-            raise out_of_memory(settings, error) from error
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise out_of_memory(settings, error) from error
+            raise
         except InputError as error:
             raise broken_sample(error) from error
         finally:

@@ -150,14 +150,16 @@ def test_out_of_memory_on_one_image_halves_its_questions(folder: Path, monkeypat
 
     def run_few(rows: list[Any], *rest: Any) -> Any:
         if sum(len(row.members) for row in rows) > most:
-            raise torch.OutOfMemoryError("too much")
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
         return run(rows, *rest)
 
     monkeypatch.setattr(engine, "_run", run_few)
     assert {reply.question.id: reply.text for reply in engine.answer(asked)} == whole
     assert told[0] == "out of memory: a batch of 5 questions about one image is answered in halves"
     most = 0
-    assert [reply.error for reply in engine.answer(asked)] == ["too much"] * 5
+    assert [reply.error for reply in engine.answer(asked)] == [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+    ] * 5
 
 
 def test_after_out_of_memory_later_batches_are_smaller_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,20 @@ def test_with_gpus(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_device() == torch.device("cuda", 1)
 
 
+def test_float32_is_float32_on_a_gpu(two_gpus: None) -> None:
+    """Whatever the environment asks for, as NVIDIA's containers do with TORCH_ALLOW_TF32_CUBLAS_OVERRIDE."""
+    backends = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = True
+        choose_device("cuda")
+        assert [backend.allow_tf32 for backend in backends] == [False, False]
+    finally:
+        for backend, value in zip(backends, before, strict=True):
+            backend.allow_tf32 = value
+
+
 def test_the_environment_comes_after_the_flag(no_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("M2PT_DEVICE", "cuda")
     with pytest.raises(DeviceError):

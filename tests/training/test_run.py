@@ -266,12 +266,20 @@ def test_image_that_breaks_later_is_skipped_and_counted(run: Run, data_file: Pat
     ]
 
 
-def test_out_of_memory_says_what_to_lower(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total of ..."),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_out_of_memory_says_what_to_lower(error: Exception, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def exhausted(*_: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total of ...")
+        raise error
 
     monkeypatch.setattr(trainer, "supervised_loss", exhausted)
-    with pytest.raises(DeviceError, match="out of memory while training: CUDA out of memory") as raised:
+    with pytest.raises(DeviceError, match=r"^out of memory while training: CUDA [^\n]*$") as raised:
         run(batch_size=4, accumulation=2)
     assert "--batch-size 2 --accumulation 4" in (raised.value.hint or "")
     assert "--gradient-checkpointing" in (raised.value.hint or "")
