@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from m2pt_cli.bases.config import geometry_from_config
+from m2pt_cli.bases.config import DAMAGED_HINT, geometry_from_config
 from m2pt_cli.bases.geometry import Geometry, TextGeometry, VisionGeometry
 from m2pt_cli.errors import UnavailableError
 from m2pt_cli.settings import closest
@@ -303,8 +303,8 @@ def read_geometry(folder: Path) -> Geometry:
         )
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UnavailableError(f"{file} can't be read: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UnavailableError(f"{file} can't be read: {error}", DAMAGED_HINT) from None
     if not isinstance(config, dict):
-        raise UnavailableError(f"{file} is damaged: a JSON mapping was expected")
+        raise UnavailableError(f"{file} is damaged: a JSON mapping was expected", DAMAGED_HINT)
     return geometry_from_config(config)

@@ -87,5 +87,36 @@ def test_what_was_never_tested_is_refused_by_name(change: dict[str, Any], named:
         geometry_from_config(LLAVA_15_CONFIG | change)
 
 
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"model_type": ["llava"]}, "the base is Llava"),
+        ({"model_type": 7, "architectures": 4}, "the base is 7"),
+        ({"model_type": "x", "architectures": {"a": 1}}, "the base is x"),
+        ({"vision_config": {"model_type": [1]}}, "vision tower is"),
+        ({"text_config": {"model_type": {}}}, "language model is"),
+        ({"text_config": "llama"}, "text_config is 'llama'"),
+        ({"vision_config": {"patch_size": 0}}, "patch_size is 0"),
+        ({"vision_config": {"patch_size": -8}}, "patch_size is -8"),
+        ({"vision_config": {"patch_size": 64, "image_size": 32}}, "patches of 64 pixels in images of 32"),
+        ({"vision_config": {"image_size": float("inf")}}, "image_size is inf"),
+        ({"vision_config": {"hidden_size": True}}, "hidden_size is True"),
+        ({"text_config": {"num_attention_heads": 0}}, "num_attention_heads is 0"),
+        ({"text_config": {"num_hidden_layers": -3}}, "num_hidden_layers is -3"),
+        ({"text_config": {"num_hidden_layers": 10**9}}, "num_hidden_layers is 1000000000"),
+        ({"text_config": {"hidden_size": float("nan")}}, "hidden_size is nan"),
+        ({"text_config": {"hidden_size": 2, "num_attention_heads": 4}}, "head_dim is 0"),
+        ({"vision_feature_layer": 99}, "vision_feature_layer is 99"),
+        ({"vision_feature_layer": []}, "vision_feature_layer is"),
+        ({"vision_feature_select_strategy": "most"}, "neither default nor full"),
+        ({"mm_projector_type": ["linear"]}, "projector is"),
+    ],
+)
+def test_nonsense_in_a_config_is_named_with_a_next_step(change: dict[str, Any], named: str) -> None:
+    with pytest.raises(UnavailableError, match=named) as refused:
+        geometry_from_config(LLAVA_15_CONFIG | change)
+    assert refused.value.hint
+
+
 def test_several_feature_layers() -> None:
     assert geometry_from_config(LLAVA_15_CONFIG | {"vision_feature_layer": [-2, 5]}).feature_layers == (-2, 5)
