@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from m2pt_cli.analysis.attention_maps import AttentionMaps, AttentionRun
 from m2pt_cli.analysis.figure_file import save_figure
 from m2pt_cli.analysis.heatmap_panels import PANELS, Panel
-from m2pt_cli.analysis.heatmap_scene import Scene, plain
+from m2pt_cli.analysis.heatmap_scene import Scene, plain, readable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -88,7 +88,7 @@ def _paired(panels: Sequence[Panel]) -> list[list[Panel]]:
 
 
 def _title(maps: AttentionMaps, *, width: int) -> str:
-    question = textwrap.shorten(maps.question, 2 * width, placeholder=" …")
+    question = textwrap.shorten(readable(maps.question), 2 * width, placeholder=" …")
     heads = f", head{'s' * (len(maps.heads) > 1)} {', '.join(map(str, maps.heads))} of the language model"
     lines = textwrap.wrap(f"“{question}”  {maps.base}{heads if maps.heads else ''}", width)
     if len(maps.runs) == 1:

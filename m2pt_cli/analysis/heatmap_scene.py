@@ -50,7 +50,12 @@ class Scene:
 
 def plain(text: str) -> str:
     """Text that matplotlib takes as it is: a dollar begins no formula."""
-    return text.replace("$", r"\$")
+    return readable(text).replace("$", r"\$")
+
+
+def readable(text: str) -> str:
+    """Text without control characters: a font draws them as boxes, and an SVG that holds them can't be parsed."""
+    return "".join(character if character.isprintable() or character == "\n" else " " for character in text)
 
 
 def words(group: str) -> str:

@@ -122,7 +122,8 @@ def bars(runs: Mapping[str, Blocks]) -> Figure:
     cells: Any = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)
     for (title, scores), axes in zip(panels, cells[:, 0], strict=True):
         _draw_bars(axes, title, list(runs), scores)
-    cells[-1, 0].set_xlabel(_UNIT, fontsize=10)
+    whiskers = any(score.interval for _, scores in panels for found in scores for score in found.values())
+    cells[-1, 0].set_xlabel(_UNIT + ("; lines: 95 % interval" if whiskers else ""), fontsize=10)
     handles, labels = cells[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower left", frameon=False, fontsize=10)
     return figure

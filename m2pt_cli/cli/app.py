@@ -64,6 +64,15 @@ def _root(
     pass
 
 
+# What a file system may say to a write, in words, and the next step.
+_NO_ROOM = {
+    errno.ENOSPC: ("the disk is full", "free some space, then run it again"),
+    errno.EDQUOT: ("the disk quota is used up", "free some space, then run it again"),
+    errno.EFBIG: ("a file would be larger than this shell or file system allows", "see ulimit -f, then run it again"),
+    errno.EROFS: ("the file system is read-only", "name a place that can be written to"),
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; nothing but this function knows how a failure is shown.
 
@@ -123,10 +132,9 @@ def _as_expected(error: Exception) -> M2PTError | None:
     if callable(describe):
         command = getattr(getattr(error, "ctx", None), "command_path", "m2pt")
         return SettingsError(str(describe()), f"{command} --help")
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return DeviceError(
-            f"the disk is full ({error.filename or 'while writing'})", "free some space, then run it again"
-        )
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        found, advice = _NO_ROOM[error.errno]
+        return DeviceError(f"{found} ({error.filename or 'while writing'})", advice)
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         name = str(error.filename)
         return SettingsError(

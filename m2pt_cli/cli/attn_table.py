@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -16,11 +18,15 @@ def attention_tables(maps: AttentionMaps) -> list[RenderableType]:
     tables = []
     for run in maps.runs:
         parts: tuple[tuple[PartAttention | None, str], ...] = (
-            (run.language, "language model"),
+            (run.language, "language model" + _heads(maps.heads)),
             (run.vision, "vision tower"),
         )
         tables += [_table(run, part, name) for part, name in parts if part is not None]
     return tables
+
+
+def _heads(heads: Sequence[int]) -> str:
+    return f" (head{'s' * (len(heads) > 1)} {', '.join(map(str, heads))})" if heads else ""
 
 
 def _table(run: AttentionRun, part: PartAttention, name: str) -> RenderableType:

@@ -122,6 +122,14 @@ def test_the_same_maps_give_the_same_bytes(tmp_path: Path) -> None:
         assert files[0].read_bytes() == files[1].read_bytes()
 
 
+def test_control_characters_are_not_drawn(tmp_path: Path) -> None:
+    maps = made_maps(made_run("runs/\x07a"), question="what \x1b[31mis\x00 it?")
+    title = attention_figure(maps).get_suptitle()
+    assert title.startswith("“what [31mis it?”") and title.isprintable() is ("\n" not in title)
+    draw_attention(maps, tmp_path / "map.svg")
+    ElementTree.parse(tmp_path / "map.svg")
+
+
 def test_no_pyplot(tmp_path: Path) -> None:
     before = "matplotlib.pyplot" in sys.modules
     draw_attention(made_maps(), tmp_path / "map.png", parts=("prompts",))

@@ -56,6 +56,7 @@ def test_bars_by_category_with_intervals() -> None:
     ]
     assert [tuple(line.get_xdata()) for line in second.lines] == [(15.0, 100.0), (30.0, 100.0)]
     assert [text.get_text() for text in second.texts] == ["30.0", "60.0"]
+    assert second.get_xlabel().endswith("; lines: 95 % interval")
 
 
 def test_many_categories_are_cut_and_the_title_says_so() -> None:

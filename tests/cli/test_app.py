@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -150,3 +151,19 @@ def test_a_full_disk_behind_stdout_is_one_line_and_code_1() -> None:
 def test_a_name_no_file_system_takes_is_no_traceback(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "--bench", "demo", option, "x" * 300]) == 2
     assert "no file system takes such a name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(errno.EFBIG, "ulimit -f"), (errno.EDQUOT, "quota"), (errno.EROFS, "read-only"), (errno.ENOSPC, "disk is full")],
+)
+def test_a_file_system_without_room_is_one_line_and_code_1(
+    number: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("m2pt_cli.analysis.parameters.count_parameters", fail)
+    assert main(["count-params", "--base", "nano"]) == 1
+    err = capsys.readouterr().err
+    assert said in err and "hint: " in err and "Traceback" not in err

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from analysis.made_maps import made_maps, made_run
 from evaluation.tiny_base import write_tiny_adapter, write_tiny_base
 from PIL import Image
 
@@ -286,3 +287,13 @@ def test_from_python(base: str, adapters: list[str], image: str, tmp_path: Path)
     np.testing.assert_allclose(language.received, language.by_head.mean(1), rtol=1e-6)
     assert np.abs(language.by_head[:, 0] - language.by_head[:, 1]).max() > 1e-3
     assert (tmp_path / "map.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_the_table_names_the_heads_it_is_of() -> None:
+    from m2pt_cli.cli.attn_table import attention_tables
+
+    run = made_run(heads=(1, 3))
+    of_two, _ = attention_tables(made_maps(run, heads=(1, 3)))
+    of_all, _ = attention_tables(made_maps())
+    assert "language model (heads 1, 3): share" in str(of_two.renderables[0])  # type: ignore[union-attr]
+    assert "language model: share" in str(of_all.renderables[0])  # type: ignore[union-attr]

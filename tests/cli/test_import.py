@@ -120,3 +120,17 @@ def test_as_a_process(place: Path) -> None:
     assert done.returncode == 4 and done.stdout == "" and not (place / "ran").exists()
     error = json.loads(done.stderr)["error"]
     assert error["type"] == "AdapterError" and "code, which is not run" in error["message"]
+
+
+def test_a_limit_on_the_size_of_files_leaves_nothing_behind(capsys: Captured, place: Path) -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+    try:
+        code = main(parts("limited"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    err = capsys.readouterr().err
+    assert code == 1 and "ulimit -f" in err and "Traceback" not in err
+    assert not [file for file in place.iterdir() if "limited" in file.name]
