@@ -139,5 +139,18 @@ def say(text: str) -> None:
     print(time.strftime("%H:%M:%S"), text, file=sys.stderr, flush=True)
 
 
+def guarded() -> int:
+    """`main`, with what a user is expected to meet in one line and with the exit codes of ``m2pt``."""
+    try:
+        main()
+    except M2PTError as error:
+        print(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("error: interrupted\nhint: the same command again goes on with what is missing", file=sys.stderr)
+        return 130
+    return 0
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(guarded())

@@ -6,6 +6,7 @@ import importlib
 import json
 import math
 import runpy
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -247,3 +248,11 @@ def test_the_estimate_for_a_7b_orders_the_methods(paper: Any) -> None:
     assert hours["full"] > hours["m2pt-10-10"] >= hours["lora"] > 1
     lines = list(paper.resources.estimates(entry, found))
     assert any("| M²PT 10/10 | 5,754,880 | 0.082 |" in line for line in lines)
+
+
+def test_a_base_that_is_not_there_is_one_line_and_not_a_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT), "--base", "nanoo", "--output-dir", str(tmp_path / "paper")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: the base 'nanoo' is not") and "\nhint: " in ended.stderr
+    assert "Traceback" not in ended.stderr
