@@ -82,6 +82,13 @@ def command(
     from m2pt_cli.bases.catalog import entry_of, resolve_base_name
 
     recipe = Recipe(**said)
+    for kind, count in zip(("visual", "textual"), recipe.prompts, strict=True):
+        # As train says it: a number that is not counted would look as if it were.
+        if said.get(f"{kind}_prompts", 0) != 0 and not count:
+            raise SettingsError(
+                f"--{kind}-prompts {said[f'{kind}_prompts']}: --method {recipe.method} has no {kind} prompts",
+                f"leave --{kind}-prompts out, or choose another --method",
+            )
     if adapter is None and not said and base is None:
         adapter = os.environ.get("M2PT_ADAPTER")
     info = None if adapter is None else read_adapter(adapter)

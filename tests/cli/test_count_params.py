@@ -159,3 +159,13 @@ def test_it_is_light() -> None:
     assert done.stderr.strip() == "[]"
     # Under a second on an idle machine; the margin is for a busy one.
     assert time.monotonic() - started[1] < 5
+
+
+@pytest.mark.parametrize(("method", "kind"), [("lora", "visual"), ("full", "textual"), ("visual", "textual")])
+def test_prompts_that_a_method_lacks_are_refused_as_train_does(
+    method: str, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["count-params", "--base", "nano", "--method", method, f"--{kind}-prompts"]
+    assert main([*asked, "3"]) == 2
+    assert f"--method {method} has no {kind} prompts" in capsys.readouterr().err
+    assert main([*asked, "0"]) == 0
