@@ -1,4 +1,7 @@
-"""Every test runs offline, on one thread, with no network, no colour and no user configuration."""
+"""Every test runs offline, on the CPU, on one thread, with no network, no colour and no user configuration.
+
+Tests in ``tests/cuda`` name another device where there is one.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,9 @@ os.environ.update(
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_DATASETS_OFFLINE": "1",
         "NO_COLOR": "1",
+        "M2PT_DEVICE": "cpu",  # what is expected was computed there, also on a machine with a GPU
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }
 )
-for name in ("M2PT_BASE", "M2PT_ADAPTER", "M2PT_DEVICE", "M2PT_DEBUG", "HF_TOKEN", "HF_ENDPOINT"):
+for name in ("M2PT_BASE", "M2PT_ADAPTER", "M2PT_DEBUG", "HF_TOKEN", "HF_ENDPOINT"):
     os.environ.pop(name, None)

@@ -80,6 +80,7 @@ def test_stored_quantised(copied: Path) -> None:
 
 
 def test_a_7b_base_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("M2PT_DEVICE")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(DeviceError, match=r"7\.1 billion parameters.*28\.3 GB.*minutes") as caught:

@@ -162,7 +162,8 @@ def test_base_and_device_that_are_not_there(capsys: Captured, monkeypatch: pytes
     refused(capsys, ["--data", "data/data.json", "--base", "llava-9b"], 1, "llava-9b")
     if not torch.cuda.is_available():
         refused(capsys, ["--data", "data/data.json", "--device", "cuda"], 1, "there is no CUDA device")
-        monkeypatch.delenv("M2PT_BASE")
+        for name in ("M2PT_BASE", "M2PT_DEVICE"):
+            monkeypatch.delenv(name)
         # Said before anything is downloaded.
         refused(capsys, ["--data", "vision-flan"], 1, "there is no GPU", "--base nano")
 
