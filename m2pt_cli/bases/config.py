@@ -163,6 +163,8 @@ def _text(config: Mapping[str, Any]) -> TextGeometry:
         values["num_key_value_heads"] = heads
     if values.get("head_dim") is None:
         values["head_dim"] = width // heads
+    if heads % _size(values, "num_key_value_heads"):
+        raise ValueError(f"{heads} attention heads can't share {values['num_key_value_heads']} of keys and values")
     biased = model_type == "llama" and bool(values["attention_bias"])
     return TextGeometry(
         model_type=model_type,
@@ -171,7 +173,7 @@ def _text(config: Mapping[str, Any]) -> TextGeometry:
         intermediate_size=_size(values, "intermediate_size"),
         num_layers=_size(values, "num_hidden_layers", most=_MOST_LAYERS),
         num_heads=heads,
-        num_key_value_heads=_size(values, "num_key_value_heads"),
+        num_key_value_heads=values["num_key_value_heads"],
         head_dim=_size(values, "head_dim"),
         qkv_bias=biased or model_type == "qwen2",
         output_bias=biased,

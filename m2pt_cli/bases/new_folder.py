@@ -35,18 +35,38 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """A folder to fill, which becomes ``folder`` when the block ends well and vanishes when it fails.
 
     Raises:
-        SettingsError: as `check_new_folder`, or the folder can't be made.
+        SettingsError: as `check_new_folder`, the folder can't be made, or another process is making it.
     """
+    from filelock import FileLock, Timeout
+
     check_new_folder(folder)
     folder = folder.resolve()  # the target of a link, not the link, is replaced
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise SettingsError(
+            f"another m2pt import is writing --output-dir {folder}", "wait for it to end, or name another folder"
+        ) from None
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    try:
+        with _filled(folder) as partial:
+            yield partial
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+@contextmanager
+def _filled(folder: Path) -> Iterator[Path]:
     partial = folder.with_name(f".{folder.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
-        partial.mkdir(parents=True)
+        partial.mkdir()
     except OSError as error:
-        raise SettingsError(
-            f"--output-dir {folder} can't be written: {error.strerror}", "name another folder"
-        ) from None
+        raise _unwritable(folder, error) from None
     try:
         yield partial
         if folder.is_dir():
@@ -54,3 +74,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _unwritable(folder: Path, error: OSError) -> SettingsError:
+    return SettingsError(f"--output-dir {folder} can't be written: {error.strerror}", "name another folder")

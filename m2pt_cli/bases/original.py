@@ -17,7 +17,14 @@ from m2pt_cli.bases.foreign_weights import listed, read_weights
 from m2pt_cli.bases.geometry import Geometry
 from m2pt_cli.bases.hub import gigabytes
 from m2pt_cli.bases.new_folder import new_folder
-from m2pt_cli.bases.original_parts import OriginalParts, PartFolders, Report, fetch_part_texts, fetch_parts
+from m2pt_cli.bases.original_parts import (
+    PARTS_HINT,
+    OriginalParts,
+    PartFolders,
+    Report,
+    fetch_part_texts,
+    fetch_parts,
+)
 from m2pt_cli.bases.original_texts import write_texts
 from m2pt_cli.bases.tensor_writing import Outgoing, can_write, write_tensors
 from m2pt_cli.errors import DeviceError, UnavailableError
@@ -170,7 +177,7 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
 
 
 def _fault(message: str) -> UnavailableError:
-    return UnavailableError(message, "LLaVA v1 is made of Vicuna, CLIP and LLaVA's stage-1 mm_projector.bin")
+    return UnavailableError(message, PARTS_HINT)
 
 
 def _require_geometry(found: Geometry, entry: BaseEntry) -> None:

@@ -14,6 +14,7 @@ Report = Callable[[str], None]
 Sizes = dict[str, int]
 
 PROJECTOR = "mm_projector.bin"
+PARTS_HINT = "LLaVA v1 is made of Vicuna, CLIP and LLaVA's stage-1 mm_projector.bin"
 _CLIP_TEXTS = ("config.json", "preprocessor_config.json")
 _LLM_TEXTS = ("config.json", "tokenizer.model")
 # Of the same weights the copy that can't hold code is taken.

@@ -10,7 +10,7 @@ from typing import Any
 
 from m2pt_cli.bases.catalog import geometry_from_config
 from m2pt_cli.bases.geometry import Geometry
-from m2pt_cli.bases.original_parts import PartFolders
+from m2pt_cli.bases.original_parts import PARTS_HINT, PartFolders
 from m2pt_cli.bases.sentencepiece import IMAGE_TOKEN, image_tokenizer, read_model
 from m2pt_cli.errors import UnavailableError
 
@@ -90,9 +90,11 @@ def _config(parts: PartFolders, image_token: int) -> Any:
     text, clip = _json(parts.language_model), _json(parts.vision_tower)
     vision = clip.get("vision_config") if clip.get("model_type") == "clip" else clip
     if text.get("model_type") != "llama":
-        raise UnavailableError(f"{parts.language_model} is a {text.get('model_type')}, not a LLaMA such as Vicuna")
+        raise UnavailableError(
+            f"{parts.language_model} is a {text.get('model_type')}, not a LLaMA such as Vicuna", PARTS_HINT
+        )
     if not isinstance(vision, dict) or vision.get("model_type", "clip_vision_model") != "clip_vision_model":
-        raise UnavailableError(f"{parts.vision_tower} is a {clip.get('model_type')}, not a CLIP")
+        raise UnavailableError(f"{parts.vision_tower} is a {clip.get('model_type')}, not a CLIP", PARTS_HINT)
     try:
         config: Any = LlavaConfig(
             vision_config=CLIPVisionConfig(**_taken(vision, _VISION)),
@@ -103,7 +105,7 @@ def _config(parts: PartFolders, image_token: int) -> Any:
             tie_word_embeddings=False,
         )
     except Exception as error:  # transformers checks a config's values with errors of several libraries
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+        first = " ".join(str(error).split())[:300] or type(error).__name__
         raise UnavailableError(f"the config.json of a part can't be used: {first}", "copy the folder again") from None
     config.architectures = ["LlavaForConditionalGeneration"]
     config.image_seq_length = (config.vision_config.image_size // config.vision_config.patch_size) ** 2

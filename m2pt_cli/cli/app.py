@@ -101,6 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail(M2PTError("interrupted"), as_json, code=130)
     except M2PTError as error:
+        if isinstance(error, SettingsError) and error.hint is None:
+            error.hint = " ".join(["m2pt", *(word for word in words[:1] if word in _COMMANDS), "--help"])
         return _fail(error, as_json, code=error.exit_code)
     except Exception as error:
         expected = _as_expected(error)

@@ -199,19 +199,22 @@ def _orientation(image: Image) -> int:
 
 # What Pillow's decoders raise on damaged files, beside its own bomb error.
 _UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, MemoryError)
+_AGAIN = "open it in a viewer; copy it again, or save it as PNG or JPEG"
 
 
 def _unreadable(name: str, error: BaseException) -> InputError:
     if isinstance(error, FileNotFoundError):
-        return InputError(f"image {name} does not exist")
+        return InputError(f"image {name} does not exist", "check the path of the image")
     if type(error).__name__ == "UnidentifiedImageError":
-        return InputError(f"image {name} can't be read: not an image, or damaged")
+        return InputError(f"image {name} can't be read: not an image, or damaged", _AGAIN)
     reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return InputError(f"image {name} can't be read: {reason}")
+    return InputError(f"image {name} can't be read: {reason}", _AGAIN)
 
 
 def _require_bounded(name: str, width: int, height: int) -> None:
     if width * height > MOST_PIXELS:
         raise InputError(f"image {name} has {width} x {height} pixels, more than {MOST_PIXELS:,}", "make it smaller")
     if max(width, height) > MOST_ASPECT * min(width, height):
-        raise InputError(f"image {name} is {width} x {height}: one side is over {MOST_ASPECT} times the other")
+        raise InputError(
+            f"image {name} is {width} x {height}: one side is over {MOST_ASPECT} times the other", "cut it into pieces"
+        )

@@ -46,3 +46,12 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
             check_new_folder(tmp_path / place)
         with pytest.raises(SettingsError, match=said), new_folder(tmp_path / place):
             pytest.fail("the block must not run")
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "new") as partial:
+        (partial / "file").touch()
+        with pytest.raises(SettingsError, match="another m2pt import is writing"), new_folder(tmp_path / "new"):
+            pytest.fail("the block must not run")
+        assert (partial / "file").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]

@@ -86,6 +86,7 @@ def test_a_parse_error_is_json_where_json_is_asked_for(capsys: pytest.CaptureFix
         (["infer", "--input", "no-such.jsonl", "--base", "nano"], 3),
         (["eval", "--bench", "demo", "--adapter", "no-such-folder"], 4),
         (["eval", "--bench", "dmeo"], 2),
+        (["attn-map", "image.png", "", "--base", "nano"], 2),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
 )
@@ -93,7 +94,7 @@ def test_exit_codes(arguments: list[str], code: int, capsys: pytest.CaptureFixtu
     assert main(arguments) == code
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("error: ")
+    assert [line.partition(":")[0] for line in err.splitlines()] == ["error", "hint"]
 
 
 def test_codes_reach_the_shell_and_no_traceback_does() -> None:
