@@ -9,6 +9,7 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,16 +23,35 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "reproduce_paper"
 MODULES = ("cells", "running", "rates", "summary", "columns", "figures", "report", "resources", "attention")
 
 
+@contextmanager
+def own_modules() -> Iterator[None]:
+    """Other scripts have modules of these names, too: the benchmarks a `summary`."""
+    others = {name: sys.modules.pop(name) for name in MODULES if name in sys.modules}
+    try:
+        yield
+    finally:
+        for name in MODULES:
+            sys.modules.pop(name, None)
+        sys.modules.update(others)
+
+
 @pytest.fixture(scope="module")
 def paper() -> Iterator[Any]:
     """The script's modules, imported as the script imports them."""
-    sys.path.insert(0, str(SCRIPT))
-    try:
-        yield SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES})
-    finally:
-        sys.path.remove(str(SCRIPT))
-        for name in MODULES:
-            sys.modules.pop(name, None)
+    with own_modules():
+        sys.path.insert(0, str(SCRIPT))
+        try:
+            found = SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES})
+        finally:
+            sys.path.remove(str(SCRIPT))
+    yield found
+
+
+def run_script() -> object:
+    """What the script exits with, run in this process."""
+    with own_modules(), pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    return ended.value.code
 
 
 @pytest.fixture(scope="module")
@@ -208,14 +228,9 @@ def test_the_report_of_a_few_cells(paper: Any, found: Any, tmp_path: Path) -> No
 def test_the_command_runs_a_cell_and_reports_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     said = f"--base nano --output-dir {tmp_path} --only interaction --seeds 1 --limit 64 --max-steps 2 --questions 47"
     monkeypatch.setattr(sys, "argv", ["reproduce_paper", *said.split(), "--rate-steps", "0", "--threads", "1"])
-    loaded = set(sys.modules)
-    try:
-        runpy.run_path(str(SCRIPT), run_name="__main__")
-        before = (tmp_path / "cells" / "interaction-seed0.json").stat().st_mtime_ns
-        runpy.run_path(str(SCRIPT), run_name="__main__")
-    finally:
-        for name in set(MODULES) - loaded:
-            sys.modules.pop(name, None)
+    assert run_script() == 0
+    before = (tmp_path / "cells" / "interaction-seed0.json").stat().st_mtime_ns
+    assert run_script() == 0
     assert (tmp_path / "cells" / "interaction-seed0.json").stat().st_mtime_ns == before
     kept = json.loads((tmp_path / "cells" / "interaction-seed0.json").read_text(encoding="utf-8"))
     assert kept["trainable"] == 20_640 and kept["rates"]["interaction_lr"] == 5e-3
