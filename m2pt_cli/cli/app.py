@@ -65,7 +65,7 @@ def _root(
 
 
 # What a file system may say to a write, in words, and the next step.
-_NO_ROOM = {
+_REFUSED_WRITES = {
     errno.ENOSPC: ("the disk is full", "free some space, then run it again"),
     errno.EDQUOT: ("the disk quota is used up", "free some space, then run it again"),
     errno.EFBIG: ("a file would be larger than this shell or file system allows", "see ulimit -f, then run it again"),
@@ -134,8 +134,8 @@ def _as_expected(error: Exception) -> M2PTError | None:
     if callable(describe):
         command = getattr(getattr(error, "ctx", None), "command_path", "m2pt")
         return SettingsError(str(describe()), f"{command} --help")
-    if isinstance(error, OSError) and error.errno in _NO_ROOM:
-        found, advice = _NO_ROOM[error.errno]
+    if isinstance(error, OSError) and error.errno in _REFUSED_WRITES:
+        found, advice = _REFUSED_WRITES[error.errno]
         return DeviceError(f"{found} ({error.filename or 'while writing'})", advice)
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         name = str(error.filename)

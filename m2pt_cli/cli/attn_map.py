@@ -133,7 +133,7 @@ def command(
             printer.status(line)
     for file in (maps.output, maps.values):
         if file is not None:
-            printer.status("written: " + file.replace("\n", " "))
+            printer.status(f"written: {file}")
     if printer.is_json:
         printer.json(maps.to_dict())
         return

@@ -71,7 +71,8 @@ class Output:
     def status(self, text: str) -> None:
         """A line on stderr about what is being done; silent under ``--quiet``."""
         if not self.is_quiet:
-            self._write(sys.stderr, self.clean(text) + "\n")
+            # A path may hold a newline.
+            self._write(sys.stderr, self.clean(text).replace("\n", " ") + "\n")
 
     def status_table(self, renderable: RenderableType) -> None:
         """A rich table on stderr; silent under ``--quiet``."""

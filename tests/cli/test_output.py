@@ -26,13 +26,13 @@ def test_text_and_json_go_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_status_warnings_and_hints_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     output = Output.configure()
-    output.status("reading")
+    output.status("reading a\nfile")
     output.warn("two\nlines")
     output.hint("do this")
     output.detail("unseen")
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == "reading\nwarning: two lines\nhint: do this\n"
+    assert err == "reading a file\nwarning: two lines\nhint: do this\n"
 
 
 def test_quiet_leaves_errors_alone(capsys: pytest.CaptureFixture[str]) -> None:
