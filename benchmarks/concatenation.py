@@ -23,6 +23,7 @@ class ConcatenatedPrompts(nn.Module):
         vision, text = base.config.vision_config, base.config.text_config
         device = base.device
         self.base = base
+        self.config = base.config
         self.visual = _prompts(vision.num_hidden_layers, visual, vision.hidden_size, device)
         self.textual = _prompts(text.num_hidden_layers, textual, text.hidden_size, device)
         # What M²PT trains between the two: the projector where it is linear, else a linear layer beside it.
@@ -39,7 +40,7 @@ class ConcatenatedPrompts(nn.Module):
         return self.base.lm_head
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor, use_cache: bool = False
+        self, input_ids: Tensor, pixel_values: Tensor, attention_mask: Tensor | None = None, use_cache: bool = False
     ) -> SimpleNamespace:
         """``logits`` of the tokens without the prompts; `supervised_loss` cuts them further."""
         decoder = self.base.model.language_model

@@ -21,7 +21,7 @@ table=() patience=1 margin=20 # seconds of a step's limit in which no further ro
 if [ "${1:-}" = --small ]; then
   shift
   device=cpu v1=small v15=small answering=small table=(--small)
-  train=(--rounds 3 --warmup 1 --without-mask)
+  train=(--rounds 3 --warmup 1)
   mme=(--images 3 --plain-images 1 --rounds 1) pope=(--images 1 --plain-images 1 --rounds 1)
   decoding=(--new-tokens 8 --rounds 2 --batch 1 --batch 4)
   patience=5 # a CPU may be busy

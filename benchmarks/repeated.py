@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+from transformers import DynamicCache
 
+from m2pt_cli.answering.packed import cache_argument
 from m2pt_cli.answering.plan import plan_rows
 
 
@@ -27,14 +29,16 @@ def answer_repeated(
     (row,) = plan_rows(prompts, [0] * len(prompts), image_token_id=image_token_id)
     device = next(model.parameters()).device
     prefix = torch.tensor([row.prefix], device=device)
+    cache = DynamicCache(config=model.config.get_text_config())
     out = model(
-        input_ids=prefix, attention_mask=torch.ones_like(prefix), use_cache=True, logits_to_keep=1, **image_inputs
-    )
+        input_ids=prefix, attention_mask=torch.ones_like(prefix), use_cache=True, logits_to_keep=1,
+        **{cache_argument(model): cache}, **image_inputs,
+    )  # fmt: skip
     if row.is_single:
         first = out.logits[:, -1].argmax(-1)
-        mask, cache = torch.ones_like(prefix), out.past_key_values
+        mask = torch.ones_like(prefix)
     else:
-        cache, count = out.past_key_values, len(row.tails)
+        count = len(row.tails)
         cache.batch_repeat_interleave(count)
         width = max(len(tail) for tail in row.tails)
         # Padding between the prefix and a shorter tail, so that every row's last token is in the last column.
@@ -52,7 +56,7 @@ def answer_repeated(
 def _forward(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, cache: object) -> torch.Tensor:
     positions = (mask.cumsum(-1) - 1)[:, -ids.shape[1] :].clamp(min=0)
     out = model(
-        input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
-        logits_to_keep=1,
+        input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1,
+        **{cache_argument(model): cache},
     )  # fmt: skip
     return out.logits[:, -1].argmax(-1)

@@ -31,14 +31,13 @@ from torch.utils._pytree import tree_leaves, tree_map
 from train_step import FULL, VARIANTS, make_batch, step_of
 
 from m2pt_cli.bases.geometry import Geometry
-from m2pt_cli.method import prefix
 from m2pt_cli.training import norms
 
 # Ways of looking at a tensor, and memory that is asked for and not filled.
 _FREE = {
     "view", "_unsafe_view", "t", "transpose", "permute", "expand", "slice", "select", "unsqueeze", "squeeze", "detach",
     "alias", "as_strided", "split", "split_with_sizes", "unbind", "empty", "empty_like", "empty_strided", "new_empty",
-    "new_empty_strided", "unfold",
+    "new_empty_strided", "unfold", "set_",
 }  # fmt: skip
 _KERNEL_START = 3e-6
 
@@ -185,7 +184,7 @@ def main() -> None:
     parser.add_argument("--row", action="append", choices=VARIANTS, help="only this row and m2pt")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    prefix.FLASH_DEVICES = norms.FUSED_DEVICES = ("cpu",)
+    norms.FUSED_DEVICES = ("cpu",)
     card = Card(arguments.bandwidth * 1e12, arguments.rate * 1e12)
     rows = arguments.batch or batch_of(arguments.geometry)
     chosen = ["m2pt", *(name for name in arguments.row or VARIANTS if name not in ("m2pt", FULL))]

@@ -5,7 +5,7 @@
 
 Rows, all on the same frozen weights and the same batch, one after the other in every round:
   m2pt                  20 visual and 10 textual prompts, interaction layer
-  m2pt, explicit mask   the same with a mask in the language model, where the device would do without one
+  m2pt, explicit mask   the same with a mask in the language model, as a text with holes has it
   m2pt, plain norms     the same with transformers' own norms, where the device has a kernel for them
   m2pt, concatenation   the same prompts as tokens of the sequence (see `concatenation`)
   lora, usual recipe    r=16 on all linears of the language model, the projector trained, as PEFT makes it: weights in
@@ -29,7 +29,6 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from typing import Any
-from unittest import mock
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -55,7 +54,7 @@ from measure import (
 from peft import get_peft_model
 from transformers import LlavaForConditionalGeneration
 
-from m2pt_cli.method import prefix, preset
+from m2pt_cli.method import preset
 from m2pt_cli.training import norms
 from m2pt_cli.training.loss import supervised_loss
 from m2pt_cli.training.norms import fuse_norms
@@ -132,6 +131,10 @@ def step_of(name: str, base: LlavaForConditionalGeneration, batch: dict[str, tor
                 return supervised_loss(bare, batch)
 
         return forward
+    if name == "m2pt, explicit mask":  # all else is the same: it hides what the kernel hides by itself
+        length = batch["input_ids"].shape[1]
+        causal = torch.ones(length, length, dtype=torch.bool, device=base.device).tril()
+        batch = {**batch, "attention_mask": causal.expand(batch["input_ids"].shape[0], 1, -1, -1)}
     model = adapted(name, base)
     is_cast = name.startswith("lora") and name != NARROW and base.dtype != torch.float32
     narrow = torch.autocast(base.device.type, base.dtype) if is_cast else nullcontext()
@@ -146,15 +149,7 @@ def step_of(name: str, base: LlavaForConditionalGeneration, batch: dict[str, tor
         optimiser.zero_grad(set_to_none=True)
         return loss
 
-    if name != "m2pt, explicit mask":
-        return step
-
-    def masked_step() -> object:
-        # Nothing else changes: the mask is the one that a text with holes gets on this device.
-        with mock.patch.object(prefix, "runs_square", return_value=False):
-            return step()
-
-    return masked_step
+    return step
 
 
 def needed(name: str, flops: StepFlops) -> float:
@@ -228,19 +223,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--skip", action="append", default=[], help="a row to leave out, such as 'full, usual recipe'")
-    parser.add_argument("--without-mask", action="store_true", help="m2pt does without a mask on a CPU, too")
     parser.add_argument("--no-json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     device = torch.device(arguments.device)
-    if arguments.without_mask:
-        prefix.FLASH_DEVICES = (device.type,)
     is_cuda = device.type == "cuda"
     dtype = getattr(torch, arguments.dtype or ("bfloat16" if is_cuda else "float32"))
     geometry, batch_size = GEOMETRIES[arguments.geometry], arguments.batch or batch_of(arguments.geometry)
     names = [name for name in VARIANTS if name not in arguments.skip]
     same = {  # as another row, here
-        "m2pt, explicit mask": device.type not in prefix.FLASH_DEVICES,
         "m2pt, plain norms": device.type not in norms.FUSED_DEVICES,
         NARROW: dtype == torch.float32,
         OURS: dtype == torch.float32,

@@ -1,7 +1,7 @@
 """How a LLaVA attends while it answers a question, collected layer by layer.
 
-The part that is looked at runs in eager attention, the only one that gives its weights out. A hook on each attention
-reduces the weights of its layer to means and drops them before the next layer runs: one layer's map is held at a time,
+The attention function of the method hands each layer's weights to a watcher, whatever implementation the model runs in.
+A watcher reduces them to means and drops them before the next layer runs: one layer's map is held at a time,
 ``heads x n x (k + n)`` numbers, whatever the depth.
 
 Means are over real queries. Prompts have none: they are attended and attend to nothing.
@@ -9,7 +9,7 @@ Means are over real queries. Prompts have none: they are attended and attend to 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from peft import PeftModel
 from torch import Tensor, nn
 
-from m2pt_cli.method.architecture import read_architecture
-from m2pt_cli.method.prompts import PromptedAttention
+from m2pt_cli.method.architecture import original, read_architecture
+from m2pt_cli.method.attention import WATCHER, Watcher, use_prompted_attention
 
 Array = NDArray[np.float32]
 
@@ -88,13 +88,13 @@ def collect_language(
     received: list[Array] = []
     from_answer: list[Array] = []
 
-    def reduce(weights: Tensor, attention: nn.Module) -> None:
+    def reduce(attention: nn.Module, weights: Tensor) -> None:
         chosen = weights[0, list(heads)].float() if heads else weights[0].mean(0, keepdim=True, dtype=torch.float32)
         received.append(chosen.mean(1).cpu().numpy())  # (heads, keys)
         from_answer.append(chosen[:, -len(answer) :].cpu().numpy())  # (heads, answer tokens, keys)
 
     with ExitStack() as stack:
-        stack.enter_context(_watched(decoder, decoder.layers, reduce))
+        stack.enter_context(_watched(decoder.layers, reduce))
         tower = stack.enter_context(_tower_watched(llava)) if vision else None
         model(
             input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, logits_to_keep=1, **dict(image_inputs)
@@ -126,13 +126,9 @@ class _Tower:
         self.received: list[Array] = []
         self.from_patches: list[Array] = []
 
-    def reduce(self, weights: Tensor, attention: nn.Module) -> None:
-        prompts = attention.active_prompts if isinstance(attention, PromptedAttention) else None
-        self.num_prompts = 0 if prompts is None else prompts.shape[0]
-        real = weights.shape[-1] - self.num_prompts
-        # A prompt's row is dropped by the layer, and its column comes last there: here prompts come first.
-        mean = weights[:, :, :real].mean((0, 1), dtype=torch.float32)  # (real queries, keys)
-        mean = torch.cat([mean[:, real:], mean[:, :real]], 1)
+    def reduce(self, attention: nn.Module, weights: Tensor) -> None:
+        self.num_prompts = weights.shape[-1] - weights.shape[-2]
+        mean = weights.mean((0, 1), dtype=torch.float32)  # (queries, prompts + keys)
         self.received.append(mean.mean(0).cpu().numpy())
         self.from_patches.append(mean[int(self.has_class_token) :].mean(0).cpu().numpy())
 
@@ -146,25 +142,21 @@ class _Tower:
 def _tower_watched(llava: Any) -> Iterator[_Tower]:
     architecture = read_architecture(llava)
     tower = _Tower(has_class_token=architecture.tower == "CLIPVisionModel")
-    module = llava.model.vision_tower
-    with _watched(module, module.encoder.layers[: architecture.layers_run], tower.reduce):
+    with _watched(llava.model.vision_tower.encoder.layers[: architecture.layers_run], tower.reduce):
         yield tower
 
 
 @contextmanager
-def _watched(part: Any, layers: Sequence[Any], reduce: Callable[[Tensor, nn.Module], None]) -> Iterator[None]:
-    """Run ``part`` in eager attention and hand the weights of each layer's attention to ``reduce``."""
-
-    def hook(attention: nn.Module, args: Any, output: tuple[Tensor, Tensor]) -> tuple[Tensor, None]:
-        reduce(output[1], attention)
-        return output[0], None  # whoever else listens can't hold the map
-
-    before = part.config._attn_implementation
-    handles = [layer.self_attn.register_forward_hook(hook) for layer in layers]
+def _watched(layers: Sequence[Any], watcher: Watcher) -> Iterator[None]:
+    """Hand the weights of each layer's attention to ``watcher``."""
+    attentions: list[Any] = [original(layer.self_attn) for layer in layers]
+    names = [attention.config._attn_implementation for attention in attentions]
     try:
-        part.set_attn_implementation("eager")
+        for attention in attentions:
+            use_prompted_attention(attention.config)
+            attention.__dict__[WATCHER] = watcher
         yield
     finally:
-        part.set_attn_implementation(before)
-        for handle in handles:
-            handle.remove()
+        for attention, name in zip(attentions, names, strict=True):
+            attention.__dict__.pop(WATCHER, None)
+            attention.config._attn_implementation = name

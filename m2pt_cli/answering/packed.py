@@ -15,10 +15,13 @@ Masks and positions speak of real tokens only; an active M²PT adapter adds its 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from peft import PeftModel
 from transformers import DynamicCache
 
 from m2pt_cli.answering.plan import Row
@@ -34,6 +37,12 @@ class _Stream:
     limit: int
     position: int
     tokens: list[int] = field(default_factory=list)
+
+
+def cache_argument(model: Any) -> str:
+    """What a model, its class or a PeftModel of it calls its cache: transformers 5.24 gave it another name."""
+    forward = (model.get_base_model() if isinstance(model, PeftModel) else model).forward
+    return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
 
 
 @torch.inference_mode()
@@ -108,17 +117,19 @@ class _Prefilled:
             ids[r, width - len(row.prefix) :] = torch.tensor(row.prefix)
             mask[r, width - len(row.prefix) :] = 1
         ids, mask = ids.to(device), mask.to(device)
+        cache = DynamicCache(config=model.config.get_text_config())  # type: ignore[union-attr, operator]
         with spared_work(model, torch.tensor([width - 1], device=device)):
             out = model(
                 input_ids=ids,
                 attention_mask=mask,
                 position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
                 use_cache=True,
+                **{cache_argument(model): cache},
                 # Behind a prefix that several questions share nothing follows yet.
                 logits_to_keep=1 if rows[0].is_single else torch.empty(0, dtype=torch.long, device=device),
                 **image_inputs,
             )
-        state = cls(model, out.past_key_values, mask, out.logits)
+        state = cls(model, cache, mask, out.logits)
         state.pad_id = pad_id
         return state
 
@@ -205,7 +216,8 @@ class _Prefilled:
                 input_ids=ids,
                 attention_mask=mask[:, None],
                 position_ids=positions,
-                past_key_values=self.cache,
+                logits_to_keep=0 if keep is None else keep.to(device),
                 use_cache=True,
+                **{cache_argument(self.model): self.cache},
             )
         return out.logits

@@ -15,7 +15,7 @@ from m2pt_cli.cli import attn_map, count_params, import_, infer, train
 from m2pt_cli.cli import eval as eval_command
 from m2pt_cli.cli.output import ClosedPipe, Output
 from m2pt_cli.errors import DeviceError, M2PTError, SettingsError, is_out_of_memory
-from m2pt_cli.version import __version__
+from m2pt_cli.version import LIBRARIES, library_versions, untested_versions
 
 # Blank lines keep rich from joining the lines of an epilog into one.
 _EPILOG = "\n\n".join(
@@ -51,17 +51,20 @@ for _name, _module in _COMMANDS.items():
 
 def _show_version(value: bool) -> None:
     if value:
-        Output.current().text(f"m2pt {__version__}")
+        versions = library_versions(*LIBRARIES)
+        libraries = ", ".join(f"{name} {number}" for name, number in versions.items() if name != "m2pt")
+        Output.current().text(f"m2pt {versions['m2pt']} ({libraries})")
         raise typer.Exit
 
 
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the versions and leave.")
     ] = False,
 ) -> None:
-    pass
+    for sentence in untested_versions():
+        Output.current().warn(f"{sentence}; see constraints.txt")
 
 
 # What a file system may say to a write, in words, and the next step.
@@ -82,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in words
     _replace_closed_streams()
-    Output.configure(json=as_json)
+    Output.configure(json=as_json, quiet="--quiet" in words)
     try:
         # Without the standalone mode Typer returns the command's value and lets every exception through.
         result = app(words or ["--help"], standalone_mode=False, prog_name="m2pt")

@@ -9,9 +9,10 @@ from m2pt_cli.evaluation.benchmark import Benchmark
 from m2pt_cli.evaluation.blocks import score_block
 from m2pt_cli.evaluation.events import Events, Notice
 from m2pt_cli.evaluation.folder import EvaluationFolder
-from m2pt_cli.evaluation.results import EvalResult, EvalRun, library_versions
+from m2pt_cli.evaluation.results import EvalResult, EvalRun
 from m2pt_cli.evaluation.sample_log import read_predictions
 from m2pt_cli.settings import EvalSettings
+from m2pt_cli.version import library_versions
 
 
 def rescore(settings: EvalSettings, bench: Benchmark, *, events: Events) -> EvalResult:

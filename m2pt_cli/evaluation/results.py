@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from m2pt_cli.data.samples import ImageReference
 from m2pt_cli.evaluation.rows import Row
-from m2pt_cli.version import __version__
 
 
 @dataclass(frozen=True)
@@ -68,14 +65,3 @@ class EvalResult:
         """The JSON form: one run's own keys, or ``{"runs": [...]}`` for several."""
         runs = [run.to_dict() for run in self.runs]
         return runs[0] if len(runs) == 1 else {"runs": runs}
-
-
-def library_versions(*packages: str) -> dict[str, str]:
-    """Versions of this tool, of Python and of the named packages."""
-    versions = {"m2pt": __version__, "python": platform.python_version()}
-    for package in packages:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return versions

@@ -18,11 +18,12 @@ from m2pt_cli.evaluation.judge import is_llava
 from m2pt_cli.evaluation.mmavg import mmavg
 from m2pt_cli.evaluation.plan import RunPlan, plan_runs
 from m2pt_cli.evaluation.rescore import rescore
-from m2pt_cli.evaluation.results import EvalResult, EvalRun, library_versions
+from m2pt_cli.evaluation.results import EvalResult, EvalRun
 from m2pt_cli.evaluation.rows import Item, Row
 from m2pt_cli.evaluation.share import Share
 from m2pt_cli.evaluation.shuffle import shuffle_images
 from m2pt_cli.settings import EvalSettings
+from m2pt_cli.version import library_versions
 
 if TYPE_CHECKING:
     from m2pt_cli.bases.loading import LoadedBase

@@ -5,7 +5,6 @@ from __future__ import annotations
 from m2pt_cli.method.config import M2PTConfig, MethodError
 from m2pt_cli.method.interaction import train_in_fp32
 from m2pt_cli.method.loading import AdapterFiles, load_adapter_strictly, read_adapter, read_adapter_config
-from m2pt_cli.method.prefix import PromptedCache, prefix_cache, real_positions
 from m2pt_cli.method.presets import preset
 from m2pt_cli.method.registration import register
 from m2pt_cli.method.selection import PARTS, adapter_of, adapter_parameters, part_of, parts_of, select_full
@@ -19,17 +18,14 @@ __all__ = [
     "M2PTConfig",
     "M2PTModel",
     "MethodError",
-    "PromptedCache",
     "adapter_of",
     "adapter_parameters",
     "load_adapter_strictly",
     "part_of",
     "parts_of",
-    "prefix_cache",
     "preset",
     "read_adapter",
     "read_adapter_config",
-    "real_positions",
     "select_full",
     "train_in_fp32",
 ]

@@ -12,8 +12,7 @@ from m2pt_cli.method.config import M2PTConfig, MethodError
 BASES = ("LlavaForConditionalGeneration", "LlavaNextForConditionalGeneration")
 TOWERS = ("CLIPVisionModel", "SiglipVisionModel")
 DECODERS = ("LlamaModel", "MistralModel", "Qwen2Model")
-# Frequencies that do not change with the length of the text: a prompt's key would else belong to another length.
-ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+ROPE_TYPES = ("default", "linear", "llama3", "yarn", "dynamic", "longrope")
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ def read_architecture(model: nn.Module) -> Architecture:
     if rope not in ROPE_TYPES:
         raise MethodError(
             f"M²PT was never tested on {rope!r} rotary positions, only on {', '.join(ROPE_TYPES)}",
-            "choose a base whose positions do not depend on the length of the text",
+            "choose another base",
         )
     selected = llava.config.vision_feature_layer
     states = vision.num_hidden_layers + 1  # the input of every layer and the output of the last
@@ -137,12 +136,18 @@ def check_official_tokens(config: M2PTConfig, architecture: Architecture) -> Non
         )
 
 
-def attention_window(text_config: Any) -> int | None:
-    """The longest text that every layer of the decoder sees whole, None where there is no limit."""
-    layer_types = getattr(text_config, "layer_types", None)
-    if layer_types is not None and "sliding_attention" not in layer_types:
-        return None
-    return getattr(text_config, "sliding_window", None)
+def longest_text(text_config: Any) -> int | None:
+    """The longest text whose rotary frequencies are those of short ones, None where they never change.
+
+    Types ``dynamic`` and ``longrope`` have others for longer texts, to which the keys of prompts would not belong.
+    """
+    rope = text_config.rope_parameters
+    if rope["rope_type"] == "dynamic":
+        # At exactly the original length transformers leaves the frequencies of a longer text before.
+        return int(text_config.max_position_embeddings) - 1
+    if rope["rope_type"] == "longrope":
+        return int(rope.get("original_max_position_embeddings") or text_config.max_position_embeddings)
+    return None
 
 
 def _known(module: nn.Module, classes: tuple[str, ...], part: str) -> str:

@@ -1,4 +1,4 @@
-"""Around the vision tower: the authors' visual tokens, and calls refused because image features would be wrong."""
+"""The authors' visual tokens: what leaves the vision tower with ``visual_tokens="official"``."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 
-from m2pt_cli.method.config import M2PTConfig, MethodError
-from m2pt_cli.method.prompts import PromptedAttention
+from m2pt_cli.method.config import M2PTConfig
 
 
 def add_visual_tokens(tower: Any, args: tuple[Any, ...], output: Any) -> Any:
@@ -27,42 +26,3 @@ def add_visual_tokens(tower: Any, args: tuple[Any, ...], output: Any) -> Any:
     states[run] = torch.cat([prompts.expand(features.shape[0], -1, -1), features], dim=1)  # (images, k_v + 1 + n, d_v)
     output.hidden_states = tuple(states)
     return output
-
-
-def check_images(llava: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Forward pre-hook of the LLaVA model without its head.
-
-    Raises:
-        MethodError: another feature layer than the config's, or image tokens that another adapter's prompt holds.
-    """
-    pixels = kwargs.get("pixel_values")
-    if pixels is None:  # every token of an answer but the first
-        return
-    attention = llava.vision_tower.encoder.layers[0].self_attn
-    if not isinstance(attention, PromptedAttention):
-        return
-    active = attention.active_config
-    for name in ("vision_feature_layer", "vision_feature_select_strategy"):
-        given, expected = kwargs.get(name), getattr(llava.config, name)
-        if active is not None and given is not None and given != expected:
-            raise MethodError(f"the adapter was made for {name}={expected!r}, not {given!r}")
-    ids = kwargs.get("input_ids")
-    official = [c for c in attention.m2pt_adapters.values() if c.extra_image_tokens]
-    # Counted only where official tokens are about: looking at ids waits for the device.
-    if ids is None or not official:
-        return
-    vision = llava.config.vision_config
-    per_image = (vision.image_size // vision.patch_size) ** 2
-    wanted = per_image + (active.extra_image_tokens if active is not None else 0)
-    found = int((ids == llava.config.image_token_id).sum())
-    if found != wanted * pixels.shape[0]:
-        raise MethodError(
-            f"the prompt holds {found} image tokens for {pixels.shape[0]} image(s), but "
-            + (
-                f"without an adapter an image has {wanted}"
-                if active is None
-                else f"with adapter {attention.active_name!r} an image has {wanted}"
-            ),
-            "visual_tokens='official' puts k_v tokens more than patches into the prompt: build the ids again for the "
-            "adapter that is active, or for the base when adapters are disabled",
-        )

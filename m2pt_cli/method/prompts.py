@@ -1,20 +1,17 @@
-"""Prompts as extra key and value rows of every attention layer (paper, section 3.2 and 3.3).
-
-Deep prompts overwrite the first k positions at the input of each layer, and what the layer makes of them is discarded.
-So a prompt acts on real tokens only through the keys and values that this layer's attention computes from it. Here no
-sequence is ever lengthened outside the attention, and the hidden states hold real tokens alone.
-"""
+"""The layers around the base's attention modules, each with the prompts of its adapters (paper, sections 3.2, 3.3)."""
 
 from __future__ import annotations
 
+import copy
 import math
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Self, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
+from m2pt_cli.method.attention import PROMPTS, PromptStates, restore_attention, use_prompted_attention
 from m2pt_cli.method.config import M2PTConfig, MethodError
 
 
@@ -88,66 +85,207 @@ class M2PTLayer(nn.Module, BaseTunerLayer):
 class PromptedAttention(M2PTLayer):
     """The attention of one layer and its prompts: one parameter ``[k, d]`` in fp32 for each adapter.
 
+    The attention is called as it would be without prompts; the function registered in `attention` asks this layer for
+    the prompts' keys and values. They come from the attention itself, run on the normed prompts: fused projections,
+    norms of queries and keys, biases, grouped heads and quantised weights need no code here.
+
     Args:
         base_layer: the attention.
         norm: the layer norm in front of it, which the prompts pass as every token does.
         width: d, from the configuration.
+        rotation: of the prompts' keys; None where keys have no position (LLaVA's vision towers).
+        is_idle: no image feature depends on this layer. It returns zeros, which leaves the hidden states as they are;
+            its prompts are kept, counted and saved, as the paper does.
     """
 
     adapter_layer_names = ("m2pt_prompts",)
 
-    def __init__(self, base_layer: nn.Module, norm: nn.Module, width: int) -> None:
+    def __init__(
+        self,
+        base_layer: nn.Module,
+        norm: nn.Module,
+        width: int,
+        *,
+        rotation: PromptRotation | None = None,
+        is_idle: bool = False,
+    ) -> None:
         super().__init__(base_layer)
         self.m2pt_prompts = nn.ParameterDict()
         self.width = width
-        # In a tuple, so that it is not registered twice: the layer owns it.
-        self._norm = (norm,)
+        self.rotation = rotation
+        self.is_idle = is_idle
+        self.is_muted = False
+        self.was_called = False
+        self._norm = (norm,)  # in a tuple, so that it is not registered twice: the layer owns it
+        self._is_recording = False
+        self._recorded: PromptStates | None = None
+        self._kept: tuple[Any, PromptStates] | None = None
+        base_layer.__dict__[PROMPTS] = self
 
     def add_prompts(self, adapter_name: str, config: M2PTConfig, count: int) -> None:
         """Add an adapter with ``count`` prompts here, and none if that is 0."""
+        use_prompted_attention(self.base_layer.config)
         self.add(adapter_name, config)
         if count:
             device = next(self.base_layer.parameters()).device
             prompts = torch.empty(count, self.width, device=device, dtype=torch.float32)
             self.m2pt_prompts[adapter_name] = nn.Parameter(initialise(prompts, config.init))
 
+    def delete_adapter(self, adapter_name: str) -> None:
+        super().delete_adapter(adapter_name)
+        self.m2pt_adapters.pop(adapter_name, None)
+        if not self.m2pt_adapters:
+            restore_attention(self.base_layer.config)
+
+    def detach(self) -> None:
+        """Leave the attention as it was before there were prompts."""
+        self.base_layer.__dict__.pop(PROMPTS, None)
+        restore_attention(self.base_layer.config)
+
     @property
     def active_prompts(self) -> nn.Parameter | None:
         """``[k, d]`` of the active adapter, None where it has none here."""
         name = self.active_name
-        return self.m2pt_prompts[name] if name is not None and name in self.m2pt_prompts else None
+        if self.is_muted or name is None or name not in self.m2pt_prompts:
+            return None
+        return cast(nn.Parameter, self.m2pt_prompts[name])
 
-    def normalised_prompts(self, dtype: torch.dtype) -> Tensor | None:
-        """The active prompts as the attention sees them, ``(1, k, d)``."""
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As the base attention, whose arguments are passed on unread.
+
+        Raises:
+            MethodError: the prompts would have been lost, because the attention did not call its function.
+        """
+        if self.is_idle and self.active_name is not None:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            return torch.zeros_like(hidden), None
+        if self.active_prompts is None:
+            return self.base_layer(*args, **kwargs)
+        use_prompted_attention(self.base_layer.config)  # another implementation may have been set since
+        self.was_called = False
+        output = self.base_layer(*args, **kwargs)
+        if not self.was_called:
+            raise MethodError(
+                f"{type(self.base_layer).__name__} did not call the attention function that holds the prompts, which "
+                "would have been lost",
+                "call `model.set_attn_implementation('sdpa')`, and put no other attention into the model",
+            )
+        return output
+
+    # ---- for the attention function ----
+
+    def record(self, key: Tensor, value: Tensor) -> bool:
+        """Take the prompts' keys and values if this call is the one that computes them."""
+        if self._is_recording:
+            self._recorded = PromptStates(key, value)
+        return self._is_recording
+
+    def states(self, query: Tensor, key: Tensor) -> PromptStates | None:
+        """Keys and values of the active prompts, each ``(1, key heads, k, head width)``; None without any.
+
+        They are kept between calls while no gradient is wanted and nothing that they are computed from has changed.
+
+        Raises:
+            MethodError: more keys than the prompts' rotary frequencies are meant for.
+        """
         prompts = self.active_prompts
-        return None if prompts is None else self._norm[0](prompts.to(dtype)[None])
+        if prompts is None:
+            return None
+        if self.rotation is not None:
+            self.rotation.check_length(key.shape[2])
+        is_cast = torch.is_autocast_enabled(query.device.type)
+        dtype = torch.float32 if is_cast else query.dtype
+        if (torch.is_grad_enabled() and prompts.requires_grad) or torch.compiler.is_compiling():
+            return self._compute(prompts, dtype)
+        stamp = (dtype, is_cast, *map(_identity, self._sources(prompts)))
+        if self._kept is None or self._kept[0] != stamp:
+            # Ordinary tensors, also in inference mode: a later call may want gradients of something else.
+            with torch.inference_mode(False), torch.no_grad():
+                self._kept = stamp, self._compute(prompts, dtype)
+        return self._kept[1]
+
+    def _compute(self, prompts: Tensor, dtype: torch.dtype) -> PromptStates:
+        normed = self._norm[0](prompts.to(dtype)[None])  # (1, k, d)
+        self._is_recording = True
+        try:
+            if self.rotation is None:
+                self.base_layer(normed)
+            else:
+                self.base_layer(hidden_states=normed, position_embeddings=self.rotation(normed), attention_mask=None)
+        finally:
+            self._is_recording = False
+        recorded, self._recorded = self._recorded, None
+        if recorded is None:
+            raise MethodError(
+                f"{type(self.base_layer).__name__} did not call the attention function that holds the prompts",
+                "load the base with attn_implementation='sdpa'",
+            )
+        return recorded
+
+    def _sources(self, prompts: nn.Parameter) -> Iterator[Tensor]:
+        yield prompts
+        for module in (self._norm[0], self.base_layer):
+            yield from module.parameters()
+
+    # ---- kept states are dropped whenever weights may change without a new version ----
+
+    def train(self, mode: bool = True) -> Self:
+        self._kept = None
+        return super().train(mode)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        self._kept = None
+        if self.rotation is not None:
+            self.rotation.forget()
+        return super()._apply(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._kept = None
+        super()._load_from_state_dict(*args, **kwargs)
 
 
-class VisualPrompts(PromptedAttention):
-    """Attention of a vision layer.
+class PromptRotation:
+    """Rotates the prompts' keys of a language model to positions -k .. -1, right in front of its first token at 0.
 
-    The prompts are appended to the sequence, where they have no position, and their rows are dropped again: order is
-    nothing to an attention without a mask, and the class token keeps index 0. With ``output_attentions`` their columns
-    (and rows) therefore come last.
+    The model's rotary module is copied: one of type ``dynamic`` changes its frequencies by the positions it is asked
+    for. A copy gives those of short texts.
 
-    ``is_idle``: no image feature depends on this layer. It returns zeros, which leaves the hidden states as they are;
-    its prompts are kept, counted and saved, as the paper does.
+    Args:
+        rotary: the module that gives cosines and sines, ``rotary(hidden, position_ids)``.
+        longest: the longest text with the frequencies of short ones, None where they never change.
     """
 
-    def __init__(self, base_layer: nn.Module, norm: nn.Module, width: int, is_idle: bool) -> None:
-        super().__init__(base_layer, norm, width)
-        self.is_idle = is_idle
+    def __init__(self, rotary: nn.Module, longest: int | None = None) -> None:
+        self.longest = longest
+        self._rotary = (rotary,)
+        self._kept: dict[Any, Any] = {}
 
-    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-        if self.is_idle and self.active_name is not None:
-            return torch.zeros_like(hidden_states), None
-        rows = self.normalised_prompts(hidden_states.dtype)
-        if rows is None:
-            return self.base_layer(hidden_states, *args, **kwargs)
-        batch, length, _ = hidden_states.shape
-        extended = torch.cat([hidden_states, rows.expand(batch, -1, -1)], dim=1)  # (batch, n + k, d)
-        output, weights = self.base_layer(extended, *args, **kwargs)
-        return output[:, :length], weights
+    def __call__(self, prompts: Tensor) -> Any:
+        """Cosines and sines for ``prompts`` ``(1, k, d)``."""
+        count = prompts.shape[1]
+        key = (count, prompts.device, prompts.dtype)
+        if key not in self._kept:
+            positions = torch.arange(-count, 0, device=prompts.device)[None]
+            with torch.inference_mode(False), torch.no_grad():
+                self._kept[key] = copy.deepcopy(self._rotary[0])(torch.zeros_like(prompts), positions)
+        return self._kept[key]
+
+    def check_length(self, keys: int) -> None:
+        """Refuse keys whose frequencies are not those of the prompts'.
+
+        Raises:
+            MethodError: there are more than ``longest``.
+        """
+        if self.longest is not None and keys > self.longest:
+            raise MethodError(
+                f"the rotary frequencies of this base change beyond {self.longest} tokens, and there are {keys} keys: "
+                "the prompts would stand at wrong positions",
+                "shorten the text or the cache, or choose a base whose positions do not depend on the length",
+            )
+
+    def forget(self) -> None:
+        """Drop what is kept: the model was moved or cast."""
+        self._kept.clear()
 
 
 class IdleMLP(M2PTLayer):
@@ -157,98 +295,9 @@ class IdleMLP(M2PTLayer):
         return self.base_layer(hidden_states) if self.active_name is None else torch.zeros_like(hidden_states)
 
 
-class TextualPrompts(PromptedAttention):
-    """Attention of a decoder layer.
-
-    Without a cache the base attention is handed one that puts the prompts' keys and values in front. It holds no
-    state, so that gradient checkpointing can compute the layer again. With a cache the rows are in it already. A text
-    without a mask has its prompts run as tokens in front, queries included, and their rows dropped (all three: see
-    `prefix.add_textual_prompts`). With ``output_attentions`` the prompts' columns come first.
-    """
-
-    def __init__(self, base_layer: nn.Module, norm: nn.Module, width: int, rotary: nn.Module) -> None:
-        super().__init__(base_layer, norm, width)
-        self._rotary = (rotary,)
-
-    def rows(self, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
-        """Keys and values of the active prompts at positions 0 .. k-1, each ``(1, heads, k, head width)``."""
-        hidden = self.normalised_prompts(dtype)
-        if hidden is None:
-            return None
-        attention: Any = self.base_layer
-        count = hidden.shape[1]
-        shape = (1, count, -1, attention.head_dim)
-        keys = attention.k_proj(hidden).view(shape).transpose(1, 2)
-        values = attention.v_proj(hidden).view(shape).transpose(1, 2)
-        return apply_rotary_pos_emb(keys, keys, *self._rotation(hidden))[1], values
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        *args: Any,
-        attention_mask: Tensor | None = None,
-        past_key_values: Any = None,
-        **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None]:
-        if attention_mask is None and hidden_states.shape[1] > 1 and self.active_prompts is not None:
-            return self._square(hidden_states, *args, past_key_values=past_key_values, **kwargs)
-        if past_key_values is None and (rows := self.rows(hidden_states.dtype)) is not None:
-            past_key_values = RowsInFront(*rows)
-        return self.base_layer(
-            hidden_states, *args, attention_mask=attention_mask, past_key_values=past_key_values, **kwargs
-        )
-
-    def _square(
-        self,
-        hidden_states: Tensor,
-        *,
-        position_embeddings: tuple[Tensor, Tensor],
-        past_key_values: Any,
-        **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Prompts and tokens as one causal text ``(batch, k + n, d)``, the tokens' rows of what comes out."""
-        prompts = self.normalised_prompts(hidden_states.dtype)  # (1, k, d)
-        assert prompts is not None
-        count, batch = prompts.shape[1], hidden_states.shape[0]
-        extended = torch.cat([prompts.expand(batch, -1, -1), hidden_states], dim=1)
-        own = self._rotation(prompts)
-        rotations = tuple(
-            torch.cat([front.expand(given.shape[0], -1, -1), given], dim=1)
-            for front, given in zip(own, position_embeddings, strict=True)
-        )
-        cache = None if past_key_values is None else RowsInCache(past_key_values, count)
-        output, weights = self.base_layer(
-            extended, position_embeddings=rotations, attention_mask=None, past_key_values=cache, **kwargs
-        )
-        return output[:, count:], weights
-
-    def _rotation(self, prompts: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of positions 0 .. k-1, each ``(1, k, head width)``."""
-        return self._rotary[0](prompts, position_ids=torch.arange(prompts.shape[1], device=prompts.device)[None])
-
-
-class RowsInFront:
-    """What an attention takes for its cache: puts fixed keys and values in front of the new ones, and keeps nothing."""
-
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        self.keys = keys
-        self.values = values
-
-    def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        batch = keys.shape[0]
-        front = self.keys.expand(batch, -1, -1, -1), self.values.expand(batch, -1, -1, -1)
-        return torch.cat([front[0], keys], dim=2), torch.cat([front[1], values], dim=2)
-
-
-class RowsInCache:
-    """What an attention takes for its cache: hands on all but the first ``count`` rows, which the cache holds."""
-
-    def __init__(self, cache: Any, count: int) -> None:
-        self.cache = cache
-        self.count = count
-
-    def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        return self.cache.update(keys[:, :, self.count :], values[:, :, self.count :], *args, **kwargs)
+def _identity(tensor: Tensor) -> tuple[int, int, torch.device, torch.dtype]:
+    """What changes when a tensor gets other values or another place."""
+    return tensor._version, tensor.data_ptr(), tensor.device, tensor.dtype
 
 
 def initialise(prompts: Tensor, init: str) -> Tensor:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
-import torch
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
-from m2pt_cli.method.architecture import check_official_tokens, read_architecture, resolve
+from m2pt_cli.method.architecture import check_official_tokens, longest_text, read_architecture, resolve
+from m2pt_cli.method.calls import check_alone, check_images, give_positions, not_alone
 from m2pt_cli.method.config import PROJECTOR, M2PTConfig, MethodError
-from m2pt_cli.method.images import add_visual_tokens, check_images
+from m2pt_cli.method.images import add_visual_tokens
 from m2pt_cli.method.interaction import ResidualInteraction, restore_originals, train_in_fp32
-from m2pt_cli.method.prefix import PromptedCache, active_adapter, add_textual_prompts, prefix_cache
-from m2pt_cli.method.prompts import IdleMLP, M2PTLayer, TextualPrompts, VisualPrompts, refuse_merge
+from m2pt_cli.method.prompts import IdleMLP, M2PTLayer, PromptedAttention, PromptRotation, refuse_merge
 from m2pt_cli.method.selection import adapter_of
 
 
@@ -56,7 +56,7 @@ class M2PTModel(BaseTuner):
             if isinstance(module, BaseTunerLayer) and not isinstance(module, M2PTLayer)
         }
         if others:
-            raise _not_alone(others)
+            raise not_alone(others)
         check_official_tokens(config, architecture)
         if config.train_lm_head and model.lm_head.weight is model.get_input_embeddings().weight:
             raise MethodError(
@@ -92,8 +92,9 @@ class M2PTModel(BaseTuner):
             layer = layer or ResidualInteraction(target, architecture.feature_width, architecture.text_width)
             layer.add_layer(adapter_name, peft_config)
         elif ".language_model." in current_key:
-            rotary = self.model.model.language_model.rotary_emb
-            layer = layer or TextualPrompts(target, parent.input_layernorm, architecture.text_width, rotary)
+            layer = layer or PromptedAttention(
+                target, parent.input_layernorm, architecture.text_width, rotation=self._rotation()
+            )
             layer.add_prompts(adapter_name, peft_config, peft_config.num_textual_prompts)
         else:
             is_idle = int(current_key.split(".")[-2]) >= architecture.layers_run
@@ -103,9 +104,19 @@ class M2PTModel(BaseTuner):
                 layer = layer or IdleMLP(target)
                 layer.add(adapter_name, peft_config)
             else:
-                layer = layer or VisualPrompts(target, parent.layer_norm1, architecture.vision_width, is_idle)
+                layer = layer or PromptedAttention(
+                    target, parent.layer_norm1, architecture.vision_width, is_idle=is_idle
+                )
                 layer.add_prompts(adapter_name, peft_config, peft_config.num_visual_prompts)
         setattr(parent, target_name, layer)
+
+    def _rotation(self) -> PromptRotation:
+        """One for all layers of the language model: that of a layer that has prompts already, or a new one."""
+        decoder = self.model.model.language_model
+        for layer in decoder.layers:
+            if isinstance(layer.self_attn, PromptedAttention) and layer.self_attn.rotation is not None:
+                return layer.self_attn.rotation
+        return PromptRotation(decoder.rotary_emb, longest_text(decoder.config))
 
     def _mark_only_adapters_as_trainable(self, model: nn.Module) -> None:
         for name, parameter in model.named_parameters():
@@ -130,6 +141,9 @@ class M2PTModel(BaseTuner):
             for key in [key for key, value in hooks.items() if value is hook]:
                 del hooks[key]
         restore_originals(self.model)
+        for module in list(self.model.modules()):
+            if isinstance(module, PromptedAttention):
+                module.detach()
         return super().unload()
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
@@ -166,29 +180,17 @@ class M2PTModel(BaseTuner):
     @property
     def num_textual_prompts(self) -> int:
         """k_t of the active adapter, 0 while adapters are disabled."""
-        return active_adapter(self.model.model.language_model)[1]
+        config = self.model.model.language_model.layers[0].self_attn.active_config
+        return 0 if config is None else int(config.num_textual_prompts)
 
-    def prefix_cache(self, batch_size: int = 1, dtype: torch.dtype | None = None) -> PromptedCache:
-        """A KV cache with the active adapter's prompts and no token yet; see `prefix.prefix_cache`."""
-        return prefix_cache(self.model.model.language_model, batch_size, dtype or self.model.dtype)
-
-
-def check_alone(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Forward pre-hook of the whole LLaVA: transformers' ``load_adapter`` can put another method in later.
-
-    Raises:
-        MethodError: another PEFT method is in the same model.
-    """
-    others = {str(c.peft_type) for c in getattr(model, "peft_config", {}).values() if not isinstance(c, M2PTConfig)}
-    if others:
-        raise _not_alone(others)
-
-
-def _not_alone(others: set[str]) -> MethodError:
-    return MethodError(
-        f"M²PT can't share a model with another PEFT method, and this one has {', '.join(sorted(others))}",
-        "load the base again for each method",
-    )
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Any:
+        # PEFT would drop the argument without a word.
+        if kwargs.get("adapter_names") is not None:
+            raise MethodError(
+                "M²PT answers all rows of a batch with one adapter; adapter_names= is not supported",
+                "ask the rows of each adapter apart, after `model.set_adapter(name)`",
+            )
+        return nullcontext()
 
 
 def _hooks(model: Any) -> Iterator[tuple[dict[int, Any], Callable[..., Any], Callable[..., Any]]]:
@@ -200,7 +202,7 @@ def _hooks(model: Any) -> Iterator[tuple[dict[int, Any], Callable[..., Any], Cal
     for module, hook in (
         (model, check_alone),
         (llava, check_images),
-        (llava.language_model, add_textual_prompts),
+        (llava, give_positions),
     ):
         yield module._forward_pre_hooks, partial(module.register_forward_pre_hook, with_kwargs=True), hook
     tower = llava.vision_tower

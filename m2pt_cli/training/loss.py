@@ -32,12 +32,32 @@ def supervised_loss(model: nn.Module, batch: Mapping[str, Any], num_items: Tenso
         A scalar in fp32 that carries the gradient.
     """
     inputs = {key: value for key, value in batch.items() if key != "labels"}
+    if not needs_mask(model, inputs.get("attention_mask")):
+        inputs.pop("attention_mask", None)
     targets = batch["labels"][:, 1:]
     supervised = targets != IGNORED  # (batch, length - 1)
     with _positions_at_head(model, supervised):
         logits = model(**inputs, use_cache=False).logits  # (supervised tokens, vocabulary)
     total = nn.functional.cross_entropy(logits.float(), targets[supervised].to(logits.device), reduction="sum")
     return total / (supervised.sum() if num_items is None else num_items)
+
+
+def needs_mask(model: nn.Module, mask: Tensor | None) -> bool:
+    """Whether attention has to be told of padding; without a mask the flash kernel can be used.
+
+    A causal model never looks at padding on the right: it stands behind every supervised token. The decoders of LLaVA
+    are causal, and `sdpa` alone knows so without a mask.
+
+    Args:
+        model: see `supervised_loss`.
+        mask: ``(batch, length)``, 1 for real tokens.
+    """
+    if mask is None or mask.ndim != 2:
+        return mask is not None
+    text_config = bare(model).config.get_text_config()  # type: ignore[union-attr, operator]
+    if str(text_config._attn_implementation).removeprefix("m2pt_") != "sdpa":
+        return True
+    return not bool((mask[:, 1:] <= mask[:, :-1]).all())
 
 
 @contextmanager
@@ -57,16 +77,19 @@ def _positions_at_head(model: nn.Module, positions: Tensor) -> Iterator[None]:
 
 def output_head(model: nn.Module) -> nn.Module:
     """The module that turns hidden states into logits, whatever wraps the model."""
+    head = bare(model).get_output_embeddings()  # type: ignore[operator]
+    if not isinstance(head, nn.Module):
+        raise TypeError(f"{type(model).__name__} has no output head")
+    return head
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The LLaVA inside PEFT's and DistributedDataParallel's wrappers."""
     from peft import PeftModel
 
     if isinstance(model, nn.parallel.DistributedDataParallel):
         model = model.module
-    if isinstance(model, PeftModel):
-        model = model.get_base_model()
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    if not isinstance(head, nn.Module):
-        raise TypeError(f"{type(model).__name__} has no output head")
-    return head
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def is_finite(value: Tensor) -> bool:

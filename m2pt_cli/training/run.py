@@ -20,9 +20,9 @@ from m2pt_cli.training.run_folder import (
     kept_settings,
     read_run_file,
     require_same_run,
-    versions,
     write_run_file,
 )
+from m2pt_cli.version import LIBRARIES, library_versions
 
 if TYPE_CHECKING:
     from m2pt_cli.training.setup import Prepared
@@ -64,7 +64,11 @@ def run_training(settings: TrainSettings, *, events: Events = ignore) -> TrainRe
 
 def _run(plan: Plan, run_dir: Path, events: Events) -> TrainResult:
     settings = plan.settings
-    record: dict[str, Any] = {"settings": kept_settings(settings), "data": plan.data, "versions": versions()}
+    record: dict[str, Any] = {
+        "settings": kept_settings(settings),
+        "data": plan.data,
+        "versions": library_versions(*LIBRARIES),
+    }
     record["processes"] = process_count()
     if settings.resume:
         require_same_run(run_dir, record)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from platform import python_version
 from typing import Any
 
 from m2pt_cli.errors import InputError, SettingsError
 from m2pt_cli.settings import TrainSettings, flag, read_yaml
 from m2pt_cli.training.checkpoints import write_text
-from m2pt_cli.version import __version__
 
 RUN_FILE = "run.yaml"
 METRICS_FILE = "metrics.jsonl"
@@ -190,17 +187,6 @@ def require_same_run(folder: Path, mine: Mapping[str, Any]) -> None:
             f"{folder} can't be continued: {'; '.join(faults)}",
             f"use the run's own settings (m2pt train --resume --output-dir {folder}), or start anew with --overwrite",
         )
-
-
-def versions() -> dict[str, str]:
-    """Versions of what determines a run."""
-    found = {"m2pt": __version__, "python": python_version()}
-    for name in ("torch", "transformers", "peft", "accelerate", "safetensors"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # a library that is on the path without being installed
-            continue
-    return found
 
 
 def _short(name: str) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from m2pt_cli.analysis import attention
 from m2pt_cli.analysis.attention import collect_language, collect_vision
+from m2pt_cli.method.attention import WATCHER
 
 ANSWER = 4
 
@@ -136,13 +137,13 @@ def test_a_map_is_dropped_before_its_layer_goes_on(case: Case, monkeypatch: pyte
     maps: list[weakref.ref[Tensor]] = []
     watched = attention._watched
 
-    def counting(part: Any, layers: Any, reduce: Any) -> Any:
-        def checked(weights: Tensor, module: nn.Module) -> None:
+    def counting(layers: Any, reduce: Any) -> Any:
+        def checked(module: nn.Module, weights: Tensor) -> None:
             nothing_held()
             maps.append(weakref.ref(weights))
-            reduce(weights, module)
+            reduce(module, weights)
 
-        return watched(part, layers, checked)
+        return watched(layers, checked)
 
     def nothing_held(*_: Any) -> None:
         assert [one for one in maps if one() is not None] == []
@@ -156,10 +157,15 @@ def test_a_map_is_dropped_before_its_layer_goes_on(case: Case, monkeypatch: pyte
     assert len(handles) == 4 + 3
 
 
-def test_only_the_part_looked_at_is_eager_and_nothing_stays_behind(case: Case) -> None:
-    base = case.model.get_base_model()
+@pytest.mark.parametrize("adapted", [True, False])
+def test_watching_changes_nothing_and_leaves_nothing_behind(adapted: bool) -> None:
+    """Whatever implementation the parts run in, they run in it while they are watched, too."""
+    case = make_case(tiny_llava(), num_visual_prompts=3, num_textual_prompts=4)
+    model = case.model if adapted else tiny_llava()
+    base = model.get_base_model() if adapted else model
+    names = ("m2pt_sdpa", "m2pt_sdpa") if adapted else ("sdpa", "sdpa")
     tower, decoder = base.model.vision_tower, base.model.language_model
-    batch = batch_for(case.model, [12])
+    batch = batch_for(model, [12])
     seen = []
 
     def note(*_: Any) -> None:
@@ -167,20 +173,20 @@ def test_only_the_part_looked_at_is_eager_and_nothing_stays_behind(case: Case) -
 
     handles = [tower.register_forward_hook(note), decoder.register_forward_hook(note)]
     ids = batch["input_ids"][0].tolist()
-    before = case.model(**batch).logits
+    before = model(**batch).logits
     seen.clear()
-    collect_language(case.model, ids, [7], {"pixel_values": batch["pixel_values"]})
-    assert seen == [("sdpa", "eager")] * 2
+    collect_language(model, ids, [7], {"pixel_values": batch["pixel_values"]})
+    assert seen == [(names[0], "m2pt_sdpa")] * 2
     seen.clear()
-    collect_vision(case.model, {"pixel_values": batch["pixel_values"]})
-    assert seen == [("eager", "sdpa")]
+    collect_vision(model, {"pixel_values": batch["pixel_values"]})
+    assert seen == [("m2pt_sdpa", names[1])]
     with pytest.raises((RuntimeError, ValueError)):
-        collect_language(case.model, ids, [7], {"pixel_values": torch.zeros(1, 3, 5, 5)})
+        collect_language(model, ids, [7], {"pixel_values": torch.zeros(1, 3, 5, 5)})
     for handle in handles:
         handle.remove()
-    assert torch.equal(case.model(**batch).logits, before)
-    assert decoder.config._attn_implementation == tower.config._attn_implementation == "sdpa"
-    assert not any(layer.self_attn._forward_hooks for layer in (*tower.encoder.layers, *decoder.layers))
+    assert torch.equal(model(**batch).logits, before)
+    assert (tower.config._attn_implementation, decoder.config._attn_implementation) == names
+    assert not any(WATCHER in module.__dict__ for module in model.modules())
 
 
 def test_the_tower_alone_attends_as_with_the_language_model(case: Case) -> None:

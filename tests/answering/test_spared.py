@@ -9,10 +9,12 @@ import torch
 from peft import get_peft_model
 from tiny_models import batch_for, fill_adapter, tiny_llava, tiny_llava_next
 
+from m2pt_cli.answering.packed import cache_argument
 from m2pt_cli.answering.spared import spared_work
 from m2pt_cli.method import preset
 from m2pt_cli.method.architecture import read_architecture
 
+CACHE = cache_argument(tiny_llava())
 BASES: dict[str, dict[str, Any]] = {
     "llama": {},
     "qwen2, siglip": {"decoder": "qwen2", "tower": "siglip"},
@@ -39,11 +41,11 @@ def assert_same(model: Any, inputs: dict[str, torch.Tensor], columns: list[int] 
     whole = model(**inputs, use_cache=True)
     kept = None if columns is None else torch.tensor(columns)
     with spared_work(model, kept):
-        spared = model(**inputs, use_cache=True)
+        spared = model(**inputs, use_cache=True, logits_to_keep=0 if kept is None else kept)
     wanted = whole.logits if kept is None else whole.logits[:, kept]
     assert spared.logits.shape == wanted.shape
     torch.testing.assert_close(spared.logits, wanted, rtol=1e-5, atol=1e-5)
-    for ours, theirs in zip(spared.past_key_values.layers, whole.past_key_values.layers, strict=True):
+    for ours, theirs in zip(spared[CACHE].layers, whole[CACHE].layers, strict=True):
         torch.testing.assert_close(ours.keys, theirs.keys, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(ours.values, theirs.values, rtol=1e-5, atol=1e-5)
     assert torch.equal(model(**inputs, use_cache=True).logits, whole.logits)
@@ -68,7 +70,7 @@ def test_a_row_without_padding_and_a_base_with_tiles_are_no_exception() -> None:
 
 
 @pytest.mark.parametrize("method", ["bare", "m2pt", "lora"])
-def test_layers_above_the_features_are_not_run_and_the_last_decoder_layer_sees_few_columns(method: str) -> None:
+def test_layers_above_the_features_are_not_run_and_the_last_mlp_sees_few_columns(method: str) -> None:
     model = with_adapter(tiny_llava(), method)
     llava: Any = model if method == "bare" else model.get_base_model()
     inputs = batch_for(model, [7, 9], padding="left")

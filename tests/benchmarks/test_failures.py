@@ -19,7 +19,6 @@ from tiny_models import tiny_llava
 from train_step import FULL, VARIANTS, make_batch, prepare, time_full
 
 from m2pt_cli.answering.engine import Question, Reply
-from m2pt_cli.method import prefix
 
 CPU = torch.device("cpu")
 
@@ -136,7 +135,6 @@ def test_a_script_prints_what_it_has(
     monkeypatch.setattr(train_step, "in_child", lambda work: 2**20)
     monkeypatch.setattr(train_step, "matmul_ceiling", lambda device, dtype: 1e9)
     monkeypatch.setattr(train_step, "write", lambda name, content: measure.write(name, content, tmp_path))
-    monkeypatch.setattr(prefix, "FLASH_DEVICES", prefix.FLASH_DEVICES)
     kept = ("m2pt", "m2pt, concatenation", "forward alone")
     skipped = [f"--skip={name}" for name in VARIANTS if name not in kept]
     monkeypatch.setattr("sys.argv", ["train_step.py", "--batch=2", "--rounds=2", "--warmup=0", *skipped])

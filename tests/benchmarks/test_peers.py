@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from train_step import SUPERVISED, make_batch, needed, shared_copy
 
 from m2pt_cli.bases.catalog import geometry_from_config
-from m2pt_cli.method import prefix, preset
+from m2pt_cli.method import preset
 from m2pt_cli.training import norms
 from m2pt_cli.training.loss import supervised_loss
 
@@ -87,7 +87,6 @@ def test_random_bases_have_the_catalogues_geometry() -> None:
 def test_every_row_is_the_step_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """In bf16, with the forms that CUDA has: which rows fuse norms, do without a mask, compute all logits, cast."""
     monkeypatch.setattr(norms, "FUSED_DEVICES", ("cpu",))
-    monkeypatch.setattr(prefix, "FLASH_DEVICES", ("cpu",))
     base = tiny_llava().to(torch.bfloat16)
     batch = make_batch(base, 2)
     original, models = train_step.adapted, {}
@@ -109,7 +108,7 @@ def test_every_row_is_the_step_it_names(monkeypatch: pytest.MonkeyPatch) -> None
     fused = {name for name, m in models.items() if any(isinstance(x, norms.FusedRMSNorm) for x in m.modules())}
     assert fused == {"m2pt", "m2pt, explicit mask", "m2pt, concatenation", "lora, m2pt train"}
     # The vision tower has none anywhere.
-    assert masks.pop("m2pt, explicit mask") == {None, torch.bfloat16}, "in numbers, made once, as on CUDA"
+    assert masks.pop("m2pt, explicit mask") == {None, torch.bool}
     assert set().union(*masks.values()) == {None}
     wide = {
         name for name, m in models.items() if any("lora_A" in n and p.dtype == torch.float32

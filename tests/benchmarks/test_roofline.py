@@ -10,7 +10,6 @@ from geometries import GEOMETRIES, TEXT_TOKENS
 from roofline import Card, Roofline, main, needs
 from train_step import SUPERVISED, TEXTUAL, VISUAL, needed
 
-from m2pt_cli.method import prefix
 from m2pt_cli.training import norms
 
 ROWS = 2
@@ -25,7 +24,6 @@ GEOMETRY = replace(
 @pytest.fixture
 def found(monkeypatch: pytest.MonkeyPatch) -> dict[str, Roofline]:
     monkeypatch.setattr(norms, "FUSED_DEVICES", ("cpu",))
-    monkeypatch.setattr(prefix, "FLASH_DEVICES", ("cpu",))
     names = ("m2pt", "m2pt, plain norms", "lora, usual recipe", "lora, our loss", "lora, m2pt train", "forward alone")
     return {name: needs(name, GEOMETRY, ROWS, Card(4e12, 700e12)) for name in names}
 
@@ -55,8 +53,7 @@ def test_rows(found: dict[str, Roofline]) -> None:
 
 
 def test_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, name in ((norms, "FUSED_DEVICES"), (prefix, "FLASH_DEVICES")):
-        monkeypatch.setattr(module, name, getattr(module, name))  # main changes them
+    monkeypatch.setattr(norms, "FUSED_DEVICES", norms.FUSED_DEVICES)  # main changes them
     monkeypatch.setattr("sys.argv", ["roofline.py", "--geometry", "small", "--row", "forward alone"])
     main()
     title, *lines = capsys.readouterr().out.splitlines()

@@ -16,7 +16,6 @@ import torch
 from evaluation.tiny_base import write_tiny_adapter, write_tiny_base
 
 from m2pt_cli.bases.device import choose_device
-from m2pt_cli.method import prefix
 
 
 @pytest.fixture(scope="session")
@@ -29,9 +28,8 @@ def device() -> torch.device:
 
 
 @pytest.fixture(autouse=True)
-def _as_on_cuda(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The CPU takes the form of attention that CUDA takes; every test gives the device's memory back."""
-    monkeypatch.setattr(prefix, "FLASH_DEVICES", (device.type,))
+def _memory_given_back(device: torch.device) -> Iterator[None]:
+    """Every test gives the device's memory back."""
     yield
     if device.type == "cuda":
         torch.cuda.empty_cache()

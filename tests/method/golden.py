@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -100,3 +101,8 @@ def inputs(sample: str, variant: str) -> dict[str, Tensor]:
             row = stored[name][index]
             rows[name].append(torch.cat([row[:place], torch.full((count,), fill), row[place + 1 :]]))
     return {"pixel_values": stored["pixel_values"], **{name: torch.stack(tensors) for name, tensors in rows.items()}}
+
+
+def joined(features: Tensor | Sequence[Tensor]) -> Tensor:
+    """Features of all images, one after the other ``(tokens, width)``; from transformers 5.24 on a tensor an image."""
+    return torch.cat(list(features)).reshape(-1, features[0].shape[-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +13,9 @@ from torch import nn
 from transformers import LlamaForCausalLM, LlavaForConditionalGeneration, SiglipVisionConfig
 
 from m2pt_cli.method import M2PTConfig, MethodError
-from m2pt_cli.method.architecture import attention_window, original, read_architecture
+from m2pt_cli.method.architecture import longest_text, original, read_architecture
 
-from .cases import make_case
+from .cases import Case, make_case
 
 
 def test_geometry() -> None:
@@ -66,10 +67,10 @@ def test_classes_never_tested(part: str) -> None:
         get_peft_model(base, M2PTConfig())
 
 
-def test_rotary_positions_that_depend_on_the_length() -> None:
+def test_parts_that_do_not_fit_their_config() -> None:
     base = tiny_llava()
-    base.config.text_config.rope_parameters = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
-    with pytest.raises(MethodError, match="'dynamic' rotary positions"):
+    base.config.text_config.rope_parameters = {"rope_type": "spiral", "rope_theta": 1e4, "factor": 2.0}
+    with pytest.raises(MethodError, match="'spiral' rotary positions"):
         get_peft_model(base, M2PTConfig())
     base = tiny_llava()
     base.model.language_model.layers = base.model.language_model.layers[:2]
@@ -77,18 +78,27 @@ def test_rotary_positions_that_depend_on_the_length() -> None:
         get_peft_model(base, M2PTConfig())
 
 
-LLAMA3 = {
-    "rope_type": "llama3",
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 32,
-}
+ROPES: dict[str, dict[str, Any]] = {
+    "linear": {"factor": 2.0},
+    "llama3": {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32, "factor": 2.0},
+    "yarn": {"factor": 2.0, "original_max_position_embeddings": 128},
+    "dynamic": {"factor": 2.0},
+    "longrope": {
+        "short_factor": [1.0, 1.1, 1.2], "long_factor": [2.0, 2.5, 3.0], "original_max_position_embeddings": 64,
+        "factor": 4.0,
+    },
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("rope", [{"rope_type": "linear"}, LLAMA3], ids=["linear", "llama3"])
-def test_scaled_rotary_positions(rope: dict[str, object]) -> None:
-    options = {"rope_parameters": _Hashable({"rope_theta": 1e4, "factor": 2.0, **rope})}
-    case = make_case(tiny_llava(**options), num_visual_prompts=2, num_textual_prompts=3)
+def rope_case(rope: str, **options: Any) -> Case:
+    parameters = _Hashable({"rope_type": rope, "rope_theta": 1e4, **ROPES[rope]})
+    base = tiny_llava(rope_parameters=parameters, **options)
+    return make_case(base, num_visual_prompts=2, num_textual_prompts=3)
+
+
+@pytest.mark.parametrize("rope", ROPES)
+def test_scaled_rotary_positions(rope: str) -> None:
+    case = rope_case(rope)
     batch = batch_for(case.base, [9, 6], padding="left")
     real = batch["attention_mask"].bool()
     with torch.no_grad():
@@ -96,19 +106,35 @@ def test_scaled_rotary_positions(rope: dict[str, object]) -> None:
     torch.testing.assert_close(found[real], expected[real], atol=1e-4, rtol=1e-5)
 
 
+@pytest.mark.parametrize("rope", ["dynamic", "longrope"])
+def test_frequencies_that_depend_on_the_length(rope: str) -> None:
+    """The prompts' keys are those of short texts, whatever the model ran before; longer texts are refused."""
+    case = rope_case(rope, max_position_embeddings=64)
+    longest = longest_text(case.base.config.text_config)
+    rotary = case.model.base_model.model.model.language_model.rotary_emb
+    short, long = (
+        {"input_ids": torch.full((1, n), 7), "attention_mask": torch.ones(1, n, dtype=torch.long)} for n in (60, 65)
+    )
+    with torch.no_grad():
+        expected = case.reference_logits(short)
+        with case.model.disable_adapter():
+            case.model(**long)
+            grown = rotary.inv_freq.clone()
+        torch.testing.assert_close(case.model(**short).logits, expected, atol=1e-4, rtol=1e-5)
+        assert not torch.equal(rotary.inv_freq, grown)
+        with pytest.raises(MethodError, match=f"change beyond {longest} tokens, and there are 65 keys"):
+            case.model(**long)
+
+
+def test_the_longest_text() -> None:
+    assert longest_text(tiny_llava().config.text_config) is None
+    assert longest_text(rope_case("dynamic").base.config.text_config) == 255
+    assert longest_text(rope_case("longrope").base.config.text_config) == 64
+
+
 class _Hashable(dict):  # type: ignore[type-arg]
     def __hash__(self) -> int:  # type: ignore[override]
-        return hash(tuple(sorted(self.items())))
-
-
-def test_windows() -> None:
-    assert attention_window(tiny_llava().config.text_config) is None
-    assert attention_window(tiny_llava(decoder="mistral").config.text_config) is None
-    assert attention_window(tiny_llava(decoder="mistral", sliding_window=20).config.text_config) == 20
-    used = {"sliding_window": 20, "use_sliding_window": True, "max_window_layers": 1}
-    assert attention_window(tiny_llava(decoder="qwen2", **used).config.text_config) == 20
-    unused = {**used, "max_window_layers": 3}
-    assert attention_window(tiny_llava(decoder="qwen2", **unused).config.text_config) is None
+        return hash(str(sorted(self.items())))
 
 
 def test_a_refused_base_is_left_as_it_was() -> None:

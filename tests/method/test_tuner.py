@@ -15,11 +15,21 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from safetensors.torch import load_file, save_file
 from tiny_models import batch_for, fill_adapter, prompts_of, tiny_llava
 from transformers import Trainer, TrainingArguments
+from transformers.integrations.peft import MIN_PEFT_VERSION
+from transformers.utils import check_peft_version
 
 from m2pt_cli.method import M2PTConfig, M2PTModel, MethodError, adapter_of, adapter_parameters
 from m2pt_cli.method.registration import add_peft_type, register
 
 from .cases import make_case
+
+try:
+    check_peft_version(min_version=MIN_PEFT_VERSION)
+    own_loader = True
+except ValueError:
+    own_loader = False
+# transformers 5.24 asks for a PEFT that is not released yet; what goes through PEFT itself is not concerned.
+transformers_loader = pytest.mark.skipif(not own_loader, reason=f"transformers' loader wants PEFT {MIN_PEFT_VERSION}")
 
 SMALL = {"num_visual_prompts": 3, "num_textual_prompts": 2}
 
@@ -139,8 +149,7 @@ def test_several_adapters_of_different_lengths(projector: str) -> None:
         fill_adapter(model, seed=seed)
     assert model is not None
     llava = model.base_model.model
-    listening = [llava, llava.model, llava.model.language_model]
-    assert [len(module._forward_pre_hooks) for module in listening] == [1, 1, 1]
+    assert [len(module._forward_pre_hooks) for module in (llava, llava.model)] == [1, 2]
     for name in ("b", "textual", "a", "visual"):
         model.set_adapter(name)
         torch.testing.assert_close(logits(model, batch), expected[name], atol=1e-5, rtol=1e-5)
@@ -185,6 +194,7 @@ def test_disabled_deleted_and_unloaded_are_the_base(projector: str) -> None:
     assert torch.equal(logits(again.base_model.model, batch), expected)
 
 
+@transformers_loader
 def test_transformers_own_loader(tmp_path: Path) -> None:
     # transformers 5.17 does not load modules that are trained whole, and reports them as missing; 5.23 does.
     projectors = ("linear", "mlp") if Version(transformers.__version__) >= Version("5.23") else ("mlp",)
@@ -215,6 +225,7 @@ def test_transformers_own_loader(tmp_path: Path) -> None:
         assert torch.equal(logits(model, batch), expected)
 
 
+@transformers_loader
 def test_transformers_own_loader_reports(tmp_path: Path) -> None:
     make_case(tiny_llava(), **SMALL).model.save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "adapter_model.safetensors")
@@ -341,11 +352,12 @@ def test_two_methods_in_one_model_are_refused() -> None:
     lora = LoraConfig(target_modules=["gate_proj"])
     with pytest.raises(MethodError, match="another PEFT method"):
         get_peft_model(get_peft_model(tiny_llava(), lora).base_model.model, small())
-    model = tiny_llava()
-    model.add_adapter(small(), adapter_name="prompts")
-    model.add_adapter(lora, adapter_name="lora")
-    with pytest.raises(MethodError, match="LORA"):
-        model(**batch_for(model, [8]))
+    if own_loader:
+        model = tiny_llava()
+        model.add_adapter(small(), adapter_name="prompts")
+        model.add_adapter(lora, adapter_name="lora")
+        with pytest.raises(MethodError, match="LORA"):
+            model(**batch_for(model, [8]))
     with pytest.raises(ValueError, match="peft type"):
         get_peft_model(tiny_llava(), small()).add_adapter("lora", lora)
 

@@ -1,0 +1,259 @@
+"""Prompts inside attention: the one place where M²PT touches a model (paper, sections 3.2 and 3.3).
+
+At every layer the outputs at prompt positions are discarded, so a prompt acts on tokens only as one more key and value
+of that layer's attention. transformers looks an attention function up by name, calls it after rotation and after the
+cache was updated, and lets anyone register more (`AttentionInterface`, `AttentionMaskInterface`). The functions
+registered here put the prompts' keys and values in front and call the function they stand for:
+
+    softmax(Q [K_prompts; K]ᵀ · scaling + mask) [V_prompts; V]
+
+Nothing else knows of prompts: not the cache, the masks, the positions, `generate`, or the layers.
+
+Positions: rotary positions are relative. Prompt keys rotated to -k .. -1, in front of tokens at 0 .. n-1, are what
+prompts at 0 .. k-1 are in front of tokens at k .. k+n-1. So tokens keep the positions they have without prompts.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from m2pt_cli.method.config import MethodError
+
+# Implementations that tests have compared with explicit concatenation. Others are refused: flash_attention_* reads its
+# name from the config, flex_attention's masks are blocks.
+IMPLEMENTATIONS = ("sdpa", "eager")
+PREFIX = "m2pt_"
+# Where an attention module keeps its prompts and its watcher; not registered as submodules, which would be a circle.
+PROMPTS, WATCHER = "_m2pt_prompts", "_m2pt_watcher"
+# Arguments of an attention function that change the scores in ways that `one_token` does not know.
+_SCORE_OPTIONS = ("softcap", "s_aux", "sinks", "position_bias")
+# The memory-efficient kernel of these devices wants masks as numbers, whose rows begin at multiples of this many.
+_ALIGNED_DEVICES, _ALIGNMENT = ("cuda",), 8
+
+
+class PromptStates(NamedTuple):
+    """Keys and values of the prompts of one layer, each ``(1, key heads, k, head width)``, keys rotated."""
+
+    key: Tensor
+    value: Tensor
+
+
+class Prompted(Protocol):
+    """What an attention's prompts offer to its attention function; see `prompts.PromptedAttention`."""
+
+    was_called: bool
+
+    def record(self, key: Tensor, value: Tensor) -> bool:
+        """Take the states of the prompts if they are being computed now; whether they are."""
+
+    def states(self, query: Tensor, key: Tensor) -> PromptStates | None:
+        """The active prompts for a call with these queries and keys, None without any."""
+
+
+# Called with the attention module and its weights ``(batch, heads, queries, k + keys)``, prompts first.
+Watcher = Callable[[nn.Module, Tensor], None]
+
+
+def use_prompted_attention(config: Any) -> None:
+    """Have the attention modules of ``config`` call the function registered here; nothing if they do already.
+
+    Raises:
+        MethodError: an implementation that was never tested.
+    """
+    name = config._attn_implementation
+    if name is not None and name.startswith(PREFIX):
+        return
+    if name not in IMPLEMENTATIONS:
+        raise MethodError(
+            f"M²PT was never tested on attn_implementation={name!r}, only on {' and '.join(IMPLEMENTATIONS)}",
+            "load the base with attn_implementation='sdpa'",
+        )
+    config._attn_implementation = PREFIX + name
+
+
+def restore_attention(config: Any) -> None:
+    """Undo `use_prompted_attention`."""
+    name = config._attn_implementation
+    if name is not None and name.startswith(PREFIX):
+        config._attn_implementation = name.removeprefix(PREFIX)
+
+
+def _prompted(name: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    """The attention function that puts prompts in front of ``name``."""
+
+    def attention(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        prompts: Prompted | None = module.__dict__.get(PROMPTS)
+        if prompts is not None and prompts.record(key, value):
+            return torch.zeros_like(query).transpose(1, 2), None  # nobody reads what prompts would attend to
+        states = None
+        if prompts is not None:
+            prompts.was_called = True
+            states = prompts.states(query, key)
+        watcher: Watcher | None = module.__dict__.get(WATCHER)
+        if watcher is not None:
+            watcher(module, attention_weights(module, query, key, attention_mask, states, **kwargs))
+        base = _base_function(module, name)
+        if states is None:
+            return base(module, query, key, value, attention_mask, **kwargs)
+        if name == "sdpa" and query.shape[2] == 1 and _scores_are_plain(query, attention_mask, kwargs):
+            return one_token(query, key, value, attention_mask, states, kwargs.get("scaling")), None
+        return _with_prompts(base, module, query, key, value, attention_mask, states, name, kwargs)
+
+    return attention
+
+
+def _with_prompts(
+    base: Callable[..., tuple[Tensor, Tensor | None]],
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    states: PromptStates,
+    name: str,
+    kwargs: dict[str, Any],
+) -> tuple[Tensor, Tensor | None]:
+    """``base``, called ``name``, with the prompts' keys and values in front: ``(batch, n, heads, head width)``."""
+    batch, count = key.shape[0], states.key.shape[2]
+    key = torch.cat([states.key.expand(batch, -1, -1, -1).to(key.dtype), key], 2)  # (batch, heads, k + keys, width)
+    value = torch.cat([states.value.expand(batch, -1, -1, -1).to(value.dtype), value], 2)
+    if mask is None and name == "sdpa" and query.shape[2] > 1 and _is_causal(module, kwargs):
+        # Without a mask the kernel aligns its causal mask at the top left. With as many queries in front as prompts, it
+        # is right for tokens and prompts, and no mask is needed, so that the flash kernel can be used.
+        query = torch.cat([query[:, :, :1].expand(-1, -1, count, -1), query], 2)
+        output, weights = base(module, query, key, value, None, **kwargs)
+        return output[:, count:], weights
+    return base(module, query, key, value, _columns_in_front(mask, query, key, count, name), **kwargs)
+
+
+def one_token(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, states: PromptStates, scaling: float | None
+) -> Tensor:
+    """Attention of one new token, ``(batch, 1, heads, head width)``.
+
+    Scores against prompts and cache are computed side by side and joined before the softmax, so that the cache, however
+    long, is never copied.
+
+    Args:
+        query: ``(batch, heads, 1, head width)``.
+        key, value: ``(batch, key heads, keys, head width)``.
+        mask: ``(batch, 1, 1, keys)``, bool or numbers to add; None where all is visible.
+        scaling: of the scores; one over the root of the head width if None.
+    """
+    batch, heads, _, width = query.shape
+    key_heads, count = key.shape[1], states.key.shape[2]
+    # Query heads that share a key head stand side by side: (batch, key heads, group, head width).
+    query = (query * (width**-0.5 if scaling is None else scaling)).view(batch, key_heads, heads // key_heads, width)
+    on_prompts, on_tokens = query @ states.key.mT, query @ key.mT
+    if mask is not None:
+        hidden = torch.finfo(on_tokens.dtype).min
+        on_tokens = on_tokens.masked_fill(~mask, hidden) if mask.dtype == torch.bool else on_tokens + mask
+    weights = torch.cat([on_prompts, on_tokens], -1).softmax(-1, dtype=torch.float32).to(value.dtype)
+    output = weights[..., :count] @ states.value + weights[..., count:] @ value
+    return output.reshape(batch, 1, heads, -1)
+
+
+def attention_weights(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor | None,
+    states: PromptStates | None,
+    *,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> Tensor:
+    """What each query attends to, ``(batch, heads, queries, k + keys)``; prompts first, rows sum to 1.
+
+    For whoever watches: no implementation but `eager` gives its weights out.
+
+    Raises:
+        MethodError: options that change the scores in a way not known here.
+    """
+    unknown = [option for option in _SCORE_OPTIONS if kwargs.get(option) is not None]
+    if unknown:
+        raise MethodError(f"the attention of {type(module).__name__} uses {unknown[0]}, which can't be watched")
+    count = 0
+    if states is not None:
+        count = states.key.shape[2]
+        key = torch.cat([states.key.expand(key.shape[0], -1, -1, -1).to(key.dtype), key], 2)
+    new, keys = query.shape[2], key.shape[2] - count
+    key = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
+    scores = (query @ key.mT) * (query.shape[3] ** -0.5 if scaling is None else scaling)
+    if mask is not None:
+        mask = nn.functional.pad(mask[..., :keys], (count, 0), value=True if mask.dtype == torch.bool else 0.0)
+    elif new > 1 and _is_causal(module, kwargs):
+        places = torch.arange(-count, keys, device=query.device)
+        mask = places <= torch.arange(new, device=query.device)[:, None]
+    if mask is not None:
+        hidden = torch.finfo(scores.dtype).min
+        scores = scores.masked_fill(~mask, hidden) if mask.dtype == torch.bool else scores + mask
+    return scores.softmax(-1, dtype=torch.float32)
+
+
+def _base_function(module: nn.Module, name: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    # `eager` has no global function: every file of transformers has its own.
+    eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    found: Callable[..., tuple[Tensor, Tensor | None]] | None = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager)
+    if found is None:
+        raise MethodError(
+            f"{type(module).__name__} has no eager attention of its own",
+            "load the base with attn_implementation='sdpa'",
+        )
+    return found
+
+
+def _is_causal(module: nn.Module, kwargs: dict[str, Any]) -> bool:
+    given = kwargs.get("is_causal")
+    return bool(getattr(module, "is_causal", True) if given is None else given)
+
+
+def _scores_are_plain(query: Tensor, mask: Tensor | None, kwargs: dict[str, Any]) -> bool:
+    if kwargs.get("dropout") or any(kwargs.get(option) is not None for option in _SCORE_OPTIONS):
+        return False
+    return mask is None or (mask.ndim == 4 and mask.shape[1] == 1)
+
+
+def _columns_in_front(mask: Tensor | None, query: Tensor, key: Tensor, count: int, name: str) -> Tensor | None:
+    """The mask with ``count`` visible columns in front, as many in all as there are keys.
+
+    Raises:
+        MethodError: a mask of whole numbers, or one with another number of columns.
+    """
+    if mask is None:
+        return None
+    if mask.dtype != torch.bool and not mask.is_floating_point():
+        raise MethodError(f"a four-dimensional attention mask must be of bool or float, not {mask.dtype}")
+    if mask.shape[-1] != key.shape[2] - count:
+        raise MethodError(
+            f"the attention mask has {mask.shape[-1]} columns for {key.shape[2] - count} tokens, cached ones included",
+            f"masks speak of the tokens alone; the adapter adds its {count} prompts",
+        )
+    is_bool = mask.dtype == torch.bool
+    if not is_bool and mask.dtype != query.dtype:
+        # The lowest number of a wide type is -inf in a narrow one, and NaN in rows that see nothing (padding).
+        limit = torch.finfo(query.dtype)
+        mask = mask.clamp(limit.min, limit.max).to(query.dtype)
+    mask = nn.functional.pad(mask, (count, 0), value=True if is_bool else 0.0)
+    is_aligned = mask.device.type not in _ALIGNED_DEVICES
+    if is_bool and (name == "eager" or not is_aligned):  # `eager` adds its mask
+        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, torch.finfo(query.dtype).min)
+    keys = mask.shape[-1]
+    if is_aligned or keys % _ALIGNMENT == 0:
+        return mask
+    return nn.functional.pad(mask, (0, -keys % _ALIGNMENT))[..., :keys]
+
+
+for _name in IMPLEMENTATIONS:
+    AttentionInterface.register(PREFIX + _name, _prompted(_name))
+    AttentionMaskInterface.register(PREFIX + _name, ALL_MASK_ATTENTION_FUNCTIONS[_name])

@@ -1,0 +1,103 @@
+"""What callers hand to a model with prompts: checked, and positions made where padding needs them.
+
+Forward pre-hooks, which read public arguments of transformers' own classes: masks, positions and ids speak of the
+tokens alone, never of prompts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformers import Cache
+
+from m2pt_cli.method.config import M2PTConfig, MethodError
+from m2pt_cli.method.prompts import PromptedAttention
+
+
+def check_alone(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Forward pre-hook of the whole LLaVA: transformers' ``load_adapter`` can put another method in later.
+
+    Raises:
+        MethodError: another PEFT method is in the same model.
+    """
+    others = {str(c.peft_type) for c in getattr(model, "peft_config", {}).values() if not isinstance(c, M2PTConfig)}
+    if others:
+        raise not_alone(others)
+
+
+def not_alone(others: set[str]) -> MethodError:
+    return MethodError(
+        f"M²PT can't share a model with another PEFT method, and this one has {', '.join(sorted(others))}",
+        "load the base again for each method",
+    )
+
+
+def check_images(llava: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Forward pre-hook of the LLaVA model without its head.
+
+    Raises:
+        MethodError: another feature layer than the config's, or image tokens that another adapter's prompt holds.
+    """
+    pixels = kwargs.get("pixel_values")
+    if pixels is None:  # every token of an answer but the first
+        return
+    attention = llava.vision_tower.encoder.layers[0].self_attn
+    if not isinstance(attention, PromptedAttention):
+        return
+    active = attention.active_config
+    for name in ("vision_feature_layer", "vision_feature_select_strategy"):
+        given, expected = kwargs.get(name), getattr(llava.config, name)
+        if active is not None and given is not None and given != expected:
+            raise MethodError(f"the adapter was made for {name}={expected!r}, not {given!r}")
+    ids = kwargs.get("input_ids")
+    official = [c for c in attention.m2pt_adapters.values() if c.extra_image_tokens]
+    # Counted only where official tokens are about: looking at ids waits for the device.
+    if ids is None or not official:
+        return
+    vision = llava.config.vision_config
+    per_image = (vision.image_size // vision.patch_size) ** 2
+    wanted = per_image + (active.extra_image_tokens if active is not None else 0)
+    found = int((ids == llava.config.image_token_id).sum())
+    if found != wanted * pixels.shape[0]:
+        raise MethodError(
+            f"the prompt holds {found} image tokens for {pixels.shape[0]} image(s), but "
+            + (
+                f"without an adapter an image has {wanted}"
+                if active is None
+                else f"with adapter {attention.active_name!r} an image has {wanted}"
+            ),
+            "visual_tokens='official' puts k_v tokens more than patches into the prompt: build the ids again for the "
+            "adapter that is active, or for the base when adapters are disabled",
+        )
+
+
+def give_positions(llava: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Forward pre-hook of the LLaVA model without its head: with padding in front, positions that count tokens alone.
+
+    Prompts stand right in front of position 0. A base without prompts need not care where its first token stands, and
+    transformers counts padding as well; `generate` does not.
+
+    Raises:
+        MethodError: a mask that is not of the tokens, for example one that counts the prompts as well.
+    """
+    mask, attention = kwargs.get("attention_mask"), llava.language_model.layers[0].self_attn
+    if not isinstance(mask, Tensor) or mask.ndim != 2:
+        return None
+    if not isinstance(attention, PromptedAttention) or (prompts := attention.active_prompts) is None:
+        return None
+    tokens = kwargs.get("inputs_embeds")
+    if tokens is None:
+        tokens = args[0] if args else kwargs["input_ids"]
+    # By its type: the argument's name differs between versions of transformers.
+    new, cache = tokens.shape[1], next((value for value in kwargs.values() if isinstance(value, Cache)), None)
+    past = 0 if cache is None else cache.get_seq_length()
+    if isinstance(past, int) and mask.shape[1] != past + new:
+        raise MethodError(
+            f"the attention mask has {mask.shape[1]} columns for {past + new} tokens, cached ones included",
+            f"masks speak of the tokens alone; the adapter adds its {prompts.shape[0]} prompts",
+        )
+    if kwargs.get("position_ids") is not None or bool(mask[:, 0].all()):
+        return None
+    positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
+    return args, {**kwargs, "position_ids": positions[:, -new:]}
