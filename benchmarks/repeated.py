@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from transformers import DynamicCache
 
-from m2pt_cli.answering.packed import cache_argument
 from m2pt_cli.answering.plan import plan_rows
+from m2pt_cli.method.calls import cache_argument
 
 
 @torch.inference_mode()

@@ -133,6 +133,14 @@ def prompts_of(model: nn.Module, tower: bool, adapter: str = "default") -> list[
     return [p for name, p in model.named_parameters() if part in name and name.endswith(end)]
 
 
+def checkpoint(model: Any, *, reentrant: bool) -> None:
+    """Have a model's layers computed again in the backward pass; the method's name differs between versions."""
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable({"use_reentrant": reentrant})
+    else:
+        model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+
+
 def _frozen(value: int | list[int]) -> int | tuple[int, ...]:
     return value if isinstance(value, int) else tuple(value)
 

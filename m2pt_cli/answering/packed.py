@@ -15,17 +15,15 @@ Masks and positions speak of real tokens only; an active M²PT adapter adds its 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-from peft import PeftModel
 from transformers import DynamicCache
 
 from m2pt_cli.answering.plan import Row
 from m2pt_cli.answering.spared import spared_work
+from m2pt_cli.method.calls import cache_argument
 
 
 @dataclass
@@ -37,12 +35,6 @@ class _Stream:
     limit: int
     position: int
     tokens: list[int] = field(default_factory=list)
-
-
-def cache_argument(model: Any) -> str:
-    """What a model, its class or a PeftModel of it calls its cache: transformers 5.24 gave it another name."""
-    forward = (model.get_base_model() if isinstance(model, PeftModel) else model).forward
-    return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
 
 
 @torch.inference_mode()

@@ -9,7 +9,7 @@ from peft import PeftModel
 
 from m2pt_cli.bases.adapters import AdapterInfo
 from m2pt_cli.errors import AdapterError
-from m2pt_cli.method import MethodError, load_adapter_strictly
+from m2pt_cli.method import MethodError, check_prompts, load_adapter_strictly
 from m2pt_cli.method.interaction import restore_originals
 
 
@@ -17,7 +17,7 @@ def load_peft_model(model: Any, info: AdapterInfo, *, name: str) -> PeftModel:
     """Attach an adapter to a bare base. Where it does not fit, the base is left as it was.
 
     Raises:
-        AdapterError: the config or a weight does not fit the base; names both sides.
+        AdapterError: the config or a weight does not fit the base, which names both sides; or the prompts do not act.
     """
     with warnings.catch_warnings():
         # PEFT warns of what the loader checks and raises.
@@ -30,7 +30,13 @@ def load_peft_model(model: Any, info: AdapterInfo, *, name: str) -> PeftModel:
                 f"the adapter {info.name} does not fit this base: {error.message}", error.hint or hint
             ) from None
     peft_model.requires_grad_(False)
-    return peft_model.eval()
+    peft_model.eval()
+    try:
+        check_prompts(peft_model, info.name)
+    except AdapterError:
+        unload(peft_model)
+        raise
+    return peft_model
 
 
 def unload(peft_model: Any) -> None:

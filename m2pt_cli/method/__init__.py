@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from m2pt_cli.method.check import check_prompts
 from m2pt_cli.method.config import M2PTConfig, MethodError
 from m2pt_cli.method.interaction import train_in_fp32
 from m2pt_cli.method.loading import AdapterFiles, load_adapter_strictly, read_adapter, read_adapter_config
@@ -20,6 +21,7 @@ __all__ = [
     "MethodError",
     "adapter_of",
     "adapter_parameters",
+    "check_prompts",
     "load_adapter_strictly",
     "part_of",
     "parts_of",

@@ -6,8 +6,10 @@ tokens alone, never of prompts.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
+from peft import PeftModel
 from torch import Tensor
 from transformers import Cache
 
@@ -101,3 +103,9 @@ def give_positions(llava: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         return None
     positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
     return args, {**kwargs, "position_ids": positions[:, -new:]}
+
+
+def cache_argument(model: Any) -> str:
+    """What a model, its class or a PeftModel of it calls its cache: transformers 5.24 gave it another name."""
+    forward = (model.get_base_model() if isinstance(model, PeftModel) else model).forward
+    return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"

@@ -21,7 +21,9 @@ def add_visual_tokens(tower: Any, args: tuple[Any, ...], output: Any) -> Any:
         return output
     run = sum(not attention.is_idle for attention in attentions)
     features = output.hidden_states[run]
-    prompts = attentions[run].active_prompts.to(features.dtype)
+    if (prompts := attentions[run].active_prompts) is None:
+        return output
+    prompts = prompts.to(features.dtype)
     states = list(output.hidden_states)
     states[run] = torch.cat([prompts.expand(features.shape[0], -1, -1), features], dim=1)  # (images, k_v + 1 + n, d_v)
     output.hidden_states = tuple(states)

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from peft import PeftModel
 
 from m2pt_cli.errors import DivergenceError
+from m2pt_cli.method import check_prompts
 from m2pt_cli.records import TrainResult
 from m2pt_cli.training.callbacks import peak_memory, read_rows
 from m2pt_cli.training.checkpoints import checkpoints, full_disk_named, load_weights, remove_old, write_text
@@ -35,6 +37,8 @@ def finish(plan: Plan, prepared: Prepared, record: dict[str, Any], *, seconds: f
     if best != steps:
         load_weights(prepared.model, run_dir / f"checkpoint-{best}")
     _require_finite(prepared)
+    if isinstance(prepared.model, PeftModel):
+        check_prompts(prepared.model.eval(), str(run_dir))
     rows = read_rows(run_dir / METRICS_FILE) if is_first_process() else []
     losses = [row["loss"] for row in rows if "loss" in row]
     tail = losses[-max(1, len(losses) // 10) :]

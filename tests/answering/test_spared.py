@@ -9,10 +9,10 @@ import torch
 from peft import get_peft_model
 from tiny_models import batch_for, fill_adapter, tiny_llava, tiny_llava_next
 
-from m2pt_cli.answering.packed import cache_argument
 from m2pt_cli.answering.spared import spared_work
 from m2pt_cli.method import preset
 from m2pt_cli.method.architecture import read_architecture
+from m2pt_cli.method.calls import cache_argument
 
 CACHE = cache_argument(tiny_llava())
 BASES: dict[str, dict[str, Any]] = {

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import IMAGE_TOKEN, batch_for, prompts_of, tiny_llava, tiny_llava_next
+from tiny_models import IMAGE_TOKEN, batch_for, checkpoint, prompts_of, tiny_llava, tiny_llava_next
 from torch import Tensor, nn
 from transformers import DynamicCache, LlavaForConditionalGeneration, StaticCache
 
-from m2pt_cli.answering.packed import cache_argument
 from m2pt_cli.method import MethodError
 from m2pt_cli.method.attention import PROMPTS, WATCHER, attention_weights, one_token
+from m2pt_cli.method.calls import cache_argument
 from m2pt_cli.method.prompts import PromptedAttention, PromptStates
 
 from . import reference
@@ -219,7 +219,7 @@ def test_packed_texts(attention: str, kind: str) -> None:
         for use_cache in (False, True) if kind != "by positions" else (False,):
             found = case.model(**given, use_cache=use_cache).logits
             torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
-    case.model.base_model.model.gradient_checkpointing_enable({"use_reentrant": True})
+    checkpoint(case.model.base_model.model, reentrant=True)
     found = case.model.train()(**given, use_cache=False).logits
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
 
@@ -434,8 +434,7 @@ def test_gradients_through_given_embeddings_under_checkpointing(reentrant: bool)
     case = make_case(base, num_visual_prompts=0, num_textual_prompts=TEXTUAL, interaction="none")
     batch = batch_for(base, [9, 6], images=[0, 0])
     expected = gradients(case.trained(), reference.loss(case.reference_logits(batch), batch["labels"]))
-    llava = case.model.base_model.model
-    llava.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    checkpoint(case.model.base_model.model, reentrant=reentrant)
     embeddings = case.base.get_input_embeddings()(batch.pop("input_ids")).detach()
     # A reentrant checkpoint passes gradients on only if its input needs one; transformers sees to that for ids.
     embeddings.requires_grad_(reentrant)

@@ -12,6 +12,7 @@ from tiny_models import (
     IMAGE_TOKEN,
     PATCHES,
     batch_for,
+    checkpoint,
     fill_adapter,
     prompts_of,
     tiny_llava,
@@ -64,7 +65,7 @@ def test_official_tokens(interaction: str, padding: str) -> None:
     batch = batch_for(case.base, [9, 6], padding=padding, image_tokens=PATCHES + 3)
     assert case.config.extra_image_tokens == 3
     check(case, batch)
-    case.model.base_model.model.gradient_checkpointing_enable({"use_reentrant": True})
+    checkpoint(case.model.base_model.model, reentrant=True)
     case.model.train()(**batch).loss.backward()
     last = prompts_of(case.model, True)[-1].grad
     assert last is not None and not last[0].any() and last[1:].any()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import batch_for, tiny_llava
+from tiny_models import batch_for, checkpoint, tiny_llava
 
 from . import reference
 from .cases import gradients, make_case
@@ -62,8 +62,7 @@ def check(case: dict[str, Any]) -> None:
         torch.testing.assert_close(found[real], expected[real], atol=1e-4, rtol=1e-5)
 
     if case["checkpointing"] != "off":
-        options = {"use_reentrant": case["checkpointing"] == "reentrant"}
-        adapted.model.get_base_model().gradient_checkpointing_enable(options)
+        checkpoint(adapted.model.get_base_model(), reentrant=case["checkpointing"] == "reentrant")
     adapted.model.train()
     adapted.model(**batch).loss.backward()
     for name, parameter in trained.items():

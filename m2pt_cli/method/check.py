@@ -1,0 +1,110 @@
+"""Shows that an adapter's prompts act before anything is answered with them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import DynamicCache
+
+from m2pt_cli.errors import AdapterError
+from m2pt_cli.method.architecture import read_architecture
+from m2pt_cli.method.calls import cache_argument
+from m2pt_cli.method.prompts import PromptedAttention
+
+_TEXT = 8  # tokens of the text that is read
+# What a number may differ by where it should be the same, as a part of the largest.
+_SAME = {torch.float32: 2e-4, torch.float64: 2e-4}
+_SAME_NARROW = 5e-2
+
+
+@torch.inference_mode()
+def check_prompts(model: PeftModel, name: str) -> None:
+    """Compare a model with and without the prompts of its active adapter: logits of a short text, features of an image.
+
+    Two cheap proofs for the language model (the logits differ; with a cache they are the same) and one for the vision
+    tower. Skipped for adapters without prompts, and with ``M2PT_SKIP_CHECK=1``.
+
+    Args:
+        model: in evaluation mode, with an M²PT adapter or LoRA.
+        name: of the adapter, for the error.
+
+    Raises:
+        AdapterError: the prompts have no effect, or another one with a cache than without.
+    """
+    if os.environ.get("M2PT_SKIP_CHECK") == "1":
+        return
+    llava: Any = model.get_base_model()
+    architecture = read_architecture(llava)
+    tower, decoder = llava.model.vision_tower, llava.model.language_model
+    textual = _with_prompts(decoder.layers)
+    if textual:
+        logits = _logits(llava)
+        with _muted(textual):
+            _require_different(logits, _logits(llava), f"the textual prompts of {name}")
+        _require_same(logits, _logits(llava, cached=True), name)
+    visual = _with_prompts(tower.encoder.layers[: architecture.layers_run])
+    if visual:
+        features = _features(llava, architecture.layers_run)
+        with _muted(visual):
+            _require_different(features, _features(llava, architecture.layers_run), f"the visual prompts of {name}")
+
+
+def _with_prompts(layers: Any) -> list[PromptedAttention]:
+    attentions = [layer.self_attn for layer in layers]
+    return [one for one in attentions if isinstance(one, PromptedAttention) and one.active_prompts is not None]
+
+
+@contextmanager
+def _muted(attentions: list[PromptedAttention]) -> Iterator[None]:
+    for attention in attentions:
+        attention.is_muted = True
+    try:
+        yield
+    finally:
+        for attention in attentions:
+            attention.is_muted = False
+
+
+def _logits(llava: Any, *, cached: bool = False) -> Tensor:
+    """Of a few tokens from all over the vocabulary, ``(tokens, vocabulary)``; the last one alone behind a cache."""
+    text_config = llava.config.get_text_config()
+    step = max(text_config.vocab_size // (_TEXT + 2), 1)
+    ids = [token for token in range(step, text_config.vocab_size, step) if token != llava.config.image_token_id][:_TEXT]
+    tokens = torch.tensor([ids], device=llava.device)
+    if not cached:
+        logits: Tensor = llava(input_ids=tokens, use_cache=False).logits[0]
+        return logits
+    cache = {cache_argument(llava): DynamicCache(config=text_config)}
+    parts = [llava(input_ids=part, use_cache=True, **cache).logits[0] for part in tokens.split([len(ids) - 1, 1], 1)]
+    return torch.cat(parts)
+
+
+def _features(llava: Any, layer: int) -> Tensor:
+    """The last patch of a made-up image where image features are taken from."""
+    size = llava.config.vision_config.image_size
+    pixels = torch.linspace(-1, 1, 3 * size * size, device=llava.device, dtype=llava.dtype).view(1, 3, size, size)
+    out = llava.model.vision_tower(pixels, output_hidden_states=True)
+    features: Tensor = out.hidden_states[layer][0, -1]
+    return features
+
+
+def _require_different(found: Tensor, without: Tensor, what: str) -> None:
+    least = 1e-6 if found.dtype == torch.float32 else 0.0
+    if not bool((found - without).abs().max() > least):
+        raise AdapterError(f"{what} have no effect on this base", _report())
+
+
+def _require_same(found: Tensor, cached: Tensor, name: str) -> None:
+    most = _SAME.get(found.dtype, _SAME_NARROW) * max(float(found.abs().max()), 1.0)
+    if not bool((found - cached).abs().max() <= most):
+        raise AdapterError(f"the prompts of {name} act otherwise with a cache than without", _report())
+
+
+def _report() -> str:
+    return "see m2pt --version for versions that were never tested; M2PT_SKIP_CHECK=1 leaves this check out"
