@@ -226,6 +226,8 @@ def checks() -> Iterator[tuple[str, str, Check]]:
         "backend='pil'",
         says("transformers.models.auto.image_processing_auto:AutoImageProcessor.from_pretrained", "backend"),
     )
+    tokens = "transformers:LlavaNextProcessor._get_num_multimodal_tokens"
+    yield "data/collate.py", "tokens of tiles", takes(tokens, "image_sizes")
 
     # Training.
     trainer = "transformers:Trainer"

@@ -44,13 +44,13 @@ class LanguageWeights:
 
 @dataclass(frozen=True)
 class VisionWeights:
-    """Attention in the vision tower, mean over heads (and tiles); keys are prompts, class token, patches, and sum to 1.
+    """Attention in the vision tower, mean over tiles; keys are prompts, class token, patches, and sum to 1.
 
     Layers that no image feature depends on are left out: they influence nothing.
 
     Attributes:
-        received: ``(layers, keys)``, mean over the class token and the patches as queries.
-        from_patches: ``(layers, keys)``, mean over the patches as queries.
+        received: ``(layers, heads, keys)``, mean over the class token and the patches as queries.
+        from_patches: ``(layers, heads, keys)``, mean over the patches as queries.
         num_prompts: k_v.
         has_class_token: whether a class token stands in front of the patches.
     """
@@ -70,6 +70,7 @@ def collect_language(
     *,
     heads: Sequence[int] = (),
     vision: bool = False,
+    vision_heads: Sequence[int] = (),
 ) -> tuple[LanguageWeights, VisionWeights | None]:
     """Attention over a question and its answer, in one pass over both.
 
@@ -80,6 +81,7 @@ def collect_language(
         image_inputs: what the model takes beside ids, on its device.
         heads: kept apart; the mean of all heads, as one, if empty.
         vision: look at the vision tower in the same pass.
+        vision_heads: of the vision tower, like ``heads``.
     """
     llava = bare(model)
     decoder = llava.model.language_model
@@ -89,13 +91,13 @@ def collect_language(
     from_answer: list[Array] = []
 
     def reduce(attention: nn.Module, weights: Tensor) -> None:
-        chosen = weights[0, list(heads)].float() if heads else weights[0].mean(0, keepdim=True, dtype=torch.float32)
+        chosen = _heads(weights[0], heads)
         received.append(chosen.mean(1).cpu().numpy())  # (heads, keys)
         from_answer.append(chosen[:, -len(answer) :].cpu().numpy())  # (heads, answer tokens, keys)
 
     with ExitStack() as stack:
         stack.enter_context(_watched(decoder.layers, reduce))
-        tower = stack.enter_context(_tower_watched(llava)) if vision else None
+        tower = stack.enter_context(_tower_watched(llava, vision_heads)) if vision else None
         model(
             input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, logits_to_keep=1, **dict(image_inputs)
         )
@@ -104,10 +106,10 @@ def collect_language(
 
 
 @torch.inference_mode()
-def collect_vision(model: nn.Module, image_inputs: Mapping[str, Tensor]) -> VisionWeights:
-    """Attention in the vision tower alone; the language model is not run."""
+def collect_vision(model: nn.Module, image_inputs: Mapping[str, Tensor], *, heads: Sequence[int] = ()) -> VisionWeights:
+    """Attention in the vision tower alone; the language model is not run. ``heads`` as in `collect_language`."""
     llava = bare(model)
-    with _tower_watched(llava) as tower:
+    with _tower_watched(llava, heads) as tower:
         llava.get_image_features(**dict(image_inputs))
     return tower.weights()
 
@@ -117,20 +119,26 @@ def bare(model: Any) -> Any:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
+def _heads(weights: Tensor, heads: Sequence[int]) -> Tensor:
+    """The chosen heads of ``(heads, queries, keys)`` in fp32, or the mean of all as one."""
+    return weights[list(heads)].float() if heads else weights.mean(0, keepdim=True, dtype=torch.float32)
+
+
 class _Tower:
     """Means of the vision tower's layers as they run."""
 
-    def __init__(self, has_class_token: bool) -> None:
+    def __init__(self, has_class_token: bool, heads: Sequence[int]) -> None:
         self.has_class_token = has_class_token
+        self.heads = heads
         self.num_prompts = 0
         self.received: list[Array] = []
         self.from_patches: list[Array] = []
 
     def reduce(self, attention: nn.Module, weights: Tensor) -> None:
         self.num_prompts = weights.shape[-1] - weights.shape[-2]
-        mean = weights.mean((0, 1), dtype=torch.float32)  # (queries, prompts + keys)
-        self.received.append(mean.mean(0).cpu().numpy())
-        self.from_patches.append(mean[int(self.has_class_token) :].mean(0).cpu().numpy())
+        mean = _heads(weights.mean(0, dtype=torch.float32), self.heads)  # (heads, queries, prompts + keys)
+        self.received.append(mean.mean(1).cpu().numpy())
+        self.from_patches.append(mean[:, int(self.has_class_token) :].mean(1).cpu().numpy())
 
     def weights(self) -> VisionWeights:
         return VisionWeights(
@@ -139,9 +147,9 @@ class _Tower:
 
 
 @contextmanager
-def _tower_watched(llava: Any) -> Iterator[_Tower]:
+def _tower_watched(llava: Any, heads: Sequence[int]) -> Iterator[_Tower]:
     architecture = read_architecture(llava)
-    tower = _Tower(has_class_token=architecture.tower == "CLIPVisionModel")
+    tower = _Tower(has_class_token=architecture.tower == "CLIPVisionModel", heads=heads)
     with _watched(llava.model.vision_tower.encoder.layers[: architecture.layers_run], tower.reduce):
         yield tower
 

@@ -113,10 +113,15 @@ class LanguageAttention(PartAttention):
 class VisionAttention(PartAttention):
     """Attention in the vision tower, in the layers that the image features depend on.
 
-    ``from_patches``: ``(layers, keys)``, mean over the patches as queries.
+    Attributes:
+        from_patches: ``(layers, keys)``, mean over the patches as queries.
+        by_head: ``(layers, heads, keys)``: ``received`` before its mean.
+        heads: which heads these are; None is the mean of all, as one.
     """
 
     from_patches: Array
+    by_head: Array
+    heads: tuple[int | None, ...]
 
 
 @dataclass(frozen=True)
@@ -157,7 +162,8 @@ class AttentionMaps:
 
     Attributes:
         layers, heads, tokens: chosen layers and heads of the language model and tokens of the answer; empty is all.
-        vision_layer: the layer of the vision tower drawn token by token.
+        vision_layers: the layers of the vision tower drawn token by token.
+        vision_heads: chosen heads of it; empty is all.
         output, values: the files that were written.
     """
 
@@ -168,7 +174,8 @@ class AttentionMaps:
     layers: tuple[int, ...]
     heads: tuple[int, ...]
     tokens: tuple[int, ...]
-    vision_layer: int
+    vision_layers: tuple[int, ...]
+    vision_heads: tuple[int, ...]
     output: str | None
     values: str | None
 
@@ -179,6 +186,7 @@ class AttentionMaps:
             "question": self.question,
             "base": self.base,
             "heads": list(self.heads),
+            "vision_heads": list(self.vision_heads),
             "runs": [run.to_dict() for run in self.runs],
             "output": self.output,
             "values": self.values,

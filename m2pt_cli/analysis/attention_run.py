@@ -18,6 +18,8 @@ from m2pt_cli.errors import SettingsError
 from m2pt_cli.settings import AttnMapSettings, InferSettings
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from m2pt_cli.analysis.attention import VisionWeights
     from m2pt_cli.answering.engine import AnswerEngine
     from m2pt_cli.bases.geometry import Geometry
@@ -62,7 +64,8 @@ def run_attention(
         layers=settings.layer,
         heads=settings.head,
         tokens=settings.token,
-        vision_layer=settings.vision_layer or 0,
+        vision_layers=settings.vision_layer,
+        vision_heads=settings.vision_head,
         output=None if settings.output is None else str(settings.output),
         values=None if settings.values is None else str(settings.values),
     )
@@ -88,9 +91,13 @@ def _run(seat: Seat, engine: AnswerEngine, image: ImageReference, settings: Attn
     grid = vision.image_size // vision.patch_size
     has_visual_prompts = seat.info is not None and seat.info.num_visual_prompts > 0
     looks_at_vision = settings.looks_at("vision") or (settings.looks_at("prompts") and has_visual_prompts)
+
+    def look(inputs: dict[str, Tensor]) -> VisionAttention:
+        return _vision(collect_vision(loaded.model, inputs, heads=settings.vision_head), grid, settings.vision_head)
+
     if not settings.looks_at("language", "overlay", "prompts"):
         inputs = engine.inputs(question)
-        return AttentionRun(seat.name, None, (), picture, None, _vision(collect_vision(loaded.model, inputs), grid))
+        return AttentionRun(seat.name, None, (), picture, None, look(inputs))
     prompt, inputs, answer = engine.run_one(question)
     tokenizer = loaded.processor.tokenizer
     text = tokenizer.decode(answer, skip_special_tokens=True).strip()
@@ -101,7 +108,15 @@ def _run(seat: Seat, engine: AnswerEngine, image: ImageReference, settings: Attn
     def word(token: int) -> str:
         return str(tokenizer.decode([token])).strip() or "␣"
 
-    weights, tower = collect_language(loaded.model, prompt, answer, inputs, heads=settings.head, vision=looks_at_vision)
+    weights, tower = collect_language(
+        loaded.model,
+        prompt,
+        answer,
+        inputs,
+        heads=settings.head,
+        vision=looks_at_vision,
+        vision_heads=settings.vision_head,
+    )
     tokens = language_tokens(
         prompt,
         answer,
@@ -121,13 +136,20 @@ def _run(seat: Seat, engine: AnswerEngine, image: ImageReference, settings: Attn
         grid=grid,
     )
     words = tuple(word(token) for token in answer)
-    return AttentionRun(seat.name, text, words, picture, language, None if tower is None else _vision(tower, grid))
+    vision = None if tower is None else _vision(tower, grid, settings.vision_head)
+    return AttentionRun(seat.name, text, words, picture, language, vision)
 
 
-def _vision(weights: VisionWeights, grid: int) -> VisionAttention:
+def _vision(weights: VisionWeights, grid: int, heads: tuple[int, ...]) -> VisionAttention:
     tokens = vision_tokens(num_prompts=weights.num_prompts, has_class_token=weights.has_class_token, grid=grid)
-    uniform = np.full(len(tokens), 1 / len(tokens), np.float32)
-    return VisionAttention(tokens, weights.received, uniform, weights.from_patches)
+    return VisionAttention(
+        tokens=tokens,
+        received=weights.received.mean(1),
+        uniform=np.full(len(tokens), 1 / len(tokens), np.float32),
+        from_patches=weights.from_patches.mean(1),
+        by_head=weights.received,
+        heads=heads or (None,),
+    )
 
 
 def _prompts(seat: Seat) -> int:
@@ -146,14 +168,16 @@ def _asking(settings: AttnMapSettings) -> InferSettings:
 def _resolved(settings: AttnMapSettings, geometry: Geometry, base: str) -> AttnMapSettings:
     """Layers and heads counted from 0, after checking that they exist."""
     # The image features are the input of the selected layer: those from it on are not run, or influence nothing.
-    run, text = max(geometry.feature_indices), geometry.text
-    said = -1 if settings.vision_layer is None else settings.vision_layer
-    (vision_layer,) = _counted("--vision-layer", (said,), run, f"the image features of {base} come from layers")
+    run, text, vision = max(geometry.feature_indices), geometry.text, geometry.vision
+    layers = settings.vision_layer or (-1,)
     return dataclasses.replace(
         settings,
         layer=_counted("--layer", settings.layer, text.num_layers, f"the language model of {base} has layers"),
         head=_counted("--head", settings.head, text.num_heads, f"the language model of {base} has heads"),
-        vision_layer=vision_layer,
+        vision_layer=_counted("--vision-layer", layers, run, f"the image features of {base} come from layers"),
+        vision_head=_counted(
+            "--vision-head", settings.vision_head, vision.num_heads, f"the vision tower of {base} has heads"
+        ),
     )
 
 

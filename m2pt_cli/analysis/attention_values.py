@@ -27,7 +27,8 @@ def named_arrays(run: AttentionRun) -> Iterator[NamedArray]:
     """The arrays of one run.
 
     ``language.received`` and ``language.answer`` have one head, the mean, unless heads were chosen;
-    ``language.overlay`` is ``language.answer`` on the image's patches. Means are over all real queries where the name
+    ``language.overlay`` is ``language.answer`` on the image's patches; ``vision.received`` is the mean of
+    ``vision.by_head``. Means are over all real queries where the name
     says no more.
     """
     if (language := run.language) is not None:
@@ -38,6 +39,7 @@ def named_arrays(run: AttentionRun) -> Iterator[NamedArray]:
     if (vision := run.vision) is not None:
         yield NamedArray("vision.received", ("layer", "key"), vision.received)
         yield NamedArray("vision.from_patches", ("layer", "key"), vision.from_patches)
+        yield NamedArray("vision.by_head", ("layer", "head", "key"), vision.by_head)
         yield NamedArray("vision.uniform", ("key",), vision.uniform)
 
 
@@ -48,9 +50,9 @@ def axis_labels(run: AttentionRun) -> dict[str, list[str]]:
         if found is not None:
             labels[f"{part}.key"] = list(found.tokens.labels)
             labels[f"{part}.key_group"] = list(found.tokens.groups)
+            labels[f"{part}.head"] = ["mean" if head is None else str(head) for head in found.heads]
     if run.language is not None:
         labels["language.answer_token"] = list(run.answer_tokens)
-        labels["language.head"] = ["mean" if head is None else str(head) for head in run.language.heads]
     return labels
 
 

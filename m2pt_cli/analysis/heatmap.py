@@ -89,8 +89,13 @@ def _paired(panels: Sequence[Panel]) -> list[list[Panel]]:
 
 def _title(maps: AttentionMaps, *, width: int) -> str:
     question = textwrap.shorten(readable(maps.question), 2 * width, placeholder=" …")
-    heads = f", head{'s' * (len(maps.heads) > 1)} {', '.join(map(str, maps.heads))} of the language model"
-    lines = textwrap.wrap(f"“{question}”  {maps.base}{heads if maps.heads else ''}", width)
+    chosen = ((maps.heads, "language model"), (maps.vision_heads, "vision tower"))
+    heads = "".join(
+        f", head{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))} of the {part}"
+        for numbers, part in chosen
+        if numbers
+    )
+    lines = textwrap.wrap(f"“{question}”  {maps.base}{heads}", width)
     if len(maps.runs) == 1:
         lines += textwrap.wrap(_run_title(maps.runs[0]).replace("\n", ": "), width)
     return "\n".join(lines)

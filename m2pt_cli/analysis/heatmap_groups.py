@@ -60,9 +60,9 @@ def draw_language_curve(cell: Any, run: AttentionRun, scene: Scene) -> None:
 
 
 def draw_vision_curve(cell: Any, run: AttentionRun, scene: Scene) -> None:
-    """What each token receives in one layer of the vision tower."""
+    """What each token receives in the chosen layers of the vision tower."""
     assert run.vision is not None
-    _draw_curve(cell, run.vision, scene, (scene.maps.vision_layer,), "Vision tower", "vision")
+    _draw_curve(cell, run.vision, scene, scene.maps.vision_layers[:MOST_CURVES], "Vision tower", "vision")
 
 
 def _draw_shares(cell: Any, part: PartAttention, scene: Scene, title: str, name: str) -> None:
@@ -172,6 +172,11 @@ def _draw_one_curve(axes: Any, part: PartAttention, layer: int, top: float) -> N
 def curve_height(scene: Scene) -> float:
     """Inches of the curves of the language model."""
     return 2.4 + 1.5 * max(1, min(len(scene.maps.layers), MOST_CURVES))
+
+
+def vision_curve_height(scene: Scene) -> float:
+    """Inches of the curves of the vision tower."""
+    return 2.3 + 1.5 * max(1, min(len(scene.maps.vision_layers), MOST_CURVES))
 
 
 def _highest_share(part: PartAttention | None, scene: Scene) -> NDArray[np.float32] | None:

@@ -18,6 +18,7 @@ from m2pt_cli.analysis.heatmap_groups import (
     draw_vision_curve,
     draw_vision_ratios,
     draw_vision_shares,
+    vision_curve_height,
 )
 from m2pt_cli.analysis.heatmap_overlay import draw_overlay, overlay_height
 from m2pt_cli.analysis.heatmap_scene import LABEL, MAP, SMALL, TITLE, Scene, name_places, whole_numbers
@@ -133,7 +134,7 @@ PANELS = (
     Panel("language", draw_language_ratios, _has_language, "", lambda _: 2.8),
     Panel("vision", draw_vision_ratios, _has_vision, "", lambda _: 2.8),
     Panel("language", draw_language_curve, _has_language, "", curve_height, is_wide=True),
-    Panel("vision", draw_vision_curve, _has_vision, "", lambda _: 3.8),
+    Panel("vision", draw_vision_curve, _has_vision, "", vision_curve_height),
     Panel("prompts", draw_patches_on_prompts, _has_visual_prompts, "no visual prompts", lambda _: 3.8),
     Panel("prompts", draw_projected_prompts, _has_projected, "no projected visual prompts", lambda _: 3.8),
 )

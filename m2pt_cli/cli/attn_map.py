@@ -26,6 +26,7 @@ EPILOG = "\n\n".join(
     ]
 )
 
+_LISTS = ("adapter", "part", "layer", "head", "token", "vision_layer", "vision_head")
 _LOOK = "What is looked at"
 _WRITE = "Output"
 # Names of `command` that are no settings.
@@ -84,13 +85,17 @@ def command(
         typer.Option("--token", metavar="N", help="Token of the answer; repeatable.", rich_help_panel=_LOOK),
     ] = None,
     vision_layer: Annotated[
-        int | None,
+        list[int] | None,
         typer.Option(
             "--vision-layer",
             metavar="N",
-            help="Layer of the vision tower drawn token by token. Default: the last that is used.",
+            help="Layer of the vision tower drawn token by token; repeatable. Default: the last that is used.",
             rich_help_panel=_LOOK,
         ),
+    ] = None,
+    vision_head: Annotated[
+        list[int] | None,
+        typer.Option("--vision-head", metavar="N", help="Attention head of it; repeatable.", rich_help_panel=_LOOK),
     ] = None,
     drop_sinks: Annotated[
         bool,
@@ -119,7 +124,7 @@ def command(
     image, question = words
     if not adapter and not base_only and os.environ.get("M2PT_ADAPTER"):
         flags["adapter"] = [os.environ["M2PT_ADAPTER"]]
-    flags |= {name: tuple(flags[name] or ()) for name in ("adapter", "part", "layer", "head", "token")}
+    flags |= {name: tuple(flags[name] or ()) for name in _LISTS}
     settings = AttnMapSettings(image=image, question=question, **flags)
 
     from m2pt_cli.analysis.attention_run import run_attention

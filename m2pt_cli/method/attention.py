@@ -151,16 +151,20 @@ def one_token(
         scaling: of the scores; one over the root of the head width if None.
     """
     batch, heads, _, width = query.shape
-    key_heads, count = key.shape[1], states.key.shape[2]
-    # Query heads that share a key head stand side by side: (batch, key heads, group, head width).
-    query = (query * (width**-0.5 if scaling is None else scaling)).view(batch, key_heads, heads // key_heads, width)
-    on_prompts, on_tokens = query @ states.key.mT, query @ key.mT
+    key_heads, count, keys = key.shape[1], states.key.shape[2], key.shape[2]
+    # A matrix for every key head of every row; query heads that share one stand side by side: (groups, shared, width).
+    query = (query * (width**-0.5 if scaling is None else scaling)).view(batch * key_heads, -1, width)
+    own_key, own_value = (tensor.expand(batch, -1, -1, -1).flatten(0, 1) for tensor in states)
+    on_tokens = torch.bmm(query, key.flatten(0, 1).mT)  # (groups, shared, keys)
     if mask is not None:
+        on_tokens = on_tokens.view(batch, -1, 1, keys)
         hidden = torch.finfo(on_tokens.dtype).min
         on_tokens = on_tokens.masked_fill(~mask, hidden) if mask.dtype == torch.bool else on_tokens + mask
-    weights = torch.cat([on_prompts, on_tokens], -1).softmax(-1, dtype=torch.float32).to(value.dtype)
-    output = weights[..., :count] @ states.value + weights[..., count:] @ value
-    return output.reshape(batch, 1, heads, -1)
+        on_tokens = on_tokens.view(batch * key_heads, -1, keys)
+    weights = torch.cat([torch.bmm(query, own_key.mT), on_tokens], -1).softmax(-1, dtype=torch.float32).to(value.dtype)
+    on_prompts, on_tokens = weights.split([count, keys], -1)
+    output = torch.baddbmm(torch.bmm(on_prompts, own_value), on_tokens, value.flatten(0, 1))
+    return output.view(batch, 1, heads, -1)
 
 
 def attention_weights(

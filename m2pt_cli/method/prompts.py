@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Self, cast
 
 import torch
@@ -116,10 +116,12 @@ class PromptedAttention(M2PTLayer):
         self.is_idle = is_idle
         self.is_muted = False
         self.was_called = False
-        self._norm = (norm,)  # in a tuple, so that it is not registered twice: the layer owns it
+        # In tuples, so that they are not registered twice.
+        self._norm = (norm,)
         self._is_recording = False
         self._recorded: PromptStates | None = None
-        self._kept: tuple[Any, PromptStates] | None = None
+        self._kept: _Kept | None = None
+        self._acting: tuple[nn.Parameter, ...] = ()  # the active prompts, during a call
         base_layer.__dict__[PROMPTS] = self
 
     def add_prompts(self, adapter_name: str, config: M2PTConfig, count: int) -> None:
@@ -159,11 +161,16 @@ class PromptedAttention(M2PTLayer):
         if self.is_idle and self.active_name is not None:
             hidden = args[0] if args else kwargs["hidden_states"]
             return torch.zeros_like(hidden), None
-        if self.active_prompts is None:
+        prompts = self.active_prompts
+        if prompts is None:
             return self.base_layer(*args, **kwargs)
+        self._acting = (prompts,)
         use_prompted_attention(self.base_layer.config)  # another implementation may have been set since
         self.was_called = False
-        output = self.base_layer(*args, **kwargs)
+        try:
+            output = self.base_layer(*args, **kwargs)
+        finally:
+            self._acting = ()
         if not self.was_called:
             raise MethodError(
                 f"{type(self.base_layer).__name__} did not call the attention function that holds the prompts, which "
@@ -181,28 +188,30 @@ class PromptedAttention(M2PTLayer):
         return self._is_recording
 
     def states(self, query: Tensor, key: Tensor) -> PromptStates | None:
-        """Keys and values of the active prompts, each ``(1, key heads, k, head width)``; None without any.
+        """Keys and values of the prompts that act in this call, each ``(1, key heads, k, head width)``, if any do.
 
         They are kept between calls while no gradient is wanted and nothing that they are computed from has changed.
 
         Raises:
             MethodError: more keys than the prompts' rotary frequencies are meant for.
         """
-        prompts = self.active_prompts
-        if prompts is None:
+        if not self._acting:
             return None
+        (prompts,) = self._acting
         if self.rotation is not None:
             self.rotation.check_length(key.shape[2])
         is_cast = torch.is_autocast_enabled(query.device.type)
         dtype = torch.float32 if is_cast else query.dtype
         if (torch.is_grad_enabled() and prompts.requires_grad) or torch.compiler.is_compiling():
             return self._compute(prompts, dtype)
-        stamp = (dtype, is_cast, *map(_identity, self._sources(prompts)))
-        if self._kept is None or self._kept[0] != stamp:
-            # Ordinary tensors, also in inference mode: a later call may want gradients of something else.
-            with torch.inference_mode(False), torch.no_grad():
-                self._kept = stamp, self._compute(prompts, dtype)
-        return self._kept[1]
+        if self._kept is not None and self._kept.stamp == (dtype, is_cast, *self._kept.sources.state(prompts)):
+            return self._kept.states
+        sources = _Sources(self._norm[0], self.base_layer)
+        # Ordinary tensors, also in inference mode: a later call may want gradients of something else.
+        with torch.inference_mode(False), torch.no_grad():
+            states = self._compute(prompts, dtype)
+        self._kept = _Kept(states, sources, (dtype, is_cast, *sources.state(prompts)))
+        return states
 
     def _compute(self, prompts: Tensor, dtype: torch.dtype) -> PromptStates:
         normed = self._norm[0](prompts.to(dtype)[None])  # (1, k, d)
@@ -221,11 +230,6 @@ class PromptedAttention(M2PTLayer):
                 "load the base with attn_implementation='sdpa'",
             )
         return recorded
-
-    def _sources(self, prompts: nn.Parameter) -> Iterator[Tensor]:
-        yield prompts
-        for module in (self._norm[0], self.base_layer):
-            yield from module.parameters()
 
     # ---- kept states are dropped whenever weights may change without a new version ----
 
@@ -295,9 +299,36 @@ class IdleMLP(M2PTLayer):
         return self.base_layer(hidden_states) if self.active_name is None else torch.zeros_like(hidden_states)
 
 
+class _Sources:
+    """What prompt states are computed from, besides the prompts; walked once, because every new token asks."""
+
+    def __init__(self, *modules: nn.Module) -> None:
+        self._children = [module._modules for module in modules]
+        self._parameters = [part._parameters for module in modules for part in module.modules()]
+
+    def state(self, prompts: Tensor) -> list[Any]:
+        """What changes when a tensor gets other values or another place, or a module is replaced."""
+        state: list[Any] = [id(child) for children in self._children for child in children.values()]
+        state += _identity(prompts)
+        for parameters in self._parameters:
+            for tensor in parameters.values():
+                if tensor is not None:
+                    state += _identity(tensor)
+        return state
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Prompt states, and what they were computed from."""
+
+    states: PromptStates
+    sources: _Sources
+    stamp: tuple[Any, ...]
+
+
 def _identity(tensor: Tensor) -> tuple[int, int, torch.device, torch.dtype]:
-    """What changes when a tensor gets other values or another place."""
-    return tensor._version, tensor.data_ptr(), tensor.device, tensor.dtype
+    version = 0 if tensor.is_inference() else tensor._version  # tensors made in inference mode have none
+    return version, tensor.data_ptr(), tensor.device, tensor.dtype
 
 
 def initialise(prompts: Tensor, init: str) -> Tensor:
@@ -319,5 +350,5 @@ def refuse_merge() -> None:
     """
     raise MethodError(
         "M²PT prompts can't be merged into the weights of the base",
-        "keep the adapter, which costs k rows of the cache; `unload()` gives the bare base back",
+        "keep the adapter, which costs k keys and values a layer; `unload()` gives the bare base back",
     )

@@ -33,7 +33,8 @@ class AttnMapSettings(Settings):
         values: the numbers, ``.npz`` or ``.json``; None writes none.
         layer, head, token: layers and heads of the language model and tokens of the answer, from 0, -1 the last;
             empty is the mean of all.
-        vision_layer: the layer of the vision tower whose tokens are drawn one by one; None is the last that is run.
+        vision_layer: layers of the vision tower whose tokens are drawn one by one; empty is the last that is run.
+        vision_head: heads of the vision tower; empty is the mean of all.
         part: what is looked at (`ATTENTION_PARTS`); empty is all of it.
         drop_sinks: leave the first token, on which attention rests by default, out of the figure's scales.
         max_new_tokens: of the answer, at most.
@@ -48,7 +49,8 @@ class AttnMapSettings(Settings):
     layer: tuple[int, ...] = ()
     head: tuple[int, ...] = ()
     token: tuple[int, ...] = ()
-    vision_layer: int | None = None
+    vision_layer: tuple[int, ...] = ()
+    vision_head: tuple[int, ...] = ()
     part: tuple[str, ...] = ()
     drop_sinks: bool = False
     max_new_tokens: int = 32
@@ -77,7 +79,7 @@ class AttnMapSettings(Settings):
             if name not in ATTENTION_PARTS:
                 choices = ", ".join(ATTENTION_PARTS)
                 faults.append(f"--part {name!r} is not one of {choices}{closest(name, ATTENTION_PARTS)}")
-        for name in ("layer", "head", "token"):
+        for name in ("layer", "head", "token", "vision_layer", "vision_head"):
             faults += [f"{flag(name)} {number} is given twice" for number in repeated(getattr(self, name))]
         self.one_of(faults, "template", TEMPLATES)
         self.one_of(faults, "image_fit", IMAGE_FITS)

@@ -20,6 +20,7 @@ def made_run(
     official: bool = False,
     answer: int = 2,
     heads: tuple[int | None, ...] = (None,),
+    vision_heads: tuple[int | None, ...] = (None,),
     seed: int = 0,
 ) -> AttentionRun:
     random = np.random.default_rng(seed)
@@ -49,15 +50,19 @@ def made_run(
         grid=GRID,
     )
     seen = vision_tokens(num_prompts=visual, has_class_token=True, grid=GRID)
-    weights = random.random((2, LAYERS, len(seen))).astype(np.float32)
+    weights = random.random((2, LAYERS, len(vision_heads), len(seen))).astype(np.float32)
     weights /= weights.sum(-1, keepdims=True)
-    vision = VisionAttention(seen, weights[0], np.full(len(seen), 1 / len(seen), np.float32), weights[1])
+    uniform = np.full(len(seen), 1 / len(seen), np.float32)
+    vision = VisionAttention(seen, weights[0].mean(1), uniform, weights[1].mean(1), weights[0], vision_heads)
     words = tuple(f"w{5 + number}" for number in range(answer))
     picture = random.integers(0, 255, (12, 12, 3)).astype(np.uint8)
     return AttentionRun(adapter, " ".join(words), words, picture, language, vision)
 
 
 def made_maps(*runs: AttentionRun, **chosen: Any) -> AttentionMaps:
-    options = {"layers": (), "heads": (), "tokens": (), "vision_layer": LAYERS - 1, "output": None, "values": None}
+    options = {
+        "layers": (), "heads": (), "tokens": (), "vision_layers": (LAYERS - 1,), "vision_heads": (), "output": None,
+        "values": None,
+    }  # fmt: skip
     question = chosen.pop("question", "what is it?")
     return AttentionMaps("a.png", question, "nano", runs or (made_run(),), **(options | chosen))

@@ -62,8 +62,8 @@ def compare(
     assert len(vision.received) == len(weights[0]) - 1
     for layer, expected in enumerate(weights[0][:-1]):
         real = expected[:, sizes["visual"] :].mean(0)
-        np.testing.assert_allclose(vision.received[layer], real.mean(0), atol=1e-5)
-        np.testing.assert_allclose(vision.from_patches[layer], real[-PATCHES:].mean(0), atol=1e-5)
+        np.testing.assert_allclose(vision.received[layer, 0], real.mean(0), atol=1e-5)
+        np.testing.assert_allclose(vision.from_patches[layer, 0], real[-PATCHES:].mean(0), atol=1e-5)
     for array in (language.received, language.answer, vision.received, vision.from_patches):
         np.testing.assert_allclose(array.sum(-1), 1, atol=1e-5)
 
@@ -131,6 +131,20 @@ def test_heads_are_kept_apart_where_they_are_asked_for(case: Case) -> None:
             real = expected[layer][head, 4:]
             np.testing.assert_allclose(language.received[layer, place], real.mean(0), atol=1e-5)
             np.testing.assert_allclose(language.answer[layer, place], real[-ANSWER:], atol=1e-5)
+
+
+def test_heads_of_the_tower(case: Case) -> None:
+    batch = batch_for(case.model, [12])
+    expected = oracle(case.base, lambda: case.reference_logits(batch))[0]
+    _, together = collected(case.model, batch, vision_heads=[1, 0])
+    alone = collect_vision(case.model, {"pixel_values": batch["pixel_values"]}, heads=[1, 0])
+    for vision in (together, alone):
+        assert vision.received.shape == vision.from_patches.shape == (3, 2, 3 + 1 + PATCHES)
+        for layer in range(3):
+            for place, head in enumerate((1, 0)):
+                real = expected[layer][head, 3:]
+                np.testing.assert_allclose(vision.received[layer, place], real.mean(0), atol=1e-5)
+                np.testing.assert_allclose(vision.from_patches[layer, place], real[1:].mean(0), atol=1e-5)
 
 
 def test_a_map_is_dropped_before_its_layer_goes_on(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +218,7 @@ def test_tiles_are_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = torch.randn(1, 3, 3, 12, 12, generator=random)
     images = {"pixel_values": pixels, "image_sizes": torch.tensor([[12, 24]])}
     whole = collect_vision(case.model, images)
-    assert whole.received.shape == (3, 2 + 1 + PATCHES)
+    assert whole.received.shape == (3, 1, 2 + 1 + PATCHES)
     np.testing.assert_allclose(whole.received.sum(-1), 1, atol=1e-5)
     parts = [
         collect_vision(

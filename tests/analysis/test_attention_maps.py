@@ -46,7 +46,7 @@ def test_uniform_attention_on_a_patch() -> None:
 
 def test_the_document() -> None:
     document = json.loads(json.dumps(made_maps(made_run(), made_run(None, textual=0, visual=0)).to_dict()))
-    assert list(document) == ["image", "question", "base", "heads", "runs", "output", "values"]
+    assert list(document) == ["image", "question", "base", "heads", "vision_heads", "runs", "output", "values"]
     adapted, bare = document["runs"]
     assert list(adapted) == list(bare) == ["adapter", "answer", "tokens", "language", "vision"]
     prompts = adapted["language"]["prompts"]

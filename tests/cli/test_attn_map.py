@@ -115,6 +115,30 @@ def test_adapters_side_by_side_attend_as_alone(
         assert document(capsys)["runs"] == [together[number]]
 
 
+def test_layers_and_heads_of_the_tower(
+    base: str, adapters: list[str], image: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values, figure = tmp_path / "map.npz", tmp_path / "map.png"
+    flags = ["--adapter", adapters[0], "--part", "vision", "--values", str(values), "-o", str(figure), "--json"]
+    chosen = ["--vision-layer", "0", "--vision-layer", "-1", "--vision-head", "1", "--vision-head", "0"]
+    assert look(image, *flags, *chosen, base=base) == 0
+    found = document(capsys)
+    assert found["vision_heads"] == [1, 0]
+    with np.load(values, allow_pickle=False) as arrays:
+        by_head = arrays["run0.vision.by_head"]
+        assert arrays["run0.vision.by_head.axes"].tolist() == ["layer", "head", "key"]
+        assert arrays["run0.vision.head"].tolist() == ["1", "0"]
+        assert by_head.shape[:2] == (VISION_LAYERS, 2)
+        np.testing.assert_allclose(by_head.mean(1), arrays["run0.vision.received"], atol=1e-6)
+    tall = Image.open(figure).height
+    assert look(image, *flags, "--overwrite", base=base) == 0
+    assert document(capsys)["vision_heads"] == []
+    assert Image.open(figure).height < tall
+    with np.load(values, allow_pickle=False) as arrays:
+        # Two heads are all there are.
+        np.testing.assert_allclose(arrays["run0.vision.by_head"][:, 0], by_head.mean(1), atol=1e-6)
+
+
 def test_the_answer_is_that_of_infer(
     base: str, adapters: list[str], image: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -187,6 +211,8 @@ def fails(capsys: pytest.CaptureFixture[str], code: int, words: str, *arguments:
         (["--layer", "1", "--layer", "-2"], 2, "--layer names one of 1, -2 twice"),
         (["--head", "-5"], 2, "has heads 0 to 3"),
         (["--vision-layer", "3"], 2, "come from layers 0 to 2"),
+        (["--vision-layer", "1", "--vision-layer", "-2"], 2, "--vision-layer names one of 1, -2 twice"),
+        (["--vision-head", "2"], 2, "has heads 0 to 1"),
         (["--token", "4"], 2, "--token 4: an answer of --max-new-tokens 4 has no such token"),
         (["--base-only", "--adapter", "none"], 2, "the same row"),
         (["--part", "prompts"], 2, "none of what is looked at has prompts"),

@@ -489,6 +489,7 @@ def test_the_name_of_the_attention_is_given_back() -> None:
         case = make_case(tiny_llava(attention=attention), num_visual_prompts=3, num_textual_prompts=TEXTUAL)
         llava = case.model.base_model.model
         assert names(llava) == {f"m2pt_{attention}"}
+        assert "m2pt_" not in llava.config.to_json_string()
         case.model.add_adapter("other", case.config)
         case.model.delete_adapter("other")
         assert names(llava) == {f"m2pt_{attention}"}
@@ -569,6 +570,17 @@ def test_states_are_kept_until_what_they_come_from_changes(case: Case, monkeypat
     case.model.to(torch.float64)
     case.model.to(torch.float32)
     assert_new("to()")
+
+
+def test_a_call_registers_nothing(case: Case) -> None:
+    before = [name for name, _ in case.model.named_parameters(remove_duplicate=False)]
+    for module in attentions(case):
+        module.base_layer.register_forward_hook(lambda *_: names.append(list(case.model.state_dict())))
+    names: list[list[str]] = []
+    expected = list(case.model.state_dict())
+    case.model(**ask(case))
+    assert names and all(one == expected for one in names)
+    assert [name for name, _ in case.model.named_parameters(remove_duplicate=False)] == before
 
 
 def test_states_with_gradients_are_never_kept(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ from peft import LoraConfig, get_peft_model
 from tiny_models import VOCABULARY, tiny_llava
 from torch import nn
 
-from m2pt_cli.training.loss import output_head, supervised_loss
+from m2pt_cli.method import M2PTConfig
+from m2pt_cli.training.loss import needs_mask, output_head, supervised_loss
 
 from .tiny import collate, toy_samples
 
@@ -81,3 +82,31 @@ def test_loss_is_fp32_on_a_narrow_base(batch: dict[str, torch.Tensor]) -> None:
     model = tiny_llava().to(torch.bfloat16)
     batch["pixel_values"] = batch["pixel_values"].to(torch.bfloat16)
     assert supervised_loss(model, batch).dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", ["bare", "m2pt", "lora"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_padding_on_the_right_needs_no_mask(kind: str, attention: str, batch: dict[str, torch.Tensor]) -> None:
+    """A causal model never looks at it; `eager` would look at the future without a mask."""
+    model: nn.Module = tiny_llava(attention=attention)
+    if kind == "m2pt":
+        model = get_peft_model(model, M2PTConfig(num_visual_prompts=2, num_textual_prompts=3))
+    if kind == "lora":
+        model = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
+    mask = batch["attention_mask"]
+    assert not mask.all() and mask[:, 0].all(), "a batch with padding on the right"
+    given: list[bool] = []
+    decoder = model.get_submodule("base_model.model.model" if kind != "bare" else "model")
+    handle = decoder.register_forward_pre_hook(
+        lambda module, args, kwargs: given.append(kwargs.get("attention_mask") is not None), with_kwargs=True
+    )
+    loss = supervised_loss(model, batch)
+    assert given == [attention == "eager"] == [needs_mask(model, mask)]
+    torch.testing.assert_close(loss, reference(model, batch))
+    handle.remove()
+    four = torch.ones(1, 1, 4, 4, dtype=torch.bool)
+    for other in (mask.flip(1), four):
+        assert needs_mask(model, other)
+    hole = mask.clone()
+    hole[:, 1] = 0
+    assert needs_mask(model, hole) and not needs_mask(model, None)
