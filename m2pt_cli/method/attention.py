@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,8 @@ from m2pt_cli.method.config import MethodError
 # name from the config, flex_attention's masks are blocks.
 IMPLEMENTATIONS = ("sdpa", "eager")
 PREFIX = "m2pt_"
-# Where an attention module keeps its prompts and its watcher; not registered as submodules, which would be a circle.
-PROMPTS, WATCHER = "_m2pt_prompts", "_m2pt_watcher"
+# Where an attention module keeps its `PromptedCall` and its `Watcher`.
+CALL, WATCHER = "_m2pt_call", "_m2pt_watcher"
 # Arguments of an attention function that change the scores in ways that `one_token` does not know.
 _SCORE_OPTIONS = ("softcap", "s_aux", "sinks", "position_bias")
 # The memory-efficient kernel of these devices wants masks as numbers, whose rows begin at multiples of this many.
@@ -46,16 +46,24 @@ class PromptStates(NamedTuple):
     value: Tensor
 
 
-class Prompted(Protocol):
-    """What an attention's prompts offer to its attention function; see `prompts.PromptedAttention`."""
+class PromptedCall:
+    """What an attention function and the layer around its attention tell each other; see `prompts.PromptedAttention`.
 
-    was_called: bool
+    A plain object: every new token writes to it in every layer, and attributes of modules are slow to write.
 
-    def record(self, key: Tensor, value: Tensor) -> bool:
-        """Take the states of the prompts if they are being computed now; whether they are."""
+    Attributes:
+        states: gives the states of ``prompts`` for a call with these queries and keys.
+        prompts: those that act in the present call, None without any.
+        was_called: set by the function, so that the layer knows that it was called.
+        is_recording: the attention is run on the prompts themselves, to get ``recorded``.
+    """
 
-    def states(self, query: Tensor, key: Tensor) -> PromptStates | None:
-        """The active prompts for a call with these queries and keys, None without any."""
+    def __init__(self, states: Callable[[nn.Parameter, Tensor, Tensor], PromptStates]) -> None:
+        self.states = states
+        self.prompts: nn.Parameter | None = None
+        self.was_called = False
+        self.is_recording = False
+        self.recorded: PromptStates | None = None
 
 
 # Called with the attention module and its weights ``(batch, heads, queries, k + keys)``, prompts first.
@@ -92,21 +100,23 @@ def _prompted(name: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
     def attention(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
-        prompts: Prompted | None = module.__dict__.get(PROMPTS)
-        if prompts is not None and prompts.record(key, value):
-            return torch.zeros_like(query).transpose(1, 2), None  # nobody reads what prompts would attend to
+        call: PromptedCall | None = module.__dict__.get(CALL)
         states = None
-        if prompts is not None:
-            prompts.was_called = True
-            states = prompts.states(query, key)
+        if call is not None:
+            if call.is_recording:
+                call.recorded = PromptStates(key, value)
+                return torch.zeros_like(query).transpose(1, 2), None  # nobody reads what prompts would attend to
+            call.was_called = True
+            if call.prompts is not None:
+                states = call.states(call.prompts, query, key)
         watcher: Watcher | None = module.__dict__.get(WATCHER)
         if watcher is not None:
             watcher(module, attention_weights(module, query, key, attention_mask, states, **kwargs))
-        base = _base_function(module, name)
         if states is None:
-            return base(module, query, key, value, attention_mask, **kwargs)
-        if name == "sdpa" and query.shape[2] == 1 and _scores_are_plain(query, attention_mask, kwargs):
+            return _base_function(module, name)(module, query, key, value, attention_mask, **kwargs)
+        if name == "sdpa" and query.shape[2] == 1 and _scores_are_plain(attention_mask, kwargs):
             return one_token(query, key, value, attention_mask, states, kwargs.get("scaling")), None
+        base = _base_function(module, name)
         return _with_prompts(base, module, query, key, value, attention_mask, states, name, kwargs)
 
     return attention
@@ -162,8 +172,7 @@ def one_token(
         on_tokens = on_tokens.masked_fill(~mask, hidden) if mask.dtype == torch.bool else on_tokens + mask
         on_tokens = on_tokens.view(batch * key_heads, -1, keys)
     weights = torch.cat([torch.bmm(query, own_key.mT), on_tokens], -1).softmax(-1, dtype=torch.float32).to(value.dtype)
-    on_prompts, on_tokens = weights.split([count, keys], -1)
-    output = torch.baddbmm(torch.bmm(on_prompts, own_value), on_tokens, value.flatten(0, 1))
+    output = torch.baddbmm(torch.bmm(weights[..., :count], own_value), weights[..., count:], value.flatten(0, 1))
     return output.view(batch, 1, heads, -1)
 
 
@@ -207,8 +216,10 @@ def attention_weights(
 
 def _base_function(module: nn.Module, name: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
     # `eager` has no global function: every file of transformers has its own.
-    eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-    found: Callable[..., tuple[Tensor, Tensor | None]] | None = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager)
+    own: Any = None
+    if name == "eager":
+        own = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    found: Callable[..., tuple[Tensor, Tensor | None]] | None = ALL_ATTENTION_FUNCTIONS.get_interface(name, own)
     if found is None:
         raise MethodError(
             f"{type(module).__name__} has no eager attention of its own",
@@ -222,7 +233,7 @@ def _is_causal(module: nn.Module, kwargs: dict[str, Any]) -> bool:
     return bool(getattr(module, "is_causal", True) if given is None else given)
 
 
-def _scores_are_plain(query: Tensor, mask: Tensor | None, kwargs: dict[str, Any]) -> bool:
+def _scores_are_plain(mask: Tensor | None, kwargs: dict[str, Any]) -> bool:
     if kwargs.get("dropout") or any(kwargs.get(option) is not None for option in _SCORE_OPTIONS):
         return False
     return mask is None or (mask.ndim == 4 and mask.shape[1] == 1)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Self, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from m2pt_cli.method.attention import PROMPTS, PromptStates, restore_attention, use_prompted_attention
+from m2pt_cli.method.attention import (
+    CALL,
+    PromptedCall,
+    PromptStates,
+    restore_attention,
+    use_prompted_attention,
+)
 from m2pt_cli.method.config import M2PTConfig, MethodError
 
 
@@ -115,14 +121,9 @@ class PromptedAttention(M2PTLayer):
         self.rotation = rotation
         self.is_idle = is_idle
         self.is_muted = False
-        self.was_called = False
-        # In tuples, so that they are not registered twice.
-        self._norm = (norm,)
-        self._is_recording = False
-        self._recorded: PromptStates | None = None
-        self._kept: _Kept | None = None
-        self._acting: tuple[nn.Parameter, ...] = ()  # the active prompts, during a call
-        base_layer.__dict__[PROMPTS] = self
+        self._norm = (norm,)  # in a tuple, so that it is not registered twice: the layer owns it
+        self._kept: KeptStates | None = None
+        self._call = base_layer.__dict__[CALL] = PromptedCall(self.states)
 
     def add_prompts(self, adapter_name: str, config: M2PTConfig, count: int) -> None:
         """Add an adapter with ``count`` prompts here, and none if that is 0."""
@@ -141,7 +142,7 @@ class PromptedAttention(M2PTLayer):
 
     def detach(self) -> None:
         """Leave the attention as it was before there were prompts."""
-        self.base_layer.__dict__.pop(PROMPTS, None)
+        self.base_layer.__dict__.pop(CALL, None)
         restore_attention(self.base_layer.config)
 
     @property
@@ -164,66 +165,57 @@ class PromptedAttention(M2PTLayer):
         prompts = self.active_prompts
         if prompts is None:
             return self.base_layer(*args, **kwargs)
-        self._acting = (prompts,)
-        use_prompted_attention(self.base_layer.config)  # another implementation may have been set since
-        self.was_called = False
+        base, call = self.base_layer, self._call
+        use_prompted_attention(base.config)  # another implementation may have been set since
+        call.prompts, call.was_called = prompts, False
         try:
-            output = self.base_layer(*args, **kwargs)
+            output = base(*args, **kwargs)
         finally:
-            self._acting = ()
-        if not self.was_called:
+            call.prompts = None
+        if not call.was_called:
             raise MethodError(
-                f"{type(self.base_layer).__name__} did not call the attention function that holds the prompts, which "
+                f"{type(base).__name__} did not call the attention function that holds the prompts, which "
                 "would have been lost",
                 "call `model.set_attn_implementation('sdpa')`, and put no other attention into the model",
             )
         return output
 
-    # ---- for the attention function ----
-
-    def record(self, key: Tensor, value: Tensor) -> bool:
-        """Take the prompts' keys and values if this call is the one that computes them."""
-        if self._is_recording:
-            self._recorded = PromptStates(key, value)
-        return self._is_recording
-
-    def states(self, query: Tensor, key: Tensor) -> PromptStates | None:
-        """Keys and values of the prompts that act in this call, each ``(1, key heads, k, head width)``, if any do.
+    def states(self, prompts: nn.Parameter, query: Tensor, key: Tensor) -> PromptStates:
+        """Keys and values of the prompts ``[k, d]``, each ``(1, key heads, k, head width)``.
 
         They are kept between calls while no gradient is wanted and nothing that they are computed from has changed.
+
+        Args:
+            query, key: of the call that they are for, ``(batch, heads, tokens, head width)``.
 
         Raises:
             MethodError: more keys than the prompts' rotary frequencies are meant for.
         """
-        if not self._acting:
-            return None
-        (prompts,) = self._acting
         if self.rotation is not None:
             self.rotation.check_length(key.shape[2])
         is_cast = torch.is_autocast_enabled(query.device.type)
         dtype = torch.float32 if is_cast else query.dtype
         if (torch.is_grad_enabled() and prompts.requires_grad) or torch.compiler.is_compiling():
             return self._compute(prompts, dtype)
-        if self._kept is not None and self._kept.stamp == (dtype, is_cast, *self._kept.sources.state(prompts)):
+        kind = (dtype, is_cast)
+        if self._kept is not None and self._kept.is_current(prompts, kind):
             return self._kept.states
-        sources = _Sources(self._norm[0], self.base_layer)
         # Ordinary tensors, also in inference mode: a later call may want gradients of something else.
         with torch.inference_mode(False), torch.no_grad():
-            states = self._compute(prompts, dtype)
-        self._kept = _Kept(states, sources, (dtype, is_cast, *sources.state(prompts)))
-        return states
+            self._kept = KeptStates(self._compute(prompts, dtype), prompts, (self._norm[0], self.base_layer), kind)
+        return self._kept.states
 
     def _compute(self, prompts: Tensor, dtype: torch.dtype) -> PromptStates:
         normed = self._norm[0](prompts.to(dtype)[None])  # (1, k, d)
-        self._is_recording = True
+        self._call.is_recording = True
         try:
             if self.rotation is None:
                 self.base_layer(normed)
             else:
                 self.base_layer(hidden_states=normed, position_embeddings=self.rotation(normed), attention_mask=None)
         finally:
-            self._is_recording = False
-        recorded, self._recorded = self._recorded, None
+            self._call.is_recording = False
+        recorded, self._call.recorded = self._call.recorded, None
         if recorded is None:
             raise MethodError(
                 f"{type(self.base_layer).__name__} did not call the attention function that holds the prompts",
@@ -299,35 +291,52 @@ class IdleMLP(M2PTLayer):
         return self.base_layer(hidden_states) if self.active_name is None else torch.zeros_like(hidden_states)
 
 
-class _Sources:
-    """What prompt states are computed from, besides the prompts; walked once, because every new token asks."""
+class KeptStates:
+    """Prompt states that serve further calls as long as nothing that they were computed from has changed.
 
-    def __init__(self, *modules: nn.Module) -> None:
-        self._children = [module._modules for module in modules]
-        self._parameters = [part._parameters for module in modules for part in module.modules()]
+    Args:
+        states: what is kept.
+        prompts: they were computed from these,
+        modules: and by these.
+        kind: what else they depend on, compared as it is.
+    """
 
-    def state(self, prompts: Tensor) -> list[Any]:
-        """What changes when a tensor gets other values or another place, or a module is replaced."""
-        state: list[Any] = [id(child) for children in self._children for child in children.values()]
-        state += _identity(prompts)
-        for parameters in self._parameters:
-            for tensor in parameters.values():
-                if tensor is not None:
-                    state += _identity(tensor)
-        return state
+    def __init__(self, states: PromptStates, prompts: nn.Parameter, modules: Sequence[nn.Module], kind: object) -> None:
+        self.states = states
+        self.kind = kind
+        self._prompts = (prompts, *_fingerprint(prompts))
+        self._children = [(m._modules, name, child) for m in modules for name, child in m._modules.items()]
+        self._tensors = [
+            (part._parameters, name, tensor, *_fingerprint(tensor))
+            for module in modules
+            for part in module.modules()
+            for name, tensor in part._parameters.items()
+            if tensor is not None
+        ]
+
+    def is_current(self, prompts: nn.Parameter, kind: object) -> bool:
+        """Whether the states are still right for ``prompts``; every new token asks this in every layer."""
+        own, *fingerprint = self._prompts
+        if kind != self.kind or prompts is not own or fingerprint != [*_fingerprint(prompts)]:
+            return False
+        for children, name, child in self._children:
+            if children.get(name) is not child:
+                return False
+        for owner, name, tensor, version, pointer, device, dtype in self._tensors:
+            if (
+                owner.get(name) is not tensor
+                or tensor.data_ptr() != pointer
+                or tensor.dtype is not dtype
+                or tensor.device != device
+                or (version is not None and tensor._version != version)
+            ):
+                return False
+        return True
 
 
-@dataclass(frozen=True)
-class _Kept:
-    """Prompt states, and what they were computed from."""
-
-    states: PromptStates
-    sources: _Sources
-    stamp: tuple[Any, ...]
-
-
-def _identity(tensor: Tensor) -> tuple[int, int, torch.device, torch.dtype]:
-    version = 0 if tensor.is_inference() else tensor._version  # tensors made in inference mode have none
+def _fingerprint(tensor: Tensor) -> tuple[int | None, int, torch.device, torch.dtype]:
+    """What changes when a tensor gets other values or another place."""
+    version = None if tensor.is_inference() else tensor._version  # tensors made in inference mode have none
     return version, tensor.data_ptr(), tensor.device, tensor.dtype
 
 

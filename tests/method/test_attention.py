@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, LlavaForConditionalGeneration, StaticCache
 
 from m2pt_cli.method import MethodError
-from m2pt_cli.method.attention import PROMPTS, WATCHER, attention_weights, one_token
+from m2pt_cli.method.attention import CALL, WATCHER, attention_weights, one_token
 from m2pt_cli.method.calls import cache_argument
 from m2pt_cli.method.prompts import PromptedAttention, PromptStates
 
@@ -498,7 +498,7 @@ def test_the_name_of_the_attention_is_given_back() -> None:
         case = make_case(tiny_llava(attention=attention), num_visual_prompts=3, num_textual_prompts=TEXTUAL)
         bare = case.model.unload()
         assert names(bare) == {attention}
-        assert not any(PROMPTS in module.__dict__ for module in bare.modules())
+        assert not any(CALL in module.__dict__ for module in bare.modules())
 
 
 def test_rows_of_several_adapters_are_refused(case: Case) -> None:

@@ -11,7 +11,7 @@ from tiny_models import tiny_llava, tiny_llava_next
 
 from m2pt_cli.errors import AdapterError
 from m2pt_cli.method import check, check_prompts
-from m2pt_cli.method.attention import PROMPTS
+from m2pt_cli.method.attention import CALL, PromptedCall
 
 from .cases import Case, make_case
 
@@ -42,9 +42,10 @@ def test_other_bases_and_adapters() -> None:
 )
 def test_prompts_without_effect(case: Case, side: str, layers: str, monkeypatch: pytest.MonkeyPatch) -> None:
     attentions = [layer.self_attn for layer in case.model.base_model.model.model.get_submodule(layers)]
-    for attention in attentions:  # as if the function were another's that knows of no prompts
-        attention.base_layer.__dict__.pop(PROMPTS)
-        monkeypatch.setattr(type(attention), "was_called", property(lambda _: True, lambda *_: None), raising=False)
+    # As if the function were another's, which knows of no prompts.
+    monkeypatch.setattr(PromptedCall, "was_called", property(lambda _: True, lambda *_: None), raising=False)
+    for attention in attentions:
+        attention.base_layer.__dict__.pop(CALL)
     with pytest.raises(AdapterError, match=f"the {side} prompts of mine have no effect on this base"):
         check_prompts(case.model, "mine")
     assert not any(attention.is_muted for attention in attentions)
