@@ -208,6 +208,35 @@ def checks() -> Iterator[tuple[str, str, Check]]:
     )
     yield "answering/pieces.py", "BaseStreamer", has("transformers.generation.streamers:BaseStreamer", "put", "end")
 
+    yield (
+        "tests",
+        "StaticCache(config=, max_cache_len=)",
+        takes("transformers:StaticCache.__init__", "config", "max_cache_len"),
+    )
+    config = "transformers:PreTrainedConfig"
+    yield "everywhere", "get_text_config", has(config, "get_text_config")
+    yield "everywhere", "image_token_id", lambda: hasattr(base().config, "image_token_id")
+    yield (
+        "training/loss.py",
+        "get_output_embeddings",
+        has("transformers:LlavaForConditionalGeneration", "get_output_embeddings"),
+    )
+    yield (
+        "method/tuner.py",
+        "get_input_embeddings",
+        has("transformers:LlavaForConditionalGeneration", "get_input_embeddings"),
+    )
+    yield (
+        "method/check.py",
+        "output_hidden_states of a tower",
+        says("transformers.models.clip.modeling_clip", "hidden_states"),
+    )
+    yield (
+        "method/architecture.py",
+        "original_max_position_embeddings",
+        says("transformers.modeling_rope_utils", "original_max_position_embeddings", "max_position_embeddings"),
+    )
+
     # Loading.
     yield (
         "bases/loading.py",

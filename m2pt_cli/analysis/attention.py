@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peft import PeftModel
 from torch import Tensor, nn
 
 from m2pt_cli.method.architecture import original, read_architecture
 from m2pt_cli.method.attention import WATCHER, Watcher, use_prompted_attention
+from m2pt_cli.method.calls import bare
 
 Array = NDArray[np.float32]
 
@@ -112,11 +112,6 @@ def collect_vision(model: nn.Module, image_inputs: Mapping[str, Tensor], *, head
     with _tower_watched(llava, heads) as tower:
         llava.get_image_features(**dict(image_inputs))
     return tower.weights()
-
-
-def bare(model: Any) -> Any:
-    """The LLaVA inside a PeftModel."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def _heads(weights: Tensor, heads: Sequence[int]) -> Tensor:

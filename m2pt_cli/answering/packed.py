@@ -10,7 +10,7 @@ of them 2.09 and 1.89 times, a tenth of which is the work of `spared` (one CPU t
 `benchmarks/results/answering-answering-cpu.json`). So rows are always packed, which saves the memory of the copies too;
 `benchmarks/answering.py` times both on any device.
 
-Masks and positions speak of real tokens only; an active M²PT adapter adds its prompts to both by itself.
+Masks, positions and the cache speak of tokens alone; the prompts of an active M²PT adapter live in the attention.
 """
 
 from __future__ import annotations

@@ -54,7 +54,13 @@ def _show_version(value: bool) -> None:
         versions = library_versions(*LIBRARIES)
         libraries = ", ".join(f"{name} {number}" for name, number in versions.items() if name != "m2pt")
         Output.current().text(f"m2pt {versions['m2pt']} ({libraries})")
+        _warn_of_versions()
         raise typer.Exit
+
+
+def _warn_of_versions() -> None:
+    for sentence in untested_versions():
+        Output.current().warn(f"{sentence}; see constraints.txt")
 
 
 @app.callback()
@@ -63,8 +69,7 @@ def _root(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the versions and leave.")
     ] = False,
 ) -> None:
-    for sentence in untested_versions():
-        Output.current().warn(f"{sentence}; see constraints.txt")
+    _warn_of_versions()
 
 
 # What a file system may say to a write, in words, and the next step.

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from threading import get_ident
 from typing import Any, NamedTuple
 
 import torch
@@ -31,8 +32,8 @@ from m2pt_cli.method.config import MethodError
 # name from the config, flex_attention's masks are blocks.
 IMPLEMENTATIONS = ("sdpa", "eager")
 PREFIX = "m2pt_"
-# Where an attention module keeps its `PromptedCall` and its `Watcher`.
-CALL, WATCHER = "_m2pt_call", "_m2pt_watcher"
+# Where an attention module keeps its `PromptedCall` of each thread, and its `Watcher`.
+CALLS, WATCHER = "_m2pt_calls", "_m2pt_watcher"
 # Arguments of an attention function that change the scores in ways that `one_token` does not know.
 _SCORE_OPTIONS = ("softcap", "s_aux", "sinks", "position_bias")
 # The memory-efficient kernel of these devices wants masks as numbers, whose rows begin at multiples of this many.
@@ -47,23 +48,28 @@ class PromptStates(NamedTuple):
 
 
 class PromptedCall:
-    """What an attention function and the layer around its attention tell each other; see `prompts.PromptedAttention`.
+    """What an attention function and the layer around its attention tell each other during one call.
 
-    A plain object: every new token writes to it in every layer, and attributes of modules are slow to write.
+    See `prompts.PromptedAttention`. A plain object: attributes of modules are slow to write, and every new token writes
+    these in every layer.
 
     Attributes:
-        states: gives the states of ``prompts`` for a call with these queries and keys.
-        prompts: those that act in the present call, None without any.
+        states: gives the states of the prompts for these queries; None while they themselves are run, to get
+            ``recorded``.
         was_called: set by the function, so that the layer knows that it was called.
-        is_recording: the attention is run on the prompts themselves, to get ``recorded``.
     """
 
-    def __init__(self, states: Callable[[nn.Parameter, Tensor, Tensor], PromptStates]) -> None:
+    __slots__ = ("recorded", "states", "was_called")
+
+    def __init__(self, states: Callable[[Tensor], PromptStates] | None = None) -> None:
         self.states = states
-        self.prompts: nn.Parameter | None = None
         self.was_called = False
-        self.is_recording = False
         self.recorded: PromptStates | None = None
+
+
+def this_thread() -> int:
+    """The key under which an attention module's ``__dict__[CALLS]`` holds the call that runs in this thread, if any."""
+    return 0 if torch.compiler.is_compiling() else get_ident()
 
 
 # Called with the attention module and its weights ``(batch, heads, queries, k + keys)``, prompts first.
@@ -100,15 +106,16 @@ def _prompted(name: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
     def attention(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
-        call: PromptedCall | None = module.__dict__.get(CALL)
+        calls: dict[int, PromptedCall] | None = module.__dict__.get(CALLS)
+        call = None if calls is None else calls.get(this_thread())
         states = None
         if call is not None:
-            if call.is_recording:
+            call.was_called = True
+            if call.states is None:
                 call.recorded = PromptStates(key, value)
                 return torch.zeros_like(query).transpose(1, 2), None  # nobody reads what prompts would attend to
-            call.was_called = True
-            if call.prompts is not None:
-                states = call.states(call.prompts, query, key)
+            states = call.states(query)
+            _require_mask(attention_mask, key, states)
         watcher: Watcher | None = module.__dict__.get(WATCHER)
         if watcher is not None:
             watcher(module, attention_weights(module, query, key, attention_mask, states, **kwargs))
@@ -143,7 +150,7 @@ def _with_prompts(
         query = torch.cat([query[:, :, :1].expand(-1, -1, count, -1), query], 2)
         output, weights = base(module, query, key, value, None, **kwargs)
         return output[:, count:], weights
-    return base(module, query, key, value, _columns_in_front(mask, query, key, count, name), **kwargs)
+    return base(module, query, key, value, _columns_in_front(mask, query, count, name), **kwargs)
 
 
 def one_token(
@@ -157,7 +164,7 @@ def one_token(
     Args:
         query: ``(batch, heads, 1, head width)``.
         key, value: ``(batch, key heads, keys, head width)``.
-        mask: ``(batch, 1, 1, keys)``, bool or numbers to add; None where all is visible.
+        mask: ``(batch, 1, 1, keys)``, truth values or numbers to add; None where all is visible.
         scaling: of the scores; one over the root of the head width if None.
     """
     batch, heads, _, width = query.shape
@@ -167,10 +174,7 @@ def one_token(
     own_key, own_value = (tensor.expand(batch, -1, -1, -1).flatten(0, 1) for tensor in states)
     on_tokens = torch.bmm(query, key.flatten(0, 1).mT)  # (groups, shared, keys)
     if mask is not None:
-        on_tokens = on_tokens.view(batch, -1, 1, keys)
-        hidden = torch.finfo(on_tokens.dtype).min
-        on_tokens = on_tokens.masked_fill(~mask, hidden) if mask.dtype == torch.bool else on_tokens + mask
-        on_tokens = on_tokens.view(batch * key_heads, -1, keys)
+        on_tokens = _masked(on_tokens.view(batch, -1, 1, keys), mask).view(batch * key_heads, -1, keys)
     weights = torch.cat([torch.bmm(query, own_key.mT), on_tokens], -1).softmax(-1, dtype=torch.float32).to(value.dtype)
     output = torch.baddbmm(torch.bmm(weights[..., :count], own_value), weights[..., count:], value.flatten(0, 1))
     return output.view(batch, 1, heads, -1)
@@ -209,8 +213,7 @@ def attention_weights(
         places = torch.arange(-count, keys, device=query.device)
         mask = places <= torch.arange(new, device=query.device)[:, None]
     if mask is not None:
-        hidden = torch.finfo(scores.dtype).min
-        scores = scores.masked_fill(~mask, hidden) if mask.dtype == torch.bool else scores + mask
+        scores = _masked(scores, mask)
     return scores.softmax(-1, dtype=torch.float32)
 
 
@@ -239,21 +242,28 @@ def _scores_are_plain(mask: Tensor | None, kwargs: dict[str, Any]) -> bool:
     return mask is None or (mask.ndim == 4 and mask.shape[1] == 1)
 
 
-def _columns_in_front(mask: Tensor | None, query: Tensor, key: Tensor, count: int, name: str) -> Tensor | None:
-    """The mask with ``count`` visible columns in front, as many in all as there are keys.
+def _masked(scores: Tensor, mask: Tensor) -> Tensor:
+    """Scores with those that a mask hides, by truth values or by numbers to add, as low as can be."""
+    return scores.masked_fill(~mask, torch.finfo(scores.dtype).min) if mask.dtype == torch.bool else scores + mask
 
-    Raises:
-        MethodError: a mask of whole numbers, or one with another number of columns.
-    """
+
+def _require_mask(mask: Tensor | None, key: Tensor, states: PromptStates) -> None:
+    """Raise a MethodError for a mask of whole numbers, or of another number of columns than there are keys."""
     if mask is None:
-        return None
+        return
     if mask.dtype != torch.bool and not mask.is_floating_point():
         raise MethodError(f"a four-dimensional attention mask must be of bool or float, not {mask.dtype}")
-    if mask.shape[-1] != key.shape[2] - count:
+    if mask.shape[-1] != key.shape[2]:
         raise MethodError(
-            f"the attention mask has {mask.shape[-1]} columns for {key.shape[2] - count} tokens, cached ones included",
-            f"masks speak of the tokens alone; the adapter adds its {count} prompts",
+            f"the attention mask has {mask.shape[-1]} columns for {key.shape[2]} tokens, cached ones included",
+            f"masks speak of the tokens alone; the adapter adds its {states.key.shape[2]} prompts",
         )
+
+
+def _columns_in_front(mask: Tensor | None, query: Tensor, count: int, name: str) -> Tensor | None:
+    """The mask with ``count`` visible columns in front, in the form that ``name`` takes."""
+    if mask is None:
+        return None
     is_bool = mask.dtype == torch.bool
     if not is_bool and mask.dtype != query.dtype:
         # The lowest number of a wide type is -inf in a narrow one, and NaN in rows that see nothing (padding).
@@ -262,7 +272,7 @@ def _columns_in_front(mask: Tensor | None, query: Tensor, key: Tensor, count: in
     mask = nn.functional.pad(mask, (count, 0), value=True if is_bool else 0.0)
     is_aligned = mask.device.type not in _ALIGNED_DEVICES
     if is_bool and (name == "eager" or not is_aligned):  # `eager` adds its mask
-        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, torch.finfo(query.dtype).min)
+        mask = _masked(torch.zeros_like(mask, dtype=query.dtype), mask)
     keys = mask.shape[-1]
     if is_aligned or keys % _ALIGNMENT == 0:
         return mask

@@ -7,12 +7,14 @@ tokens alone, never of prompts.
 from __future__ import annotations
 
 import inspect
+from functools import cache
 from typing import Any
 
 from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Cache
 
+from m2pt_cli.method.architecture import longest_text
 from m2pt_cli.method.config import M2PTConfig, MethodError
 from m2pt_cli.method.prompts import PromptedAttention
 
@@ -74,38 +76,81 @@ def check_images(llava: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> N
         )
 
 
-def give_positions(llava: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Forward pre-hook of the LLaVA model without its head: with padding in front, positions that count tokens alone.
+def check_text(llava: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Forward pre-hook of the LLaVA model without its head: masks, positions and lengths that go with textual prompts.
 
     Prompts stand right in front of position 0. A base without prompts need not care where its first token stands, and
-    transformers counts padding as well; `generate` does not.
+    transformers counts padding in front of it as well; `generate` does not. So with padding in front positions are
+    made here, of tokens alone.
 
     Raises:
-        MethodError: a mask that is not of the tokens, for example one that counts the prompts as well.
+        MethodError: a mask that is not of the tokens, for example one that counts the prompts as well; a
+            four-dimensional mask that hides the first token and no positions; a text whose rotary frequencies are not
+            those of the prompts.
     """
-    mask, attention = kwargs.get("attention_mask"), llava.language_model.layers[0].self_attn
-    if not isinstance(mask, Tensor) or mask.ndim != 2:
-        return None
+    attention = llava.language_model.layers[0].self_attn
     if not isinstance(attention, PromptedAttention) or (prompts := attention.active_prompts) is None:
         return None
     tokens = kwargs.get("inputs_embeds")
     if tokens is None:
         tokens = args[0] if args else kwargs["input_ids"]
     # By its type: the argument's name differs between versions of transformers.
-    new, cache = tokens.shape[1], next((value for value in kwargs.values() if isinstance(value, Cache)), None)
-    past = 0 if cache is None else cache.get_seq_length()
-    if isinstance(past, int) and mask.shape[1] != past + new:
+    given = next((value for value in kwargs.values() if isinstance(value, Cache)), None)
+    new, past = tokens.shape[1], 0 if given is None else given.get_seq_length()
+    mask, positions = kwargs.get("attention_mask"), kwargs.get("position_ids")
+    _check_length(llava.config.get_text_config(), positions, past + new)
+    if not isinstance(mask, Tensor):
+        return None
+    if mask.ndim == 2 and isinstance(past, int) and mask.shape[1] != past + new:
         raise MethodError(
             f"the attention mask has {mask.shape[1]} columns for {past + new} tokens, cached ones included",
             f"masks speak of the tokens alone; the adapter adds its {prompts.shape[0]} prompts",
         )
-    if kwargs.get("position_ids") is not None or bool(mask[:, 0].all()):
+    if positions is not None or _sees_first(mask):
         return None
-    positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
-    return args, {**kwargs, "position_ids": positions[:, -new:]}
+    if mask.ndim == 2:
+        made = (mask.long().cumsum(-1) - 1).clamp(min=0)
+        return args, {**kwargs, "position_ids": made[:, -new:]}
+    raise MethodError(
+        "the attention mask hides the first token from the last one, and there are no position_ids: the prompts would "
+        "not stand right in front of the text",
+        "give position_ids that begin at 0 with each text",
+    )
+
+
+def _check_length(text_config: Any, positions: Tensor | None, length: Any) -> None:
+    """Raise a MethodError for a text in which the rotary frequencies are not those of the prompts' keys."""
+    longest = longest_text(text_config)
+    if longest is None:
+        return
+    if positions is not None:
+        length = positions.max() + 1
+    if int(length) > longest:
+        raise MethodError(
+            f"the rotary frequencies of this base change beyond {longest} tokens, and the text has {int(length)}: the "
+            "prompts would stand at wrong positions",
+            "shorten the text, or choose a base whose positions do not depend on its length",
+        )
+
+
+def _sees_first(mask: Tensor) -> bool:
+    """Whether every row of a mask with 2 or 4 dimensions shows its first token to its last one."""
+    first = mask[:, 0] if mask.ndim == 2 else mask[:, :, -1, 0]
+    return bool((first == 0).all() if first.is_floating_point() else first.all())
+
+
+@cache
+def _cache_argument(model_class: type) -> str:
+    return "cache" if "cache" in inspect.signature(model_class.forward).parameters else "past_key_values"  # type: ignore[attr-defined]
 
 
 def cache_argument(model: Any) -> str:
-    """What a model, its class or a PeftModel of it calls its cache: transformers 5.24 gave it another name."""
-    forward = (model.get_base_model() if isinstance(model, PeftModel) else model).forward
-    return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
+    """What a model, or a PeftModel of it, calls its cache: transformers 5.24 gave it another name."""
+    return _cache_argument(bare(model).__class__)
+
+
+def bare(model: Any) -> Any:
+    """The model inside PEFT's and DistributedDataParallel's wrappers."""
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        model = model.module
+    return model.get_base_model() if isinstance(model, PeftModel) else model

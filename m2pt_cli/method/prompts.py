@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self, cast
 
 import torch
@@ -12,10 +12,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from m2pt_cli.method.attention import (
-    CALL,
+    CALLS,
     PromptedCall,
     PromptStates,
     restore_attention,
+    this_thread,
     use_prompted_attention,
 )
 from m2pt_cli.method.config import M2PTConfig, MethodError
@@ -95,9 +96,14 @@ class PromptedAttention(M2PTLayer):
     the prompts' keys and values. They come from the attention itself, run on the normed prompts: fused projections,
     norms of queries and keys, biases, grouped heads and quantised weights need no code here.
 
+    Keys and values are kept between calls while no gradient is wanted, outside training, as long as the tensors that
+    they come from are the same by version, place, device and type. What changes values behind all of these, such as
+    ``weight.data.copy_()``, calls for ``model.eval()`` afterwards, which drops what is kept.
+
     Args:
         base_layer: the attention.
-        norm: the layer norm in front of it, which the prompts pass as every token does.
+        layer: the layer that it is part of,
+        norm: and the name there of the norm in front of it, which the prompts pass as every token does.
         width: d, from the configuration.
         rotation: of the prompts' keys; None where keys have no position (LLaVA's vision towers).
         is_idle: no image feature depends on this layer. It returns zeros, which leaves the hidden states as they are;
@@ -109,7 +115,8 @@ class PromptedAttention(M2PTLayer):
     def __init__(
         self,
         base_layer: nn.Module,
-        norm: nn.Module,
+        layer: nn.Module,
+        norm: str,
         width: int,
         *,
         rotation: PromptRotation | None = None,
@@ -121,9 +128,11 @@ class PromptedAttention(M2PTLayer):
         self.rotation = rotation
         self.is_idle = is_idle
         self.is_muted = False
-        self._norm = (norm,)  # in a tuple, so that it is not registered twice: the layer owns it
+        self._layer = (layer,)  # in a tuple, so that it is not registered, which would be a circle
+        self._norm_name = norm
         self._kept: KeptStates | None = None
-        self._call = base_layer.__dict__[CALL] = PromptedCall(self.states)
+        self._calls: dict[int, PromptedCall] = {}  # of each thread
+        base_layer.__dict__[CALLS] = self._calls
 
     def add_prompts(self, adapter_name: str, config: M2PTConfig, count: int) -> None:
         """Add an adapter with ``count`` prompts here, and none if that is 0."""
@@ -142,7 +151,7 @@ class PromptedAttention(M2PTLayer):
 
     def detach(self) -> None:
         """Leave the attention as it was before there were prompts."""
-        self.base_layer.__dict__.pop(CALL, None)
+        self.base_layer.__dict__.pop(CALLS, None)
         restore_attention(self.base_layer.config)
 
     @property
@@ -165,63 +174,61 @@ class PromptedAttention(M2PTLayer):
         prompts = self.active_prompts
         if prompts is None:
             return self.base_layer(*args, **kwargs)
-        base, call = self.base_layer, self._call
-        use_prompted_attention(base.config)  # another implementation may have been set since
-        call.prompts, call.was_called = prompts, False
+        use_prompted_attention(self.base_layer.config)  # another implementation may have been set since
+        return self._run(PromptedCall(lambda query: self._states(prompts, query)), *args, **kwargs)
+
+    def _run(self, call: PromptedCall, *args: Any, **kwargs: Any) -> Any:
+        """The base attention, whose function finds ``call``."""
+        thread = this_thread()
+        before = self._calls.get(thread)
+        self._calls[thread] = call
         try:
-            output = base(*args, **kwargs)
+            output = self.base_layer(*args, **kwargs)
         finally:
-            call.prompts = None
+            if before is None:
+                del self._calls[thread]
+            else:
+                self._calls[thread] = before
         if not call.was_called:
             raise MethodError(
-                f"{type(base).__name__} did not call the attention function that holds the prompts, which "
+                f"{type(self.base_layer).__name__} did not call the attention function that holds the prompts, which "
                 "would have been lost",
                 "call `model.set_attn_implementation('sdpa')`, and put no other attention into the model",
             )
         return output
 
-    def states(self, prompts: nn.Parameter, query: Tensor, key: Tensor) -> PromptStates:
-        """Keys and values of the prompts ``[k, d]``, each ``(1, key heads, k, head width)``.
-
-        They are kept between calls while no gradient is wanted and nothing that they are computed from has changed.
-
-        Args:
-            query, key: of the call that they are for, ``(batch, heads, tokens, head width)``.
-
-        Raises:
-            MethodError: more keys than the prompts' rotary frequencies are meant for.
-        """
-        if self.rotation is not None:
-            self.rotation.check_length(key.shape[2])
+    def _states(self, prompts: nn.Parameter, query: Tensor) -> PromptStates:
+        """Keys and values of ``prompts`` for a call with these queries, each ``(1, key heads, k, head width)``."""
+        norm = cast(nn.Module, self._layer[0]._modules[self._norm_name])
         is_cast = torch.is_autocast_enabled(query.device.type)
-        dtype = torch.float32 if is_cast else query.dtype
-        if (torch.is_grad_enabled() and prompts.requires_grad) or torch.compiler.is_compiling():
-            return self._compute(prompts, dtype)
+        dtype = next(norm.parameters()).dtype if is_cast else query.dtype
+        is_wanted = torch.is_grad_enabled() and any(
+            tensor.requires_grad for tensor in (prompts, *norm.parameters(), *self.base_layer.parameters())
+        )
+        # While training, some optimisers change values without a new version.
+        if is_wanted or self.training or torch.compiler.is_compiling():
+            self._kept = None
+            return self._compute(prompts, norm, dtype)
         kind = (dtype, is_cast)
-        if self._kept is not None and self._kept.is_current(prompts, kind):
-            return self._kept.states
+        kept = self._kept  # another thread may drop it
+        if kept is not None and kept.is_current(prompts, norm, kind):
+            return kept.states
         # Ordinary tensors, also in inference mode: a later call may want gradients of something else.
         with torch.inference_mode(False), torch.no_grad():
-            self._kept = KeptStates(self._compute(prompts, dtype), prompts, (self._norm[0], self.base_layer), kind)
-        return self._kept.states
+            states = self._compute(prompts, norm, dtype)
+        self._kept = KeptStates(states, prompts, (norm, self.base_layer), kind)
+        return states
 
-    def _compute(self, prompts: Tensor, dtype: torch.dtype) -> PromptStates:
-        normed = self._norm[0](prompts.to(dtype)[None])  # (1, k, d)
-        self._call.is_recording = True
-        try:
-            if self.rotation is None:
-                self.base_layer(normed)
-            else:
-                self.base_layer(hidden_states=normed, position_embeddings=self.rotation(normed), attention_mask=None)
-        finally:
-            self._call.is_recording = False
-        recorded, self._call.recorded = self._call.recorded, None
-        if recorded is None:
-            raise MethodError(
-                f"{type(self.base_layer).__name__} did not call the attention function that holds the prompts",
-                "load the base with attn_implementation='sdpa'",
-            )
-        return recorded
+    def _compute(self, prompts: Tensor, norm: nn.Module, dtype: torch.dtype) -> PromptStates:
+        normed = norm(prompts.to(dtype)[None])  # (1, k, d)
+        call = PromptedCall()
+        if self.rotation is None:
+            self._run(call, normed)
+        else:
+            position_embeddings = self.rotation(normed)
+            self._run(call, hidden_states=normed, position_embeddings=position_embeddings, attention_mask=None)
+        assert call.recorded is not None  # or `_run` has raised
+        return call.recorded
 
     # ---- kept states are dropped whenever weights may change without a new version ----
 
@@ -244,15 +251,13 @@ class PromptRotation:
     """Rotates the prompts' keys of a language model to positions -k .. -1, right in front of its first token at 0.
 
     The model's rotary module is copied: one of type ``dynamic`` changes its frequencies by the positions it is asked
-    for. A copy gives those of short texts.
+    for. A copy gives those of short texts; `calls.check_length` refuses longer ones.
 
     Args:
         rotary: the module that gives cosines and sines, ``rotary(hidden, position_ids)``.
-        longest: the longest text with the frequencies of short ones, None where they never change.
     """
 
-    def __init__(self, rotary: nn.Module, longest: int | None = None) -> None:
-        self.longest = longest
+    def __init__(self, rotary: nn.Module) -> None:
         self._rotary = (rotary,)
         self._kept: dict[Any, Any] = {}
 
@@ -265,19 +270,6 @@ class PromptRotation:
             with torch.inference_mode(False), torch.no_grad():
                 self._kept[key] = copy.deepcopy(self._rotary[0])(torch.zeros_like(prompts), positions)
         return self._kept[key]
-
-    def check_length(self, keys: int) -> None:
-        """Refuse keys whose frequencies are not those of the prompts'.
-
-        Raises:
-            MethodError: there are more than ``longest``.
-        """
-        if self.longest is not None and keys > self.longest:
-            raise MethodError(
-                f"the rotary frequencies of this base change beyond {self.longest} tokens, and there are {keys} keys: "
-                "the prompts would stand at wrong positions",
-                "shorten the text or the cache, or choose a base whose positions do not depend on the length",
-            )
 
     def forget(self) -> None:
         """Drop what is kept: the model was moved or cast."""
@@ -297,46 +289,43 @@ class KeptStates:
     Args:
         states: what is kept.
         prompts: they were computed from these,
-        modules: and by these.
+        modules: and by these, the norm first.
         kind: what else they depend on, compared as it is.
     """
 
     def __init__(self, states: PromptStates, prompts: nn.Parameter, modules: Sequence[nn.Module], kind: object) -> None:
         self.states = states
         self.kind = kind
-        self._prompts = (prompts, *_fingerprint(prompts))
-        self._children = [(m._modules, name, child) for m in modules for name, child in m._modules.items()]
+        self._norm = modules[0]
+        self._prompts = prompts
+        parts = [part for module in modules for part in module.modules()]
+        self._children = [(part._modules, name, child) for part in parts for name, child in part._modules.items()]
+        holders: list[Mapping[str, Tensor | None]] = [{"prompts": prompts}]
+        for part in parts:
+            holders += [part._parameters, part._buffers]
         self._tensors = [
-            (part._parameters, name, tensor, *_fingerprint(tensor))
-            for module in modules
-            for part in module.modules()
-            for name, tensor in part._parameters.items()
+            (holder, name, tensor, _place(tensor))
+            for holder in holders
+            for name, tensor in holder.items()
             if tensor is not None
         ]
 
-    def is_current(self, prompts: nn.Parameter, kind: object) -> bool:
+    def is_current(self, prompts: nn.Parameter, norm: nn.Module, kind: object) -> bool:
         """Whether the states are still right for ``prompts``; every new token asks this in every layer."""
-        own, *fingerprint = self._prompts
-        if kind != self.kind or prompts is not own or fingerprint != [*_fingerprint(prompts)]:
+        if prompts is not self._prompts or norm is not self._norm or kind != self.kind:
             return False
         for children, name, child in self._children:
             if children.get(name) is not child:
                 return False
-        for owner, name, tensor, version, pointer, device, dtype in self._tensors:
-            if (
-                owner.get(name) is not tensor
-                or tensor.data_ptr() != pointer
-                or tensor.dtype is not dtype
-                or tensor.device != device
-                or (version is not None and tensor._version != version)
-            ):
+        for holder, name, tensor, place in self._tensors:
+            if holder.get(name) is not tensor or _place(tensor) != place:
                 return False
         return True
 
 
-def _fingerprint(tensor: Tensor) -> tuple[int | None, int, torch.device, torch.dtype]:
-    """What changes when a tensor gets other values or another place."""
-    version = None if tensor.is_inference() else tensor._version  # tensors made in inference mode have none
+def _place(tensor: Tensor) -> tuple[int | None, int, torch.device, torch.dtype]:
+    """What changes when a tensor gets other values or another place; tensors made in inference mode have no version."""
+    version = None if tensor.is_inference() else tensor._version
     return version, tensor.data_ptr(), tensor.device, tensor.dtype
 
 

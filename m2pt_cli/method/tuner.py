@@ -12,8 +12,8 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
-from m2pt_cli.method.architecture import check_official_tokens, longest_text, read_architecture, resolve
-from m2pt_cli.method.calls import check_alone, check_images, give_positions, not_alone
+from m2pt_cli.method.architecture import check_official_tokens, read_architecture, resolve
+from m2pt_cli.method.calls import check_alone, check_images, check_text, not_alone
 from m2pt_cli.method.config import PROJECTOR, M2PTConfig, MethodError
 from m2pt_cli.method.images import add_visual_tokens
 from m2pt_cli.method.interaction import ResidualInteraction, restore_originals, train_in_fp32
@@ -93,7 +93,7 @@ class M2PTModel(BaseTuner):
             layer.add_layer(adapter_name, peft_config)
         elif ".language_model." in current_key:
             layer = layer or PromptedAttention(
-                target, parent.input_layernorm, architecture.text_width, rotation=self._rotation()
+                target, parent, "input_layernorm", architecture.text_width, rotation=self._rotation()
             )
             layer.add_prompts(adapter_name, peft_config, peft_config.num_textual_prompts)
         else:
@@ -105,7 +105,7 @@ class M2PTModel(BaseTuner):
                 layer.add(adapter_name, peft_config)
             else:
                 layer = layer or PromptedAttention(
-                    target, parent.layer_norm1, architecture.vision_width, is_idle=is_idle
+                    target, parent, "layer_norm1", architecture.vision_width, is_idle=is_idle
                 )
                 layer.add_prompts(adapter_name, peft_config, peft_config.num_visual_prompts)
         setattr(parent, target_name, layer)
@@ -116,7 +116,7 @@ class M2PTModel(BaseTuner):
         for layer in decoder.layers:
             if isinstance(layer.self_attn, PromptedAttention) and layer.self_attn.rotation is not None:
                 return layer.self_attn.rotation
-        return PromptRotation(decoder.rotary_emb, longest_text(decoder.config))
+        return PromptRotation(decoder.rotary_emb)
 
     def _mark_only_adapters_as_trainable(self, model: nn.Module) -> None:
         for name, parameter in model.named_parameters():
@@ -202,7 +202,7 @@ def _hooks(model: Any) -> Iterator[tuple[dict[int, Any], Callable[..., Any], Cal
     for module, hook in (
         (model, check_alone),
         (llava, check_images),
-        (llava, give_positions),
+        (llava, check_text),
     ):
         yield module._forward_pre_hooks, partial(module.register_forward_pre_hook, with_kwargs=True), hook
     tower = llava.vision_tower

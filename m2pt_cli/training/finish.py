@@ -37,8 +37,6 @@ def finish(plan: Plan, prepared: Prepared, record: dict[str, Any], *, seconds: f
     if best != steps:
         load_weights(prepared.model, run_dir / f"checkpoint-{best}")
     _require_finite(prepared)
-    if isinstance(prepared.model, PeftModel):
-        check_prompts(prepared.model.eval(), str(run_dir))
     rows = read_rows(run_dir / METRICS_FILE) if is_first_process() else []
     losses = [row["loss"] for row in rows if "loss" in row]
     tail = losses[-max(1, len(losses) // 10) :]
@@ -74,6 +72,8 @@ def finish(plan: Plan, prepared: Prepared, record: dict[str, Any], *, seconds: f
                 shutil.rmtree(folder, ignore_errors=True)
         else:
             remove_old(run_dir, keep=plan.settings.keep, best_step=best)
+    if isinstance(prepared.model, PeftModel):
+        check_prompts(prepared.model.eval(), str(run_dir))
     events(
         Finished(
             output_dir=run_dir,

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from m2pt_cli.method.calls import bare
+
 IGNORED = -100
 
 
@@ -32,7 +34,8 @@ def supervised_loss(model: nn.Module, batch: Mapping[str, Any], num_items: Tenso
         A scalar in fp32 that carries the gradient.
     """
     inputs = {key: value for key, value in batch.items() if key != "labels"}
-    if not needs_mask(model, inputs.get("attention_mask")):
+    # Without a mask transformers takes positions that begin anew for several texts in a row.
+    if inputs.get("position_ids") is None and not needs_mask(model, inputs.get("attention_mask")):
         inputs.pop("attention_mask", None)
     targets = batch["labels"][:, 1:]
     supervised = targets != IGNORED  # (batch, length - 1)
@@ -54,7 +57,7 @@ def needs_mask(model: nn.Module, mask: Tensor | None) -> bool:
     """
     if mask is None or mask.ndim != 2:
         return mask is not None
-    text_config = bare(model).config.get_text_config()  # type: ignore[union-attr, operator]
+    text_config = bare(model).config.get_text_config()
     if str(text_config._attn_implementation).removeprefix("m2pt_") != "sdpa":
         return True
     return not bool((mask[:, 1:] <= mask[:, :-1]).all())
@@ -77,19 +80,10 @@ def _positions_at_head(model: nn.Module, positions: Tensor) -> Iterator[None]:
 
 def output_head(model: nn.Module) -> nn.Module:
     """The module that turns hidden states into logits, whatever wraps the model."""
-    head = bare(model).get_output_embeddings()  # type: ignore[operator]
+    head = bare(model).get_output_embeddings()
     if not isinstance(head, nn.Module):
         raise TypeError(f"{type(model).__name__} has no output head")
     return head
-
-
-def bare(model: nn.Module) -> nn.Module:
-    """The LLaVA inside PEFT's and DistributedDataParallel's wrappers."""
-    from peft import PeftModel
-
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        model = model.module
-    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def is_finite(value: Tensor) -> bool:

@@ -10,10 +10,11 @@ import torch
 from peft import get_peft_model
 from tiny_models import batch_for, tiny_llava, tiny_llava_next
 from torch import nn
-from transformers import LlamaForCausalLM, LlavaForConditionalGeneration, SiglipVisionConfig
+from transformers import LlamaForCausalLM, LlavaForConditionalGeneration, SiglipVisionConfig, StaticCache
 
 from m2pt_cli.method import M2PTConfig, MethodError
 from m2pt_cli.method.architecture import longest_text, original, read_architecture
+from m2pt_cli.method.calls import cache_argument
 
 from .cases import Case, make_case
 
@@ -122,8 +123,14 @@ def test_frequencies_that_depend_on_the_length(rope: str) -> None:
             grown = rotary.inv_freq.clone()
         torch.testing.assert_close(case.model(**short).logits, expected, atol=1e-4, rtol=1e-5)
         assert not torch.equal(rotary.inv_freq, grown)
-        with pytest.raises(MethodError, match=f"change beyond {longest} tokens, and there are 65 keys"):
+        with pytest.raises(MethodError, match=f"change beyond {longest} tokens, and the text has 65"):
             case.model(**long)
+        with pytest.raises(MethodError, match="the text has 66"):
+            case.model(input_ids=torch.full((1, 4), 7), position_ids=torch.arange(62, 66)[None])
+        # Room in a cache is no text.
+        static = StaticCache(config=case.base.config.text_config, max_cache_len=128)
+        found = case.model(**short, **{cache_argument(case.model): static}).logits
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
 
 
 def test_the_longest_text() -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy
 import pickle
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
 from tiny_models import IMAGE_TOKEN, batch_for, checkpoint, prompts_of, tiny_llava, tiny_llava_next
 from torch import Tensor, nn
-from transformers import DynamicCache, LlavaForConditionalGeneration, StaticCache
+from transformers import DynamicCache, StaticCache
 
 from m2pt_cli.method import MethodError
-from m2pt_cli.method.attention import CALL, WATCHER, attention_weights, one_token
+from m2pt_cli.method.attention import CALLS, WATCHER, attention_weights, one_token
 from m2pt_cli.method.calls import cache_argument
 from m2pt_cli.method.prompts import PromptedAttention, PromptStates
 
@@ -22,7 +25,7 @@ from .cases import Case, gradients, make_case
 
 TEXTUAL = 4
 TOKENS = 6
-CACHE = cache_argument(LlavaForConditionalGeneration)
+CACHE = cache_argument(tiny_llava())
 
 
 @pytest.fixture
@@ -270,6 +273,28 @@ def test_masks_that_fit_nothing(case: Case) -> None:
     ):
         with pytest.raises(MethodError, match=message):
             case.model(input_ids=ids, attention_mask=mask)
+    for width, dtype in ((1, torch.long), (2, torch.bool)):
+        with pytest.raises(MethodError, match="bool or float" if dtype == torch.long else "2 columns for 1 tokens"):
+            case.model(input_ids=ids[:, :1], attention_mask=torch.ones(1, 1, 1, width, dtype=dtype))
+
+
+@pytest.mark.parametrize("kind", ["bool", "additive"])
+def test_a_hidden_first_token_needs_positions(kind: str, case: Case) -> None:
+    """Padding or several texts in a mask with four dimensions: the mask does not say where a text begins."""
+    batch = {name: tensor for name, tensor in ask(case).items() if name != "pixel_values"}
+    batch["input_ids"] = batch["input_ids"].clamp(max=IMAGE_TOKEN - 1)
+    real, length = batch["attention_mask"].bool(), batch["input_ids"].shape[1]
+    with torch.no_grad():
+        expected = case.reference_logits(batch)
+        mask = torch.ones(length, length, dtype=torch.bool).tril() & real[:, None, None]
+        positions = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+        if kind == "additive":
+            mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
+        given = {"input_ids": batch["input_ids"], "attention_mask": mask}
+        found = case.model(**given, position_ids=positions).logits
+        torch.testing.assert_close(found[real], expected[real], atol=1e-4, rtol=1e-5)
+        with pytest.raises(MethodError, match="hides the first token from the last one"):
+            case.model(**given)
 
 
 @pytest.mark.parametrize("padding", ["left", "right"])
@@ -498,7 +523,7 @@ def test_the_name_of_the_attention_is_given_back() -> None:
         case = make_case(tiny_llava(attention=attention), num_visual_prompts=3, num_textual_prompts=TEXTUAL)
         bare = case.model.unload()
         assert names(bare) == {attention}
-        assert not any(CALL in module.__dict__ for module in bare.modules())
+        assert not any(CALLS in module.__dict__ for module in bare.modules())
 
 
 def test_rows_of_several_adapters_are_refused(case: Case) -> None:
@@ -572,6 +597,92 @@ def test_states_are_kept_until_what_they_come_from_changes(case: Case, monkeypat
     assert_new("to()")
 
 
+CHANGES: dict[str, Callable[[Any, nn.Module], object]] = {
+    "a buffer": lambda layer, linear: linear.scale.mul_(2),
+    "another buffer": lambda layer, linear: linear.register_buffer("scale", linear.scale * 2),
+    "a module in a module": lambda layer, linear: setattr(linear, "inner", nn.Linear(24, linear.out_features)),
+    "another norm": lambda layer, linear: setattr(layer, "input_layernorm", nn.LayerNorm(24)),
+    "nothing": lambda layer, linear: None,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@torch.no_grad()
+def test_states_that_come_from_other_things_than_parameters(change: str, case: Case) -> None:
+    class Scaled(nn.Module):
+        """A linear layer as quantisation makes them: with buffers, and modules inside."""
+
+        def __init__(self, inner: nn.Linear) -> None:
+            super().__init__()
+            self.inner, self.out_features = inner, inner.out_features
+            self.register_buffer("scale", torch.ones(inner.out_features))
+
+        def forward(self, hidden: Tensor) -> Tensor:
+            return self.inner(hidden) * self.scale
+
+    batch = ask(case)
+    layer = case.model.base_model.model.model.language_model.layers[1]
+    linear = layer.self_attn.base_layer.v_proj = Scaled(layer.self_attn.base_layer.v_proj)
+    before = case.model(**batch).logits
+    CHANGES[change](layer, linear)
+    after = case.model(**batch).logits
+    assert torch.equal(after, before) == (change == "nothing")
+    for attention in attentions(case):
+        attention._kept = None
+    assert torch.equal(case.model(**batch).logits, after)
+
+
+@pytest.mark.parametrize("optimiser", [torch.optim.AdamW, torch.optim.SGD])
+def test_a_step_of_a_fused_optimiser_is_seen(optimiser: Any, case: Case) -> None:
+    """These change parameters without a new version (torch 2.14)."""
+    batch = batch_for(case.base, [9, 6])
+    real = batch["attention_mask"].bool()
+    trained = [p for p in case.model.parameters() if p.requires_grad]
+    steps = optimiser(trained, lr=0.1, fused=True)
+    for mode in (True, False):
+        case.model.train(mode)
+        for _ in range(2):
+            case.model(**batch).loss.backward()
+            steps.step()
+            steps.zero_grad()
+            with torch.no_grad():
+                found = case.model(**batch).logits
+                torch.testing.assert_close(found[real], case.reference_logits(batch)[real], atol=1e-4, rtol=1e-4)
+
+
+def test_frozen_prompts_pass_gradients_to_trained_weights(case: Case) -> None:
+    case.model.requires_grad_(False)
+    weight = case.model.base_model.model.model.language_model.layers[1].self_attn.base_layer.v_proj.weight
+    own = case.base.model.language_model.layers[1].self_attn.v_proj.weight
+    batch = batch_for(case.base, [9, 6])
+    for one in (weight, own):
+        one.requires_grad_(True)
+    case.model(**batch).loss.backward()
+    reference.loss(case.reference_logits(batch), batch["labels"]).backward()
+    torch.testing.assert_close(weight.grad, own.grad, atol=2e-5, rtol=1e-3)
+
+
+def test_threads_share_a_model(case: Case) -> None:
+    """A server answers several at once; prompts of one call must not be taken from another."""
+    batch = ask(case)
+    with torch.inference_mode():
+        expected = case.model(**batch).logits
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+
+    def run(number: int) -> float:
+        if number % 5 == 0:
+            case.model.eval()  # and what is kept is computed again
+        with torch.inference_mode():
+            return float((case.model(**batch).logits - expected).abs().max())
+
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            assert max(pool.map(run, range(60))) < 1e-5
+    finally:
+        sys.setswitchinterval(interval)
+
+
 def test_a_call_registers_nothing(case: Case) -> None:
     before = [name for name, _ in case.model.named_parameters(remove_duplicate=False)]
     for module in attentions(case):
@@ -621,3 +732,4 @@ def test_a_compiled_model(case: Case, lengths: list[int]) -> None:
     with torch.no_grad():
         found = torch.compile(case.model)(**batch, use_cache=False).logits
     torch.testing.assert_close(found[real], case.reference_logits(batch)[real], atol=1e-4, rtol=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0

@@ -11,7 +11,7 @@ from tiny_models import tiny_llava, tiny_llava_next
 
 from m2pt_cli.errors import AdapterError
 from m2pt_cli.method import check, check_prompts
-from m2pt_cli.method.attention import CALL, PromptedCall
+from m2pt_cli.method.attention import CALLS, PromptedCall
 
 from .cases import Case, make_case
 
@@ -45,7 +45,7 @@ def test_prompts_without_effect(case: Case, side: str, layers: str, monkeypatch:
     # As if the function were another's, which knows of no prompts.
     monkeypatch.setattr(PromptedCall, "was_called", property(lambda _: True, lambda *_: None), raising=False)
     for attention in attentions:
-        attention.base_layer.__dict__.pop(CALL)
+        attention.base_layer.__dict__.pop(CALLS)
     with pytest.raises(AdapterError, match=f"the {side} prompts of mine have no effect on this base"):
         check_prompts(case.model, "mine")
     assert not any(attention.is_muted for attention in attentions)

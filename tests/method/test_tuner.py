@@ -337,8 +337,9 @@ def test_the_base_may_be_moved_later() -> None:
     torch.testing.assert_close(logits(model.double(), batch).float(), expected, atol=1e-4, rtol=1e-5)
 
 
-def test_autocast_trains() -> None:
-    model = make_case(tiny_llava(), **SMALL).model.train()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_trains(dtype: torch.dtype) -> None:
+    model = make_case(tiny_llava(dtype=dtype), **SMALL).model.train()
     batch = batch_for(model, [8, 6])
     wide = model(**batch).loss
     with torch.autocast("cpu", torch.bfloat16):
