@@ -4,11 +4,10 @@ The prefix `[template, image, first words in common]` is computed once per row. 
 one row, and a block mask lets each see the prefix and itself alone: no question's keys and values are ever copied.
 Since attention is the only place where tokens meet, the answers are those of asking one by one.
 
-The other way to share a prefix, its cache repeated for every question in a row of its own, was slower: 18 questions
-about an image were answered 12.5 times as fast as by a loop over `generate` when packed and 7.9 times when repeated, 2
-of them 2.09 and 1.89 times, a tenth of which is the work of `spared` (one CPU thread,
-`benchmarks/results/answering-answering-cpu.json`). So rows are always packed, which saves the memory of the copies too;
-`benchmarks/answering.py` times both on any device.
+The other way to share a prefix, its cache repeated for every question in a row of its own, is slower at many questions: 18
+about an image were answered 12.4 times as fast as by a loop over `generate` when packed and 7.6 times when repeated, two
+of them about 1.9 and 1.6 times (one CPU thread, `benchmarks/results/answering-answering-cpu.json`). So rows are always
+packed, which saves the memory of the copies too; `benchmarks/answering.py` times both on any device.
 
 Masks, positions and the cache speak of tokens alone; the prompts of an active M²PT adapter live in the attention.
 """
@@ -110,7 +109,7 @@ class _Prefilled:
             mask[r, width - len(row.prefix) :] = 1
         ids, mask = ids.to(device), mask.to(device)
         cache = DynamicCache(config=model.config.get_text_config())  # type: ignore[union-attr, operator]
-        with spared_work(model, torch.tensor([width - 1], device=device)):
+        with spared_work(model, torch.tensor([width - 1])):
             out = model(
                 input_ids=ids,
                 attention_mask=mask,
@@ -203,7 +202,7 @@ class _Prefilled:
         # Additive, the one form that every attention implementation of transformers takes.
         mask = torch.zeros(visible.shape, dtype=dtype, device=device).masked_fill_(~visible, torch.finfo(dtype).min)
         self.owner = torch.cat([self.owner, owner], 1)
-        with spared_work(self.model, None if keep is None else keep.to(device)):
+        with spared_work(self.model, keep):
             out = self.model(
                 input_ids=ids,
                 attention_mask=mask[:, None],

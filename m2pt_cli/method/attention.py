@@ -34,7 +34,7 @@ IMPLEMENTATIONS = ("sdpa", "eager")
 PREFIX = "m2pt_"
 # Where an attention module keeps its `PromptedCall` of each thread, and its `Watcher`.
 CALLS, WATCHER = "_m2pt_calls", "_m2pt_watcher"
-# Arguments of an attention function that change the scores in ways that `one_token` does not know.
+# Arguments of an attention function that change the scores in ways that `few_tokens` does not know.
 _SCORE_OPTIONS = ("softcap", "s_aux", "sinks", "position_bias")
 # The memory-efficient kernel of these devices wants masks as numbers, whose rows begin at multiples of this many.
 _ALIGNED_DEVICES, _ALIGNMENT = ("cuda",), 8
@@ -121,8 +121,14 @@ def _prompted(name: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
             watcher(module, attention_weights(module, query, key, attention_mask, states, **kwargs))
         if states is None:
             return _base_function(module, name)(module, query, key, value, attention_mask, **kwargs)
-        if name == "sdpa" and query.shape[2] == 1 and _scores_are_plain(attention_mask, kwargs):
-            return one_token(query, key, value, attention_mask, states, kwargs.get("scaling")), None
+        is_causal_alone = attention_mask is None and query.shape[2] > 1  # what is hidden then is for the kernel to know
+        if (
+            name == "sdpa"
+            and not is_causal_alone
+            and _are_few(query, key)
+            and _scores_are_plain(attention_mask, kwargs)
+        ):
+            return few_tokens(query, key, value, attention_mask, states, kwargs.get("scaling")), None
         base = _base_function(module, name)
         return _with_prompts(base, module, query, key, value, attention_mask, states, name, kwargs)
 
@@ -153,31 +159,36 @@ def _with_prompts(
     return base(module, query, key, value, _columns_in_front(mask, query, count, name), **kwargs)
 
 
-def one_token(
+def few_tokens(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, states: PromptStates, scaling: float | None
 ) -> Tensor:
-    """Attention of one new token, ``(batch, 1, heads, head width)``.
+    """Attention of a few new tokens behind a cache, ``(batch, n, heads, head width)``.
 
     Scores against prompts and cache are computed side by side and joined before the softmax, so that the cache, however
     long, is never copied.
 
     Args:
-        query: ``(batch, heads, 1, head width)``.
+        query: ``(batch, heads, n, head width)``.
         key, value: ``(batch, key heads, keys, head width)``.
-        mask: ``(batch, 1, 1, keys)``, truth values or numbers to add; None where all is visible.
+        mask: ``(batch, 1, n, keys)``, truth values or numbers to add; None where all is visible.
         scaling: of the scores; one over the root of the head width if None.
     """
-    batch, heads, _, width = query.shape
+    batch, heads, new, width = query.shape
     key_heads, count, keys = key.shape[1], states.key.shape[2], key.shape[2]
     # A matrix for every key head of every row; query heads that share one stand side by side: (groups, shared, width).
-    query = (query * (width**-0.5 if scaling is None else scaling)).view(batch * key_heads, -1, width)
+    query = (query * (width**-0.5 if scaling is None else scaling)).reshape(batch * key_heads, -1, width)
     own_key, own_value = (tensor.expand(batch, -1, -1, -1).flatten(0, 1) for tensor in states)
     on_tokens = torch.bmm(query, key.flatten(0, 1).mT)  # (groups, shared, keys)
     if mask is not None:
-        on_tokens = _masked(on_tokens.view(batch, -1, 1, keys), mask).view(batch * key_heads, -1, keys)
+        on_tokens = _masked(on_tokens.view(batch, -1, new, keys), mask).view(batch * key_heads, -1, keys)
     weights = torch.cat([torch.bmm(query, own_key.mT), on_tokens], -1).softmax(-1, dtype=torch.float32).to(value.dtype)
     output = torch.baddbmm(torch.bmm(weights[..., :count], own_value), weights[..., count:], value.flatten(0, 1))
-    return output.view(batch, 1, heads, -1)
+    return output.view(batch, heads, new, -1).transpose(1, 2)
+
+
+def _are_few(query: Tensor, key: Tensor) -> bool:
+    """Whether writing the scores of all queries takes less than copying keys and values: about half a head width."""
+    return query.shape[2] * query.shape[1] // key.shape[1] <= query.shape[3] // 2
 
 
 def attention_weights(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, StaticCache
 
 from m2pt_cli.method import MethodError
-from m2pt_cli.method.attention import CALLS, WATCHER, attention_weights, one_token
+from m2pt_cli.method.attention import CALLS, WATCHER, attention_weights, few_tokens
 from m2pt_cli.method.calls import cache_argument
 from m2pt_cli.method.prompts import PromptedAttention, PromptStates
 
@@ -382,17 +382,18 @@ def test_a_text_without_padding_needs_no_mask(case: Case, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("kind", ["none", "bool", "additive"])
-def test_one_token(kind: str) -> None:
+@pytest.mark.parametrize("new", [1, 3])
+def test_few_tokens(new: int, kind: str) -> None:
     random = torch.Generator().manual_seed(0)
-    query = torch.randn(2, 4, 1, 8, generator=random)
+    query = torch.randn(2, 4, new, 8, generator=random)
     key, value = torch.randn(2, 2, 2, 9, 8, generator=random)
     states = PromptStates(*torch.randn(2, 1, 2, 3, 8, generator=random))
     mask = None
     if kind != "none":
-        mask = torch.rand(2, 1, 1, 9, generator=random) > 0.4
+        mask = torch.rand(2, 1, new, 9, generator=random) > 0.4
     if kind == "additive":
         mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
-    found = one_token(query, key, value, mask, states, 0.3)
+    found = few_tokens(query, key, value, mask, states, 0.3)
     keys, values = (
         torch.cat([front.expand(2, -1, -1, -1), own], 2).repeat_interleave(2, 1)
         for front, own in zip(states, (key, value), strict=True)
