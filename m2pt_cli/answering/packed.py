@@ -4,10 +4,10 @@ The prefix `[template, image, first words in common]` is computed once per row. 
 one row, and a block mask lets each see the prefix and itself alone: no question's keys and values are ever copied.
 Since attention is the only place where tokens meet, the answers are those of asking one by one.
 
-The other way to share a prefix, its cache repeated for every question in a row of its own, is slower at many questions: 18
-about an image were answered 12.4 times as fast as by a loop over `generate` when packed and 7.6 times when repeated, two
-of them about 1.9 and 1.6 times (one CPU thread, `benchmarks/results/answering-answering-cpu.json`). So rows are always
-packed, which saves the memory of the copies too; `benchmarks/answering.py` times both on any device.
+The other way to share a prefix, its cache repeated for every question in a row of its own, is slower at many
+questions: 18 about an image were answered 12.4 times as fast as by a loop over `generate` when packed and 7.6 times
+when repeated, two of them about 1.9 and 1.6 times (one CPU thread, `benchmarks/results/answering-answering-cpu.json`).
+So rows are always packed, which saves the memory of the copies too; `benchmarks/answering.py` times both on any device.
 
 Masks, positions and the cache speak of tokens alone; the prompts of an active M²PT adapter live in the attention.
 """
