@@ -33,11 +33,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from m2pt_cli.answering.engine import AnswerEngine, Decoding, Question
-from m2pt_cli.bases.catalog import entry_of
-from m2pt_cli.bases.loading import LoadedBase
-from m2pt_cli.data.samples import BytesImage
+from m2pt_cli.data.sample import BytesImage
+from m2pt_cli.generation.engine import AnswerEngine, Decoding, Question
 from m2pt_cli.method import M2PTConfig
+from m2pt_cli.models.catalog import entry_of
+from m2pt_cli.models.load import LoadedBase
 
 NEW_TOKENS = 2
 # Questions per image, and images, of the whole benchmark.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from m2pt_cli.bases.geometry import Geometry
+from m2pt_cli.families.geometry import Geometry
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from dataclasses import replace
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from m2pt_cli.bases.catalog import entry_of
-from m2pt_cli.bases.geometry import Geometry
+from m2pt_cli.families.geometry import Geometry
+from m2pt_cli.models.catalog import entry_of
 
 BATCH = 16
 TEXT_TOKENS = 60

@@ -26,7 +26,7 @@ from measure import ratio, setting, table, write
 from torch.utils.data import DataLoader, Dataset
 
 from m2pt_cli.data.collate import ImagePreparer
-from m2pt_cli.data.samples import BytesImage
+from m2pt_cli.data.sample import BytesImage
 
 
 class Images(Dataset):

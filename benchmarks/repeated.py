@@ -1,7 +1,7 @@
 """The other way to share an image's prefix: its cache repeated for every question, a row each.
 
-Measured by `answering` beside the packed rows of `m2pt_cli.answering.packed`; it is here so that the choice between the
-two can be measured again on another device.
+Measured by `answering` beside `m2pt_cli.generation.prefix_sharing`; it is here so that the choice between the two can
+be measured again on another device.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from transformers import DynamicCache
 
-from m2pt_cli.answering.plan import plan_rows
+from m2pt_cli.generation.prefix_sharing import plan_groups
 from m2pt_cli.method.calls import cache_argument
 
 
@@ -26,7 +26,7 @@ def answer_repeated(
     pad_id: int,
 ) -> list[list[int]]:
     """``new_tokens`` greedy ids for each of several questions about one image."""
-    (row,) = plan_rows(prompts, [0] * len(prompts), image_token_id=image_token_id)
+    (row,) = plan_groups(prompts, [0] * len(prompts), image_token_id=image_token_id)
     device = next(model.parameters()).device
     prefix = torch.tensor([row.prefix], device=device)
     cache = DynamicCache(config=model.config.get_text_config())

@@ -30,7 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves, tree_map
 from train_step import FULL, VARIANTS, make_batch, step_of
 
-from m2pt_cli.bases.geometry import Geometry
+from m2pt_cli.families.geometry import Geometry
 from m2pt_cli.training import norms
 
 # Ways of looking at a tensor, and memory that is asked for and not filled.

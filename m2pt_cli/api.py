@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from m2pt_cli.analysis.attention_maps import AttentionMaps
-    from m2pt_cli.bases.loading import LoadedBase
     from m2pt_cli.evaluation.results import EvalResult
+    from m2pt_cli.models.load import LoadedBase
     from m2pt_cli.records import TrainResult
     from m2pt_cli.settings import AttnMapSettings, EvalSettings, TrainSettings
 
@@ -44,9 +44,9 @@ def load(
     Example:
         >>> model, processor = load(base="nano", adapter="runs/demo")
     """
-    from m2pt_cli.bases.adapters import attach_adapter, read_adapter
-    from m2pt_cli.bases.catalog import resolve_base_name
-    from m2pt_cli.bases.loading import load_base
+    from m2pt_cli.models.adapters import attach_adapter, read_adapter
+    from m2pt_cli.models.catalog import resolve_base_name
+    from m2pt_cli.models.load import load_base
 
     info = None if adapter is None else read_adapter(adapter)
     loaded = load_base(resolve_base_name(base, info.base if info else None), device=device, dtype=dtype)
@@ -77,8 +77,8 @@ def answer(
         InputError: an image can't be read.
         GenerationError: a question failed.
     """
-    from m2pt_cli.answering.engine import AnswerEngine, Decoding, Question
-    from m2pt_cli.data.samples import image_reference
+    from m2pt_cli.data.sample import image_reference
+    from m2pt_cli.generation.engine import AnswerEngine, Decoding, Question
 
     if model not in _LOADED:
         raise SettingsError(f"this {type(model).__name__} was not loaded by m2pt", "model, processor = load(base=...)")

@@ -191,22 +191,22 @@ def checks() -> Iterator[tuple[str, str, Check]]:
             f"{kind}Model: feature layer of a call",
             says(model_path, "vision_feature_layer", "vision_feature_select_strategy"),
         )
-        yield "method/images.py", f"{kind}Model: features of a hidden state", says(model_path, ".hidden_states[")
+        yield "method/visual_tokens.py", f"{kind}Model: features of a hidden state", says(model_path, ".hidden_states[")
         yield "analysis/attention.py", f"{kind}: get_image_features", has(model_path, "get_image_features")
 
     # Caches and generation.
     yield "method/calls.py", "Cache.get_seq_length", has("transformers:Cache", "get_seq_length")
-    yield "answering/packed.py", "DynamicCache", has("transformers:DynamicCache", "batch_select_indices")
-    yield "answering/packed.py", "DynamicCache(config=)", takes("transformers:DynamicCache.__init__", "config")
+    yield "generation/prefix_sharing.py", "DynamicCache", has("transformers:DynamicCache", "batch_select_indices")
+    yield "generation/prefix_sharing.py", "DynamicCache(config=)", takes("transformers:DynamicCache.__init__", "config")
     yield (
-        "answering/packed.py",
+        "generation/prefix_sharing.py",
         "the cache's argument",
         lambda: (
             {"cache", "past_key_values"}
             & set(inspect.signature(thing("transformers:LlavaForConditionalGeneration.forward")).parameters)
         ),
     )
-    yield "answering/pieces.py", "BaseStreamer", has("transformers.generation.streamers:BaseStreamer", "put", "end")
+    yield "generation/stream.py", "BaseStreamer", has("transformers.generation.streamers:BaseStreamer", "put", "end")
 
     yield (
         "tests",
@@ -239,19 +239,19 @@ def checks() -> Iterator[tuple[str, str, Check]]:
 
     # Loading.
     yield (
-        "bases/loading.py",
+        "models/load.py",
         "from_pretrained",
         says(
             "transformers:PreTrainedModel.from_pretrained", "output_loading_info", "local_files_only", "use_safetensors"
         ),
     )
     for kind in ("Llava", "LlavaNext"):
-        yield "bases/processor.py", f"{kind}Processor", takes(
+        yield "families/processor.py", f"{kind}Processor", takes(
             f"transformers:{kind}Processor.__init__", "patch_size", "vision_feature_select_strategy",
             "num_additional_image_tokens",
         )  # fmt: skip
     yield (
-        "bases/processor.py",
+        "families/processor.py",
         "backend='pil'",
         says("transformers.models.auto.image_processing_auto:AutoImageProcessor.from_pretrained", "backend"),
     )
@@ -333,7 +333,7 @@ def checks() -> Iterator[tuple[str, str, Check]]:
     yield "method/tuner.py", "adapter_names=", says("peft:PeftModel.forward", "_enable_peft_forward_hooks")
     yield "method/tuner.py", "generate(adapter_names=)", says("peft:PeftModel.generate", "_enable_peft_forward_hooks")
     state = "peft:get_peft_model_state_dict"
-    yield "method/loading.py", "an adapter's tensors", takes(state, "adapter_name", "save_embedding_layers")
+    yield "method/checkpoint.py", "an adapter's tensors", takes(state, "adapter_name", "save_embedding_layers")
     yield (
         "training/setup.py",
         "LoraLayer.cast_input_dtype_enabled",

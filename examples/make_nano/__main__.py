@@ -1,6 +1,6 @@
 """Make nano, the embedded base: pre-train a small LLaVA on text, drawn scenes and captions.
 
-    python examples/make_nano --work-dir nano-run --output m2pt_cli/bases/nano
+    python examples/make_nano --work-dir nano-run --output m2pt_cli/models/nano
 
 About 40 minutes on one CPU core with fast bf16 products, longer without. Stop it at any time; started again, it goes
 on from the last checkpoint in ``--work-dir``. The same seed gives the same weights on the same machine. All scores are

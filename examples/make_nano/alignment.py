@@ -25,10 +25,9 @@ from torch.nn import functional
 from tower import IGNORED, patch_labels, random_arrays
 from words import vocabulary
 
-from m2pt_cli.data.demo_readings import DIGIT_ATTRIBUTES
-from m2pt_cli.data.drawing import draw
-from m2pt_cli.data.scene_words import BACKGROUNDS, COLORS, NUMBERS, PLACES, SHAPES, SIZES
-from m2pt_cli.data.scenes import Scene, describe, draw_digit, draw_scene, scene_arrays
+from m2pt_cli.demo.questions import DIGIT_ATTRIBUTES
+from m2pt_cli.demo.render import BACKGROUNDS, COLORS, NUMBERS, PLACES, SHAPES, SIZES, draw
+from m2pt_cli.demo.scenes import Scene, describe, draw_digit, draw_scene, scene_arrays
 
 # The words that an image token names, by the label of its patch.
 NAMES = {

@@ -17,8 +17,8 @@ from stage import Run, train_stage
 from torch import Tensor, nn
 from words import encode
 
-from m2pt_cli.data.demo_readings import DIGIT_ATTRIBUTES
-from m2pt_cli.data.scenes import Scene, draw_digit, draw_scene
+from m2pt_cli.demo.questions import DIGIT_ATTRIBUTES
+from m2pt_cli.demo.scenes import Scene, draw_digit, draw_scene
 
 Speaker = Callable[[str, Scene, random.Random], Text | None]
 

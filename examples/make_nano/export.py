@@ -10,7 +10,7 @@ from torch import nn
 from transformers import CLIPImageProcessorPil, GenerationConfig, LlavaProcessor
 from words import BOS, CHAT_TEMPLATE, EOS, PAD, build_tokenizer
 
-from m2pt_cli.data.drawing import CELL, IMAGE_SIZE
+from m2pt_cli.demo.render import CELL, IMAGE_SIZE
 
 
 def rounded(model: nn.Module) -> nn.Module:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from m2pt_cli.data.drawing import CELL, IMAGE_SIZE
+from m2pt_cli.demo.render import CELL, IMAGE_SIZE
 
 PATCHES = (IMAGE_SIZE // CELL) ** 2  # one token per cell of the grid
 USED_VISION_LAYERS = 4  # of 5: like LLaVA, features are read before the last layer

@@ -3,17 +3,16 @@
 
 Facts ("color of star: red;") are stated of described scenes and of images. Talk (questions, claims, choices, with every
 answer word that instruction tuning will need) is had about *described* scenes only: nano has never answered a question
-about an image. No sentence here is a wording of the demo tasks; ``tests/bases/test_nano.py`` compares them.
+about an image. No sentence here is a wording of the demo tasks; ``tests/models/test_nano.py`` compares them.
 """
 
 from __future__ import annotations
 
 import random
 
-from m2pt_cli.data.demo_families import RELATIONS, THREE_WAY
-from m2pt_cli.data.demo_readings import DIGIT_ATTRIBUTES, READINGS, Reading, wrong_value
-from m2pt_cli.data.scene_words import BACKGROUNDS, COLORS, PLACES, SHAPES, SIZES, UNSEEN_PROPERTIES
-from m2pt_cli.data.scenes import Scene, Thing, describe, split_of
+from m2pt_cli.demo.questions import DIGIT_ATTRIBUTES, READINGS, RELATIONS, THREE_WAY, Reading, wrong_value
+from m2pt_cli.demo.render import BACKGROUNDS, COLORS, PLACES, SHAPES, SIZES, UNSEEN_PROPERTIES
+from m2pt_cli.demo.scenes import Scene, Thing, describe, split_of
 
 Text = tuple[str, str]  # what is given, what is to be continued
 

@@ -11,9 +11,8 @@ from stage import Run, train_stage
 from torch import Tensor, nn
 from torch.nn import functional
 
-from m2pt_cli.data.drawing import TRAIN_DIGITS, digit_count, digit_values, draw
-from m2pt_cli.data.scene_words import BACKGROUNDS, COLORS, SHAPES
-from m2pt_cli.data.scenes import is_test_layout
+from m2pt_cli.demo.render import BACKGROUNDS, COLORS, SHAPES, TRAIN_DIGITS, digit_count, digit_values, draw
+from m2pt_cli.demo.scenes import is_test_layout
 
 IGNORED = -100
 # What is asked of every patch, the number of answers, and its weight in the loss.

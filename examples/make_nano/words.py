@@ -22,8 +22,8 @@ from language import (
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from m2pt_cli.data.demo_families import FAMILIES, FORMATS, RELATIONS
-from m2pt_cli.data.scene_words import BACKGROUNDS, COLORS, NUMBERS, PLACES, PLURALS, SHAPES, SIZES, UNSEEN_PROPERTIES
+from m2pt_cli.demo.questions import FAMILIES, FORMATS, RELATIONS
+from m2pt_cli.demo.render import BACKGROUNDS, COLORS, NUMBERS, PLACES, PLURALS, SHAPES, SIZES, UNSEEN_PROPERTIES
 
 PAD, BOS, EOS, UNKNOWN, IMAGE, USER, ASSISTANT = range(7)
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")

@@ -27,8 +27,8 @@ from resources import estimates
 from running import UNTUNED, Setup, claimed, finish_cells, read_json, run_cell, run_untuned, write_json
 from summary import read_results, unpack_cells
 
-from m2pt_cli.bases.catalog import entry_of
 from m2pt_cli.errors import M2PTError
+from m2pt_cli.models.catalog import entry_of
 
 NANO_RATE_STEPS = 150
 

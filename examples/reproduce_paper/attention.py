@@ -9,7 +9,7 @@ from cells import Experiment
 from running import Setup
 
 from m2pt_cli.analysis.attention_run import run_attention
-from m2pt_cli.data.samples import image_reference
+from m2pt_cli.data.sample import image_reference
 from m2pt_cli.settings import AttnMapSettings
 
 FIGURE, VALUES = "figure3-attention.png", "figure3-attention.json"

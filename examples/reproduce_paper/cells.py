@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from m2pt_cli.analysis.parameters import Recipe, count_parameters
-from m2pt_cli.bases.geometry import Geometry
+from m2pt_cli.families.geometry import Geometry
+from m2pt_cli.models.count import Recipe, count_parameters
 
 # Prompt lengths of the paper: the three M²PT rows of table 1, VPT-deep (visual alone), PTUM (textual alone).
 M2PT_LENGTHS = ((10, 10), (20, 10), (10, 20))

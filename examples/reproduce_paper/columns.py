@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from m2pt_cli.data.demo_families import FAMILIES
+from m2pt_cli.demo.questions import FAMILIES
 
 
 @dataclass(frozen=True)

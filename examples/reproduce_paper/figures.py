@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from summary import Results
 
-from m2pt_cli.analysis.report import radar
+from m2pt_cli.analysis.score_figure import radar
 
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
 # The polygons of figure 1 beside M²PT's.

@@ -17,11 +17,11 @@ from running import Setup, read_json, train_variant, write_json
 
 from m2pt_cli import load
 from m2pt_cli.api import answer
-from m2pt_cli.bases.catalog import entry_of
-from m2pt_cli.data.demo_answers import parse_demo_answer
-from m2pt_cli.data.demo_families import FAMILIES
-from m2pt_cli.data.samples import IMAGE_MARK, Sample
+from m2pt_cli.data.sample import IMAGE_MARK, Sample
 from m2pt_cli.data.sources import load_samples, split_validation
+from m2pt_cli.demo.dataset import parse_demo_answer
+from m2pt_cli.demo.questions import FAMILIES
+from m2pt_cli.models.catalog import entry_of
 
 FACTORS = (1 / 3, 1.0, 3.0)
 STEP = 3.0  # between neighbours

@@ -14,9 +14,8 @@ from figures import draw_ablations, draw_grid, draw_radar, grid_value
 from running import UNTUNED, read_json, write_json
 from summary import Difference, Results
 
-from m2pt_cli.data.demo_answers import majority_guess
-from m2pt_cli.data.demo_families import FAMILIES
-from m2pt_cli.data.demo_tasks import demo_eval_questions
+from m2pt_cli.demo.dataset import demo_eval_questions, majority_guess
+from m2pt_cli.demo.questions import FAMILIES
 
 RATES = "rates.json"
 VERDICTS = {"above": "above", "below": "below", "undecided": "not decided by these seeds"}

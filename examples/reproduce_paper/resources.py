@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 from cells import Experiment, Variant
 
-from m2pt_cli.analysis.parameters import GROUPS, count_parameters
-from m2pt_cli.bases.catalog import BaseEntry
-from m2pt_cli.bases.geometry import Geometry
+from m2pt_cli.families.geometry import Geometry
+from m2pt_cli.models.catalog import BaseEntry
+from m2pt_cli.models.count import GROUPS, count_parameters
 
 SAMPLES, EPOCHS, TEXT_TOKENS = 186_000, 3, 160
 SUSTAINED_FLOPS = 0.4 * 312e12

@@ -15,10 +15,10 @@ from typing import Any
 from cells import Cell, Variant
 
 from m2pt_cli import EvalSettings, TrainSettings, evaluate, train
-from m2pt_cli.analysis.parameters import count_parameters
-from m2pt_cli.bases.catalog import entry_of
-from m2pt_cli.data.demo_families import FAMILIES
+from m2pt_cli.demo.questions import FAMILIES
 from m2pt_cli.evaluation.results import EvalRun
+from m2pt_cli.models.catalog import entry_of
+from m2pt_cli.models.count import count_parameters
 
 UNTUNED = "none"
 

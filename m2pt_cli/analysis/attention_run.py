@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from m2pt_cli.analysis.attention_maps import AttentionMaps, AttentionRun, LanguageAttention, VisionAttention
-from m2pt_cli.analysis.token_groups import language_tokens, uniform_causal, vision_tokens
-from m2pt_cli.answering.panel import BARE, Panel, Seat
-from m2pt_cli.data.samples import ImageReference, image_reference
+from m2pt_cli.analysis.tokens import language_tokens, uniform_causal, vision_tokens
+from m2pt_cli.data.sample import ImageReference, image_reference
 from m2pt_cli.errors import SettingsError
+from m2pt_cli.generation.adapter_switcher import BASE_MODEL, AdapterSwitcher, Candidate
 from m2pt_cli.settings import AttnMapSettings, InferSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from m2pt_cli.analysis.attention import VisionWeights
-    from m2pt_cli.answering.engine import AnswerEngine
-    from m2pt_cli.bases.geometry import Geometry
+    from m2pt_cli.families.geometry import Geometry
+    from m2pt_cli.generation.engine import AnswerEngine
 
 Report = Callable[[str], None]
 # Pixels of the picture under an overlay, about.
@@ -50,7 +50,7 @@ def run_attention(
             _require_place(flag, file, overwrite=settings.overwrite)
     reference = image or image_reference(settings.image, folder=Path(), allow_url=settings.allow_url)
     reference.open()
-    panel = Panel(_asking(settings), report=report)
+    panel = AdapterSwitcher(_asking(settings), report=report)
     settings = _resolved(settings, panel.entry.geometry, panel.entry.name)
     if set(settings.part) == {"prompts"} and not any(_prompts(seat) for seat in panel.seats):
         raise SettingsError("--part prompts: none of what is looked at has prompts", "name an --adapter that has some")
@@ -70,19 +70,19 @@ def run_attention(
         values=None if settings.values is None else str(settings.values),
     )
     if settings.values is not None:
-        from m2pt_cli.analysis.attention_values import write_values
+        from m2pt_cli.analysis.attention_maps import write_values
 
         write_values(maps, settings.values)
     if settings.output is not None:
-        from m2pt_cli.analysis.heatmap import draw_attention
+        from m2pt_cli.analysis.attention_figure import draw_attention
 
         draw_attention(maps, settings.output, parts=settings.part, drop_sinks=settings.drop_sinks)
     return maps
 
 
-def _run(seat: Seat, engine: AnswerEngine, image: ImageReference, settings: AttnMapSettings) -> AttentionRun:
+def _run(seat: Candidate, engine: AnswerEngine, image: ImageReference, settings: AttnMapSettings) -> AttentionRun:
     from m2pt_cli.analysis.attention import collect_language, collect_vision
-    from m2pt_cli.answering.engine import Question
+    from m2pt_cli.generation.engine import Question
 
     loaded = engine.loaded
     question = Question("1", settings.question, (image,))
@@ -152,7 +152,7 @@ def _vision(weights: VisionWeights, grid: int, heads: tuple[int, ...]) -> Vision
     )
 
 
-def _prompts(seat: Seat) -> int:
+def _prompts(seat: Candidate) -> int:
     return 0 if seat.info is None else seat.info.num_visual_prompts + seat.info.num_textual_prompts
 
 
@@ -161,7 +161,7 @@ def _asking(settings: AttnMapSettings) -> InferSettings:
     shared = {f.name for f in dataclasses.fields(InferSettings)} & {f.name for f in dataclasses.fields(settings)}
     values = {name: getattr(settings, name) for name in shared}
     if settings.base_only and settings.adapter:
-        values["adapter"] = (*settings.adapter, BARE)
+        values["adapter"] = (*settings.adapter, BASE_MODEL)
     return InferSettings(**values)
 
 
@@ -191,7 +191,7 @@ def _counted(flag: str, numbers: Sequence[int], count: int, what: str) -> tuple[
     return counted
 
 
-def _require_tokens(tokens: Sequence[int], count: int, seat: Seat) -> None:
+def _require_tokens(tokens: Sequence[int], count: int, seat: Candidate) -> None:
     for token in tokens:
         if not -count <= token < count:
             name = seat.name or "the base"

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2pt_cli.analysis.attention_maps import AttentionMaps, AttentionRun, PartAttention
-from m2pt_cli.analysis.token_groups import TEXTUAL, VISUAL
+from m2pt_cli.analysis.tokens import TEXTUAL, VISUAL
 
 _SHADES = " ░▒▓█"
 _BARS = "▁▂▃▄▅▆▇█"

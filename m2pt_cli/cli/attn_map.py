@@ -130,7 +130,7 @@ def command(
     from m2pt_cli.analysis.attention_run import run_attention
     from m2pt_cli.analysis.preview import preview_lines
     from m2pt_cli.cli.attn_table import attention_tables
-    from m2pt_cli.cli.infer_lines import named_image
+    from m2pt_cli.cli.infer import named_image
 
     maps = run_attention(settings, image=named_image(image, Path(), allow_url=allow_url), report=printer.status)
     if printer.live:

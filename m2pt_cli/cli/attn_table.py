@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from m2pt_cli.analysis.attention_maps import AttentionMaps, AttentionRun, PartAttention
-from m2pt_cli.analysis.token_groups import TEXTUAL, VISUAL
+from m2pt_cli.analysis.tokens import TEXTUAL, VISUAL
 from m2pt_cli.cli.output import Output
 
 

@@ -1,4 +1,4 @@
-"""``m2pt eval``: score adapters on benchmarks."""
+"""m2pt eval: its options and the command."""
 
 from __future__ import annotations
 
@@ -8,10 +8,152 @@ from typing import Annotated, Any
 
 import typer
 
-from m2pt_cli.cli import eval_options, options
+from m2pt_cli.cli import eval as eval_options
+from m2pt_cli.cli import options
 from m2pt_cli.cli.output import Output
 from m2pt_cli.errors import SettingsError
 from m2pt_cli.settings import EvalSettings
+
+_QUESTIONS = "Questions"
+_SCORES = "Scores"
+
+BenchOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--bench",
+        metavar="NAME",
+        help="A benchmark (see --list), 'paper' for all of the paper's, or a JSONL file of your own. Repeat it, or "
+        "join names with commas.",
+        rich_help_panel=_QUESTIONS,
+    ),
+]
+ListOption = Annotated[
+    bool,
+    typer.Option("--list", help="Show the benchmarks, and which are in the local cache.", rich_help_panel=_QUESTIONS),
+]
+LimitOption = Annotated[
+    int | None,
+    typer.Option("--limit", metavar="N", help="The first N questions of each benchmark.", rich_help_panel=_QUESTIONS),
+]
+SourceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--source",
+        metavar="SRC",
+        help="A folder or a Hub id in place of the benchmark's own data set.",
+        rich_help_panel=_QUESTIONS,
+    ),
+]
+ImagesOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--images",
+        metavar="DIR",
+        help="Where images are that a data set only names (COCO, for vsr). Repeat it for several.",
+        rich_help_panel=_QUESTIONS,
+    ),
+]
+WordingOption = Annotated[
+    str | None,
+    typer.Option(
+        "--wording",
+        metavar="NAME",
+        help="m2pt-1 (the default), or stored: exactly what the data set holds.",
+        rich_help_panel=_QUESTIONS,
+    ),
+]
+OcrOption = Annotated[
+    bool, typer.Option("--ocr", help="textvqa: add the data set's OCR tokens.", rich_help_panel=_QUESTIONS)
+]
+ShuffleOption = Annotated[
+    bool,
+    typer.Option(
+        "--shuffle-images",
+        help="Ask every question about another question's image as well: the blind score, beside the real one.",
+        rich_help_panel=_QUESTIONS,
+    ),
+]
+MaxNewTokensOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-new-tokens", metavar="N", help="Longest answer. Default: the benchmark's.", rich_help_panel=_QUESTIONS
+    ),
+]
+BatchTokensOption = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-tokens", metavar="N", help="Tokens in a batch. Default: what fits.", rich_help_panel=_QUESTIONS
+    ),
+]
+PredictionsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--predictions",
+        metavar="FILE",
+        help="Score these answers and ask nothing: predictions of m2pt, or a sample log of lmms-eval.",
+        rich_help_panel=_SCORES,
+    ),
+]
+ProtocolOption = Annotated[
+    str | None,
+    typer.Option(
+        "--protocol",
+        metavar="NAME",
+        help="mme and pope: official (the default) or lmms-eval.",
+        rich_help_panel=_SCORES,
+    ),
+]
+JudgeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--judge",
+        metavar="BASE",
+        help="Have a language model judge free answers as well, as the paper did: a base, a folder or a Hub id.",
+        rich_help_panel=_SCORES,
+    ),
+]
+CompareOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--compare",
+        metavar="DIR",
+        help="Give it twice: do these two evaluations differ by more than chance (McNemar's test)? Nothing is asked.",
+        rich_help_panel=_SCORES,
+    ),
+]
+ShowFailuresOption = Annotated[
+    int | None,
+    typer.Option(
+        "--show-failures",
+        metavar="N",
+        min=1,
+        help="Show N failed or wrong answers at the end.",
+        rich_help_panel=_SCORES,
+    ),
+]
+HtmlOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--html",
+        metavar="FILE",
+        help="Write a page with the scores and a gallery of questions, images and answers.",
+        rich_help_panel=_SCORES,
+    ),
+]
+PlotOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plot",
+        metavar="FILE",
+        help="Draw the scores as .png, .svg or .pdf: a polygon per adapter where the file's name holds 'radar', else "
+        "bars by category. Repeatable.",
+        rich_help_panel=_SCORES,
+    ),
+]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace another evaluation in --output-dir.", rich_help_panel="Output")
+]
+
 
 HELP = "Score adapters, or the bare base, on benchmarks; every answer is kept, and a rerun goes on where it stopped."
 EPILOG = "\n\n".join(
@@ -87,21 +229,20 @@ def command(
         flags["adapter"] = [os.environ["M2PT_ADAPTER"]]
     settings = EvalSettings.from_sources(config, flags)
 
-    from m2pt_cli.analysis.report import draw_scores, require_plot_place
-    from m2pt_cli.cli.eval_progress import EvalProgress
-    from m2pt_cli.cli.eval_table import failures_table, result_tables
-    from m2pt_cli.evaluation.files import write_text
-    from m2pt_cli.evaluation.gallery import gallery_page, require_page_place
+    from m2pt_cli.analysis.score_figure import draw_scores, require_plot_place
+    from m2pt_cli.cli.eval_view import EvalProgress, failures_table, result_tables
+    from m2pt_cli.evaluation.html_report import gallery_page, require_page_place
     from m2pt_cli.evaluation.run import run_evaluation
-    from m2pt_cli.evaluation.share import Share
-    from m2pt_cli.evaluation.stopping import stop_on_sigterm
+    from m2pt_cli.files.io import write_text
+    from m2pt_cli.runtime.distributed import Sharding
+    from m2pt_cli.runtime.signals import stop_on_sigterm
 
     if html is not None:
         require_page_place(html)
     for file in plot or ():
         require_plot_place(file)
     # Of the processes of a shared run, the first one speaks.
-    if not (is_first := Share.from_environment().is_first):
+    if not (is_first := Sharding.from_environment().is_first):
         output = Output.configure(quiet=True)
     with EvalProgress(output) as progress, stop_on_sigterm():
         result = run_evaluation(settings, events=progress)
@@ -124,8 +265,8 @@ def command(
 
 
 def _show_benchmarks(output: Output) -> None:
-    from m2pt_cli.cli.eval_table import list_table
-    from m2pt_cli.evaluation.benchmarks import list_benchmarks
+    from m2pt_cli.cli.eval_view import list_table
+    from m2pt_cli.evaluation.tasks import list_benchmarks
 
     entries = list_benchmarks()
     if output.is_json:
@@ -135,8 +276,8 @@ def _show_benchmarks(output: Output) -> None:
 
 
 def _show_comparison(output: Output, folders: list[Path]) -> None:
-    from m2pt_cli.cli.eval_table import comparison_table
-    from m2pt_cli.evaluation.compare import compare_folders
+    from m2pt_cli.cli.eval_view import comparison_table
+    from m2pt_cli.evaluation.results import compare_folders
 
     if len(folders) != 2:
         raise SettingsError(f"--compare takes two folders, and {len(folders)} was given", "--compare DIR --compare DIR")

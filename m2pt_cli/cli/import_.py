@@ -69,19 +69,19 @@ def command(
         )
     if output_dir is None:
         raise SettingsError("--output-dir is missing", "name a folder that is empty or does not exist")
-    from m2pt_cli.bases.catalog import entry_of
-    from m2pt_cli.bases.new_folder import check_new_folder
-    from m2pt_cli.bases.official import OFFICIAL_BASE, find_official
+    from m2pt_cli.convert.official import OFFICIAL_BASE, find_official
+    from m2pt_cli.files.io import check_new_folder
+    from m2pt_cli.models.catalog import entry_of
 
     check_new_folder(output_dir)
     if official is not None:
         place = find_official(official, report=output.status)
         entry = entry_of(base or OFFICIAL_BASE)
-        from m2pt_cli.bases.official_import import import_official
+        from m2pt_cli.convert.official_adapter import import_official
 
         result = import_official(place, output_dir, entry, report=output.status)
     else:
-        from m2pt_cli.bases.original import import_base
+        from m2pt_cli.convert.llava_v1 import import_base
 
         usual = entry_of(OFFICIAL_BASE).parts
         vicuna, clip, projector = (said or part for said, part in zip(parts, usual, strict=True))

@@ -1,16 +1,182 @@
-"""``m2pt infer``: one question, several images, or JSONL in and JSONL out."""
+"""m2pt infer: one question, several images, or lines in and lines out."""
 
 from __future__ import annotations
 
 import os
-from typing import Annotated
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, BinaryIO
 
 import typer
 
 from m2pt_cli.cli import options
 from m2pt_cli.cli.output import Output
-from m2pt_cli.errors import SettingsError
+from m2pt_cli.data.sample import BytesImage, ImageReference, image_reference
+from m2pt_cli.errors import GenerationError, InputError, M2PTError, SettingsError
+from m2pt_cli.generation.adapter_switcher import AdapterSwitcher
+from m2pt_cli.generation.question_lines import QuestionLine, arriving, parse_line
+from m2pt_cli.records import Answer
 from m2pt_cli.settings import InferSettings
+
+# Lines answered together at most: enough for full batches, few enough to keep a reader waiting briefly.
+_MOST_LINES = 64
+_MOST_STDIN_BYTES = 256 << 20
+
+
+def answer_images(images: Sequence[str], question: str, settings: InferSettings, output: Output) -> int:
+    """Ask one question of images given on the command line; returns the exit code."""
+    references = [named_image(image, Path(), allow_url=settings.allow_url) for image in images]
+    for reference in references:
+        reference.open()  # an image that can't be read is met before the model is loaded
+    panel = _panel(settings, output)
+    panel.open()
+    from m2pt_cli.generation.engine import Question
+
+    questions = [Question(str(number), question, (reference,)) for number, reference in enumerate(references, start=1)]
+    if _may_stream(questions, panel, settings, output):
+        reply = panel.stream(questions[0], lambda piece: output.text(output.clean(piece), end=""))
+        output.text("")
+        if reply.error is not None:
+            raise GenerationError(f"no answer: {reply.error}")
+        return 0
+    answers = [
+        Answer(int(reply.question.id), images[int(reply.question.id) - 1], question, seat.name, reply.text, reply.error)
+        for seat, reply in panel.ask(questions)
+    ]
+    failed = [answer for answer in answers if answer.error is not None]
+    if len(failed) == len(answers):
+        raise GenerationError(f"no answer: {failed[0].error}")
+    _write_answers(answers, len(images), len(panel.seats), output)
+    for answer in failed:
+        output.warn(f"{answer.image}: {answer.error}")
+    return 0
+
+
+def answer_lines(source: str, settings: InferSettings, output: Output) -> int:
+    """Answer JSONL questions as they arrive; returns 3 if a line was at fault, else 0.
+
+    Raises:
+        InputError: the file can't be read.
+        GenerationError: there were questions and none was answered.
+    """
+    folder = Path() if source == "-" else Path(source).parent
+    lines = asked = answered = faulty = 0
+    with _opened(source) as stream:
+        panel = _panel(settings, output)
+        opened = False
+        for batch in arriving(stream, most=_MOST_LINES):
+            if not opened:  # the first line is there: now the model is needed
+                panel.open()
+                opened = True
+            lines += len(batch)
+            for answer, is_faulty in _answers([parse_line(line, number) for number, line in batch], folder, panel):
+                output.json(answer.to_dict())
+                asked += 1
+                answered += answer.error is None
+                faulty += is_faulty
+    if faulty:
+        output.warn(f"{faulty} of {lines} lines could not be asked; their error is in the output")
+        return InputError.exit_code
+    if asked and not answered:
+        raise GenerationError(f"all {asked} questions failed; their errors are in the output")
+    return 0
+
+
+def _answers(lines: Sequence[QuestionLine], folder: Path, panel: AdapterSwitcher) -> Iterator[tuple[Answer, bool]]:
+    """The answers to a batch of lines in their order, and whether a line was at fault."""
+    from m2pt_cli.generation.engine import Question
+
+    questions: dict[int, Question] = {}
+    faults: dict[int, str] = {}
+    for place, line in enumerate(lines):
+        if line.error is not None or line.question is None:
+            faults[place] = line.error or "no question"
+            continue
+        try:
+            images: tuple[ImageReference, ...] = ()
+            if line.image is not None:
+                reference = named_image(line.image, folder, allow_url=panel.settings.allow_url)
+                reference.open()
+                images = (reference,)
+            questions[place] = Question(str(place), line.question, images)
+        except M2PTError as error:
+            faults[place] = error.message
+    replies: dict[int, list[tuple[str | None, str | None, str | None]]] = {}
+    for seat, reply in panel.ask(list(questions.values())):
+        replies.setdefault(int(reply.question.id), []).append((seat.name, reply.text, reply.error))
+    for place, line in enumerate(lines):
+        if place in faults:
+            yield Answer(line.id, line.image, line.question, None, None, faults[place], line.extra), True
+        for name, text, problem in replies.get(place, ()):
+            yield Answer(line.id, line.image, line.question, name, text, problem, line.extra), False
+
+
+def _write_answers(answers: Sequence[Answer], num_images: int, num_seats: int, output: Output) -> None:
+    """Plain answer, JSON, or one row per image and adapter: a table on a terminal, tab-separated in a pipe."""
+    if output.is_json:
+        for answer in answers:
+            output.json(answer.to_dict())
+        return
+    if len(answers) == 1:
+        output.text(output.clean(answers[0].answer or ""))
+        return
+    columns = [("image", num_images > 1), ("adapter", num_seats > 1), ("answer", True)]
+    header = [name for name, shown in columns if shown]
+    rows = [
+        [output.clean(" ".join(str(getattr(answer, name) or "-").split())) for name in header] for answer in answers
+    ]
+    if sys.stdout.isatty():
+        from rich.table import Table
+
+        table = Table(*header)
+        for row in rows:
+            table.add_row(*row)
+        output.table(table)
+    else:
+        for row in rows:
+            output.text("\t".join(row))
+
+
+def _panel(settings: InferSettings, output: Output) -> AdapterSwitcher:
+    return AdapterSwitcher(settings, report=output.status)
+
+
+def _may_stream(questions: Sequence[object], panel: AdapterSwitcher, settings: InferSettings, output: Output) -> bool:
+    one = len(questions) == 1 and len(panel.seats) == 1
+    return one and sys.stdout.isatty() and not output.is_json and settings.num_beams == 1
+
+
+def named_image(image: str, folder: Path, *, allow_url: bool) -> ImageReference:
+    """An image named on the command line or in a line of input; - is stdin.
+
+    Raises:
+        InputError: there is no such image, or a URL that is not allowed.
+    """
+    if image == "-":
+        data = sys.stdin.buffer.read(_MOST_STDIN_BYTES + 1)
+        if len(data) > _MOST_STDIN_BYTES:
+            raise InputError(f"stdin brings more than {_MOST_STDIN_BYTES >> 20} MiB, which is no image")
+        if not data:
+            raise InputError("stdin brings no image", 'cat photo.jpg | m2pt infer - "..."')
+        return BytesImage("-", data)
+    return image_reference(image, folder=folder, allow_url=allow_url)
+
+
+@contextmanager
+def _opened(source: str) -> Iterator[BinaryIO]:
+    if source == "-":
+        # A copy: Python aborts at its end if a thread still waits inside its own stdin (after a closed pipe).
+        yield os.fdopen(os.dup(sys.stdin.fileno()), "rb")
+        return
+    try:
+        stream = open(source, "rb")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise InputError(f"{source} can't be read: {error.strerror}", "check the path given to --input") from None
+    with stream:
+        yield stream
+
 
 HELP = "Ask an adapter, or the bare base, about images."
 EPILOG = "\n\n".join(
@@ -76,7 +242,6 @@ def command(
         seed=seed,
         threads=threads,
     )
-    from m2pt_cli.cli.infer_lines import answer_images, answer_lines
 
     if input is not None:
         if words or question is not None:

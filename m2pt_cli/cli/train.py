@@ -1,12 +1,139 @@
-"""``m2pt train``: tune an adapter."""
+"""m2pt train: its options and the command."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
 from m2pt_cli.cli import options
-from m2pt_cli.cli import train_options as its
+from m2pt_cli.cli import train as its
 from m2pt_cli.cli.output import Output
 from m2pt_cli.errors import Interrupted
 from m2pt_cli.settings import TrainSettings
+
+_DATA = "Data"
+_METHOD = "Method"
+_OPTIMISER = "Optimisation"
+_RUN = "Run"
+_MODEL = "Model and device"
+
+
+def _option(flag: str, panel: str, metavar: str | None, help: str) -> Any:
+    return typer.Option(flag, metavar=metavar, help=help, rich_help_panel=panel, show_default=False)
+
+
+Data = Annotated[
+    list[str] | None,
+    _option(
+        "--data",
+        _DATA,
+        "SRC",
+        "demo, vision-flan, a JSON(L) file, a folder or a Hub data set; repeat it to mix.",
+    ),
+]
+Base = Annotated[
+    str | None,
+    _option(
+        "--base",
+        _MODEL,
+        "BASE",
+        "Base LLaVA: nano, llava-1.5-7b, llava-1.5-13b, llava-v1-7b, a Hub id or a folder. "
+        "Default: $M2PT_BASE, then llava-1.5-7b.",
+    ),
+]
+Images = Annotated[
+    list[Path] | None, _option("--images", _DATA, "DIR", "Folder of the images. Default: the folder of the data file.")
+]
+Limit = Annotated[int | None, _option("--limit", _DATA, "N", "Use N samples.")]
+Validation = Annotated[
+    str | None, _option("--validation", _DATA, "SHARE|FILE", "Held-out share (0.05) or file; the best step is kept.")
+]
+MaxLength = Annotated[int | None, _option("--max-length", _DATA, "N", "Longest sample in tokens; the rest is cut.")]
+Template = Annotated[str | None, _option("--template", _DATA, "NAME", "Chat: vicuna_v1, llava_v1, plain or base.")]
+ImageFit = Annotated[
+    str | None, _option("--image-fit", _DATA, "FIT", "crop (shortest edge, centre), pad (square, mean colour) or base.")
+]
+SkipBad = Annotated[
+    bool | None,
+    typer.Option("--skip-bad/--refuse-bad", help="Drop and count faulty samples.", rich_help_panel=_DATA),
+]
+AllowUrl = Annotated[
+    bool | None,
+    typer.Option("--allow-url/--refuse-url", help="Allow images named by an http(s) URL.", rich_help_panel=_DATA),
+]
+Workers = Annotated[int | None, _option("--workers", _DATA, "N", "Processes that prepare images.")]
+
+Method = Annotated[
+    str | None, _option("--method", _METHOD, "M", "m2pt, visual, textual, interaction, lora or full. Default: m2pt.")
+]
+VisualPrompts = Annotated[int | None, _option("--visual-prompts", _METHOD, "K", "Prompts of each vision layer.")]
+TextualPrompts = Annotated[int | None, _option("--textual-prompts", _METHOD, "K", "Prompts of each language layer.")]
+Interaction = Annotated[
+    str | None, _option("--interaction", _METHOD, "KIND", "auto, projector, residual or none. Default: auto.")
+]
+VisualTokens = Annotated[
+    str | None, _option("--visual-tokens", _METHOD, "KIND", "What the LLM sees: patches or official.")
+]
+TrainLmHead = Annotated[
+    bool | None,
+    typer.Option("--train-lm-head/--freeze-lm-head", help="Tune the output head too.", rich_help_panel=_METHOD),
+]
+Init = Annotated[str | None, _option("--init", _METHOD, "KIND", "First prompts: xavier, normal or zeros.")]
+LoraRank = Annotated[int | None, _option("--lora-rank", _METHOD, "R", "Rank of --method lora. Default: 16.")]
+
+Epochs = Annotated[float | None, _option("--epochs", _OPTIMISER, "X", "Passes over the data.")]
+MaxSteps = Annotated[int | None, _option("--max-steps", _OPTIMISER, "N", "Steps, instead of epochs.")]
+BatchSize = Annotated[int | None, _option("--batch-size", _OPTIMISER, "N", "Samples at once on each device.")]
+Accumulation = Annotated[int | None, _option("--accumulation", _OPTIMISER, "N", "Batches of one step.")]
+LearningRate = Annotated[float | None, _option("--learning-rate", _OPTIMISER, "LR", "Peak learning rate.")]
+VisualLr = Annotated[float | None, _option("--visual-lr", _OPTIMISER, "LR", "Its own for the visual prompts.")]
+TextualLr = Annotated[float | None, _option("--textual-lr", _OPTIMISER, "LR", "Its own for the textual prompts.")]
+InteractionLr = Annotated[
+    float | None, _option("--interaction-lr", _OPTIMISER, "LR", "Its own for the interaction layer.")
+]
+Warmup = Annotated[float | None, _option("--warmup", _OPTIMISER, "SHARE", "Share of the steps; then cosine to 0.")]
+WeightDecay = Annotated[float | None, _option("--weight-decay", _OPTIMISER, "X", "Weight decay of matrices.")]
+Checkpointing = Annotated[
+    bool | None,
+    typer.Option(
+        "--gradient-checkpointing/--keep-activations",
+        help="Recompute activations: less memory, a third more time.",
+        rich_help_panel=_OPTIMISER,
+    ),
+]
+
+OutputDir = Annotated[
+    Path | None, _option("--output-dir", _RUN, "DIR", "Default: runs/<method>-<base>-<data>-<n>; printed at the end.")
+]
+Config = Annotated[Path | None, _option("--config", _RUN, "FILE", "YAML, such as a run's run.yaml; flags go over it.")]
+SaveSteps = Annotated[int | None, _option("--save-steps", _RUN, "N", "Steps between checkpoints (and validations).")]
+Keep = Annotated[
+    int | None, _option("--keep", _RUN, "N", "Checkpoints to keep. Default: 2 while training, none once finished.")
+]
+ReportTo = Annotated[
+    list[str] | None, _option("--report-to", _RUN, "NAME", "tensorboard, wandb or trackio; repeat it or use commas.")
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Continue the run in --output-dir with its settings.", rich_help_panel=_RUN)
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --output-dir.", rich_help_panel=_RUN)]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Show settings, parameters, a tokenised sample and the memory needed; train nothing.",
+        rich_help_panel=_RUN,
+    ),
+]
+
+Dtype = Annotated[
+    str | None,
+    _option("--dtype", _MODEL, "DTYPE", "float32, bfloat16, float16 or auto: bfloat16 on CUDA, float32 on a CPU."),
+]
+Seed = Annotated[int | None, _option("--seed", _MODEL, "N", "Seed of everything random. Default: 0.")]
+
 
 HELP = "Tune an adapter on images and conversations; the run directory is printed at the end."
 EPILOG = "\n\n".join(
@@ -72,8 +199,8 @@ def command(
     flags = {
         key: value for key, value in locals().items() if key not in ("config", "dry_run", "json", "quiet", "verbose")
     }
-    from m2pt_cli.training.distributed import is_first_process
-    from m2pt_cli.training.run_folder import settings_file
+    from m2pt_cli.runtime.distributed import is_first_process
+    from m2pt_cli.training.run_dir import settings_file
 
     output = Output.configure(json=json, quiet=quiet or not is_first_process(), verbose=verbose)
     flags["report_to"] = [name for names in report_to or () for name in names.split(",")]
@@ -82,12 +209,12 @@ def command(
     file = settings_file(config, output_dir=output_dir, resume=resume)
     settings = TrainSettings.from_sources(file, flags)
     if dry_run:
-        from m2pt_cli.cli.train_plan import show_plan
+        from m2pt_cli.cli.train_view import show_plan
 
         show_plan(settings, output)
         return 0
 
-    from m2pt_cli.cli.progress import TrainProgress
+    from m2pt_cli.cli.train_view import TrainProgress
     from m2pt_cli.training.run import run_training
 
     try:

@@ -1,6 +1,6 @@
 """Conversations as text: the chat templates, and which characters the assistant has to produce.
 
-The wording is LLaVA's (``conversation.py``, separator style TWO). `m2pt_cli.data.encode` turns the text into ids.
+The wording is LLaVA's (``conversation.py``, separator style TWO). `m2pt_cli.data.tokenize` turns the text into ids.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from m2pt_cli.data.samples import IMAGE_MARK, Turn
+from m2pt_cli.data.sample import IMAGE_MARK, Turn
 from m2pt_cli.errors import InputError, SettingsError
 from m2pt_cli.settings import TEMPLATES, closest
 

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from m2pt_cli.data.encode import UNSUPERVISED, EncodedSample
-from m2pt_cli.data.pixels import Fit, PixelPreparer
-from m2pt_cli.data.samples import ImageReference, image_size
+from m2pt_cli.data.image_transforms import Fit, PixelPreparer
+from m2pt_cli.data.sample import ImageReference, image_size
+from m2pt_cli.data.tokenize import UNSUPERVISED, EncodedSample
 from m2pt_cli.errors import SettingsError
 
 # Images of up to 64 x 64 pixels are kept once prepared, at most 100 MB of them.

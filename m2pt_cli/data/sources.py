@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from m2pt_cli.data.checks import image_key, with_readable_images
-from m2pt_cli.data.faults import Faults, RowFault
-from m2pt_cli.data.image_folders import ImageFolders
-from m2pt_cli.data.reading import SUFFIXES, chosen, read_rows
-from m2pt_cli.data.rows import sample_of
-from m2pt_cli.data.samples import Sample
+from m2pt_cli.data.formats import sample_of
+from m2pt_cli.data.images import ImageFolders
+from m2pt_cli.data.readers import SUFFIXES, chosen, read_rows
+from m2pt_cli.data.sample import Sample
+from m2pt_cli.data.validation import InvalidRow, ValidationReport, image_key, with_readable_images
 from m2pt_cli.errors import InputError, SettingsError
 from m2pt_cli.settings import closest
 
@@ -75,12 +74,12 @@ def load_samples(
     ImageFolders(images)  # a wrong folder is met even where no source asks for it
     if images and all(spec in KNOWN for spec in data):
         say(f"--images is not used: {' and '.join(data)} bring their own")
-    faults = Faults(skip_bad=skip_bad)
+    faults = ValidationReport(skip_bad=skip_bad)
     left_out = 0
     parts: list[tuple[str, list[Sample]]] = []
     for spec in data:
         # A published set has a few faults that nobody here can mend: they are left out, and said.
-        own = Faults(skip_bad=True) if spec in KNOWN else faults
+        own = ValidationReport(skip_bad=True) if spec in KNOWN else faults
         request = SourceRequest(spec, tuple(images), limit, seed, allow_url, own, say)
         samples = with_readable_images(_read(request), own, report=say)
         parts.append((spec, samples))
@@ -117,7 +116,7 @@ class SourceRequest:
     limit: int | None
     seed: int
     allow_url: bool
-    faults: Faults
+    faults: ValidationReport
     report: Report
 
 
@@ -195,7 +194,7 @@ def _require_plausible(spec: str) -> None:
 
 def _read(request: SourceRequest) -> list[Sample]:
     if request.spec == "demo":
-        from m2pt_cli.data.demo_tasks import demo_train_samples
+        from m2pt_cli.demo.dataset import demo_train_samples
 
         return demo_train_samples(request.limit, request.seed)
     if request.spec == "vision-flan":
@@ -207,7 +206,7 @@ def _read(request: SourceRequest) -> list[Sample]:
     if path.is_file() and path.suffix.lower() in SUFFIXES:
         rows = chosen(read_rows(path, request.faults), request.limit, request.seed)
         return samples_of(rows, request, request.images or (path.parent,), where=path.name)
-    from m2pt_cli.data.hub_sets import cache_folders, open_data_set
+    from m2pt_cli.data.hub_datasets import cache_folders, open_data_set
 
     table = open_data_set(request.spec, report=request.report)
     numbers = chosen(list(range(len(table))), request.limit, request.seed)
@@ -223,7 +222,7 @@ def samples_of(rows: Any, request: SourceRequest, folders: Sequence[Path], *, wh
     for number, row in rows:
         try:
             samples.append(sample_of(row, number, find))
-        except RowFault as fault:
+        except InvalidRow as fault:
             said = row.get("id") if isinstance(row, dict) else None
             request.faults.add(f"{where} sample {number}" + (f" ({said})" if said is not None else ""), str(fault))
     return samples

@@ -11,15 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from m2pt_cli.bases.catalog import find_base
-from m2pt_cli.bases.config import MODEL_CLASSES
-from m2pt_cli.bases.hub import fetch_config
 from m2pt_cli.errors import UnavailableError
-from m2pt_cli.evaluation.benchmark import Request
-from m2pt_cli.evaluation.rows import Item, Mark, Row, answered
-from m2pt_cli.evaluation.scores import accuracy
-from m2pt_cli.evaluation.statistics import mean
-from m2pt_cli.evaluation.yes_no import first_yes_or_no
+from m2pt_cli.evaluation.answer_parsing import first_yes_or_no
+from m2pt_cli.evaluation.metrics import accuracy, mean
+from m2pt_cli.evaluation.task import Example, Prediction, Score, TaskOptions, answered
+from m2pt_cli.families.llava_config import MODEL_CLASSES
+from m2pt_cli.models.catalog import find_base
+from m2pt_cli.models.hub import fetch_config
 
 _PROMPT = (
     "Question: {question}\nReference answer: {answer}\nPrediction: {prediction}\n"
@@ -38,19 +36,19 @@ class Verdicts:
     headline = "accuracy"
     has_protocols = False
 
-    def __init__(self, bench: str, rows: Sequence[Row]) -> None:
+    def __init__(self, bench: str, rows: Sequence[Prediction]) -> None:
         self.name = f"{bench}-judge"
         self._rows = answered(rows)
 
-    def items(self, request: Request) -> list[Item]:
+    def items(self, request: TaskOptions) -> list[Example]:
         """One question to the judge per answered row."""
-        return [Item(row.id, row.question_id, row.category, None, judge_prompt(row), "yes") for row in self._rows]
+        return [Example(row.id, row.question_id, row.category, None, judge_prompt(row), "yes") for row in self._rows]
 
-    def mark(self, row: Row, protocol: str) -> Mark:
+    def mark(self, row: Prediction, protocol: str) -> Score:
         said = first_yes_or_no(row.prediction or "")
-        return Mark(said, said == "yes")
+        return Score(said, said == "yes")
 
-    def scores(self, rows: Sequence[Row], protocol: str) -> dict[str, Any]:
+    def scores(self, rows: Sequence[Prediction], protocol: str) -> dict[str, Any]:
         """``{"accuracy", "interval", "n", "unread", "agreement"}`` by the judge.
 
         ``unread`` verdicts are neither yes nor no and count as wrong; ``agreement`` is the share of answers on which
@@ -70,7 +68,7 @@ class Verdicts:
         }
 
 
-def judge_prompt(row: Row) -> str:
+def judge_prompt(row: Prediction) -> str:
     """What the judge is asked about one answer; several references are listed once each."""
     answers = row.answer if isinstance(row.answer, str) else " / ".join(dict.fromkeys(row.answer))
     return _PROMPT.format(question=row.question, answer=answers, prediction=row.prediction)

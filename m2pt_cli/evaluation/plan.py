@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from m2pt_cli.bases.adapters import AdapterInfo, read_adapter, require_same_base
-from m2pt_cli.bases.catalog import BaseEntry, entry_of, resolve_base_name
-from m2pt_cli.bases.fingerprint import base_fingerprint
 from m2pt_cli.errors import SettingsError
-from m2pt_cli.evaluation.benchmark import Benchmark
-from m2pt_cli.evaluation.folder import RESULTS, EvaluationFolder
-from m2pt_cli.evaluation.share import Share
+from m2pt_cli.evaluation.run_dir import RESULTS, EvaluationFolder
+from m2pt_cli.evaluation.task import Task
+from m2pt_cli.models.adapters import AdapterInfo, read_adapter, require_same_base
+from m2pt_cli.models.catalog import BaseEntry, entry_of, resolve_base_name
+from m2pt_cli.models.fingerprint import base_fingerprint
+from m2pt_cli.runtime.distributed import Sharding
 from m2pt_cli.settings import EvalSettings
 
 # What --adapter calls the bare base.
@@ -65,7 +65,7 @@ class RunPlan:
         ]
 
 
-def plan_runs(settings: EvalSettings, benchmarks: Sequence[Benchmark], share: Share) -> list[RunPlan]:
+def plan_runs(settings: EvalSettings, benchmarks: Sequence[Task], share: Sharding) -> list[RunPlan]:
     """Plan one run per adapter: all the checks that need no model, the cheapest first.
 
     Raises:

@@ -1,4 +1,4 @@
-"""``m2pt eval``: benchmarks, adapters and folders tied together; cheap checks first."""
+"""``m2pt eval``: from settings to results."""
 
 from __future__ import annotations
 
@@ -7,27 +7,25 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from m2pt_cli.errors import InputError, SettingsError
-from m2pt_cli.evaluation.benchmark import Benchmark, Request
-from m2pt_cli.evaluation.benchmarks import find_benchmarks
-from m2pt_cli.evaluation.blocks import score_block
+from m2pt_cli.evaluation.datasets import missing_images
 from m2pt_cli.evaluation.events import Events, Notice, ignore
-from m2pt_cli.evaluation.files import write_json
-from m2pt_cli.evaluation.folder import RESULTS
-from m2pt_cli.evaluation.images import missing_images
 from m2pt_cli.evaluation.judge import is_llava
-from m2pt_cli.evaluation.mmavg import mmavg
+from m2pt_cli.evaluation.metrics import mmavg
 from m2pt_cli.evaluation.plan import RunPlan, plan_runs
-from m2pt_cli.evaluation.rescore import rescore
-from m2pt_cli.evaluation.results import EvalResult, EvalRun
-from m2pt_cli.evaluation.rows import Item, Row
-from m2pt_cli.evaluation.share import Share
-from m2pt_cli.evaluation.shuffle import shuffle_images
+from m2pt_cli.evaluation.predictions import rescore
+from m2pt_cli.evaluation.results import EvalResult, EvalRun, score_task
+from m2pt_cli.evaluation.run_dir import RESULTS
+from m2pt_cli.evaluation.runner import shuffle_images
+from m2pt_cli.evaluation.task import Example, Prediction, Task, TaskOptions
+from m2pt_cli.evaluation.tasks import find_tasks
+from m2pt_cli.files.io import write_json
+from m2pt_cli.runtime.distributed import Sharding
 from m2pt_cli.settings import EvalSettings
 from m2pt_cli.version import library_versions
 
 if TYPE_CHECKING:
-    from m2pt_cli.bases.loading import LoadedBase
-    from m2pt_cli.evaluation.session import Session
+    from m2pt_cli.evaluation.runner import Session
+    from m2pt_cli.models.load import LoadedBase
 
 
 def run_evaluation(settings: EvalSettings, *, events: Events = ignore) -> EvalResult:
@@ -47,15 +45,15 @@ def run_evaluation(settings: EvalSettings, *, events: Events = ignore) -> EvalRe
         UnavailableError: a base, a data set or a judge that can't be had.
         GenerationError: every question of every benchmark failed.
     """
-    share = Share.from_environment()
+    share = Sharding.from_environment()
     try:
         return _evaluate(settings, share, events)
     finally:
         share.leave()
 
 
-def _evaluate(settings: EvalSettings, share: Share, events: Events) -> EvalResult:
-    benchmarks = find_benchmarks(settings.bench)
+def _evaluate(settings: EvalSettings, share: Sharding, events: Events) -> EvalResult:
+    benchmarks = find_tasks(settings.bench)
     _check_options(settings, benchmarks)
     if settings.predictions is not None:
         return rescore(settings, benchmarks[0], events=events)
@@ -64,7 +62,7 @@ def _evaluate(settings: EvalSettings, share: Share, events: Events) -> EvalResul
     plans = plan_runs(settings, benchmarks, share)
     folder = plans[0].folder.path.parent if len(plans) > 1 else plans[0].folder.path
     events(Notice(f"writing to {folder}"))
-    request = Request(
+    request = TaskOptions(
         limit=settings.limit,
         wording=settings.wording,
         source=settings.source,
@@ -84,7 +82,7 @@ def _evaluate(settings: EvalSettings, share: Share, events: Events) -> EvalResul
         for members in items.values():
             shuffle_images(members, seed=settings.seed)
     # The first import of torch: everything that can be wrong without a model has been checked.
-    from m2pt_cli.bases.loading import load_base, set_seed, set_threads
+    from m2pt_cli.models.load import load_base, set_seed, set_threads
 
     set_threads(settings.threads)
     set_seed(settings.seed)
@@ -96,7 +94,7 @@ def _evaluate(settings: EvalSettings, share: Share, events: Events) -> EvalResul
         if settings.judge is not None:
             # Two large models need not share the memory.
             del loaded
-            from m2pt_cli.evaluation.judging import judge_runs
+            from m2pt_cli.evaluation.judge_run import judge_runs
 
             done = judge_runs(plans, done, benchmarks, settings, share=share, events=events)
     finally:
@@ -116,7 +114,7 @@ def _evaluate(settings: EvalSettings, share: Share, events: Events) -> EvalResul
     return result
 
 
-def _check_options(settings: EvalSettings, benchmarks: Sequence[Benchmark]) -> None:
+def _check_options(settings: EvalSettings, benchmarks: Sequence[Task]) -> None:
     without = [bench.name for bench in benchmarks if not bench.has_protocols]
     if settings.protocol != "official" and without:
         raise SettingsError(
@@ -137,14 +135,14 @@ def _run(
     plan: RunPlan,
     settings: EvalSettings,
     loaded: LoadedBase,
-    benchmarks: Sequence[Benchmark],
-    items: Mapping[str, list[Item]],
-    share: Share,
+    benchmarks: Sequence[Task],
+    items: Mapping[str, list[Example]],
+    share: Sharding,
     events: Events,
-) -> tuple[EvalRun, dict[str, list[Row]]]:
-    from m2pt_cli.answering.engine import AnswerEngine, Decoding
-    from m2pt_cli.bases.adapters import attach_adapter, detach_adapter
-    from m2pt_cli.evaluation.session import Session, require_answers
+) -> tuple[EvalRun, dict[str, list[Prediction]]]:
+    from m2pt_cli.evaluation.runner import Session, require_answers
+    from m2pt_cli.generation.engine import AnswerEngine, Decoding
+    from m2pt_cli.models.adapters import attach_adapter, detach_adapter
 
     found = plan.folder.results()
     dtype = str(loaded.dtype).removeprefix("torch.")
@@ -168,7 +166,7 @@ def _run(
         )
         session = Session(engine, plan.folder, name=plan.name, identity=identity, share=share, events=events)
         blocks: dict[str, Any] = dict(found["benchmarks"]) if found is not None else {}
-        rows: dict[str, list[Row]] = {}
+        rows: dict[str, list[Prediction]] = {}
         for bench in benchmarks:
             earlier = blocks.get(bench.name, {})
             rows[bench.name], blocks[bench.name] = _bench(session, bench, items[bench.name], settings, earlier)
@@ -198,12 +196,12 @@ def _run(
 
 
 def _bench(
-    session: Session, bench: Benchmark, items: list[Item], settings: EvalSettings, earlier: Mapping[str, Any]
-) -> tuple[list[Row], dict[str, Any]]:
+    session: Session, bench: Task, items: list[Example], settings: EvalSettings, earlier: Mapping[str, Any]
+) -> tuple[list[Prediction], dict[str, Any]]:
     """A benchmark's rows and scores, with those of the blind control beside them."""
     most = settings.max_new_tokens or bench.max_new_tokens
     rows = session.rows(bench, items, label=bench.name, max_new_tokens=most)
-    block = score_block(bench, rows, settings.protocol)
+    block = score_task(bench, rows, settings.protocol)
     if not settings.shuffle_images:
         return rows, {**block, "shuffled": earlier.get("shuffled"), "judge": earlier.get("judge")}
     blind_items = shuffle_images(items, seed=settings.seed)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from m2pt_cli.method.check import check_prompts
+from m2pt_cli.method.checkpoint import AdapterFiles, load_adapter_strictly, read_adapter, read_adapter_config
 from m2pt_cli.method.config import M2PTConfig, MethodError
 from m2pt_cli.method.interaction import train_in_fp32
-from m2pt_cli.method.loading import AdapterFiles, load_adapter_strictly, read_adapter, read_adapter_config
+from m2pt_cli.method.parameters import PARTS, adapter_of, adapter_parameters, part_of, parts_of, select_full
 from m2pt_cli.method.presets import preset
 from m2pt_cli.method.registration import register
-from m2pt_cli.method.selection import PARTS, adapter_of, adapter_parameters, part_of, parts_of, select_full
 from m2pt_cli.method.tuner import M2PTModel
 
 register(M2PTConfig, M2PTModel)

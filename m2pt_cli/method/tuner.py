@@ -15,10 +15,10 @@ from torch import nn
 from m2pt_cli.method.architecture import check_official_tokens, read_architecture, resolve
 from m2pt_cli.method.calls import check_alone, check_images, check_text, not_alone
 from m2pt_cli.method.config import PROJECTOR, M2PTConfig, MethodError
-from m2pt_cli.method.images import add_visual_tokens
 from m2pt_cli.method.interaction import ResidualInteraction, restore_originals, train_in_fp32
+from m2pt_cli.method.parameters import adapter_of
 from m2pt_cli.method.prompts import IdleMLP, M2PTLayer, PromptedAttention, PromptRotation, refuse_merge
-from m2pt_cli.method.selection import adapter_of
+from m2pt_cli.method.visual_tokens import add_visual_tokens
 
 
 class M2PTModel(BaseTuner):

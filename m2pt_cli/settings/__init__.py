@@ -1,12 +1,10 @@
 """Frozen settings of each command, from YAML and flags, with every fault reported at once.
 
 A value of None means "not said": `TrainSettings.resolve` fills it from the defaults of the base (the catalogue's, see
-``m2pt_cli.bases.catalog``). This package imports no torch, so that a mistake in a flag costs no waiting.
+``m2pt_cli.models.catalog``). This package imports no torch, so that a mistake in a flag costs no waiting.
 """
 
-from m2pt_cli.settings.asking import EvalSettings, InferSettings
-from m2pt_cli.settings.attention import AttnMapSettings
-from m2pt_cli.settings.choices import (
+from m2pt_cli.settings.base import (
     ATTENTION_PARTS,
     DTYPES,
     IMAGE_FITS,
@@ -18,13 +16,15 @@ from m2pt_cli.settings.choices import (
     TEMPLATES,
     VISUAL_TOKENS,
     WORDINGS,
+    Settings,
     closest,
+    convert,
     flag,
     raise_faults,
+    read_yaml,
 )
-from m2pt_cli.settings.common import Settings
-from m2pt_cli.settings.training import TrainSettings
-from m2pt_cli.settings.values import convert, read_yaml
+from m2pt_cli.settings.inference import AttnMapSettings, EvalSettings, InferSettings
+from m2pt_cli.settings.train import TrainSettings
 
 __all__ = [
     "ATTENTION_PARTS",

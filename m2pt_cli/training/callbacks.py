@@ -11,9 +11,9 @@ from typing import IO, TYPE_CHECKING, Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from m2pt_cli.runtime.signals import StopRequest
 from m2pt_cli.training.checkpoints import full_disk_named, write_text
 from m2pt_cli.training.events import Events, Saved, Step, Validated
-from m2pt_cli.training.signals import StopRequest
 
 if TYPE_CHECKING:
     from m2pt_cli.training.trainer import M2PTTrainer

@@ -11,10 +11,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from m2pt_cli.bases.catalog import BaseEntry, entry_of, resolve_base_name
-from m2pt_cli.data.samples import Sample
+from m2pt_cli.data.sample import Sample
 from m2pt_cli.data.sources import load_samples, split_validation
 from m2pt_cli.errors import UnavailableError
+from m2pt_cli.models.catalog import BaseEntry, entry_of, resolve_base_name
 from m2pt_cli.settings import TrainSettings
 from m2pt_cli.training.events import Events, Notice
 
@@ -58,12 +58,12 @@ def make_plan(settings: TrainSettings, *, base: str, events: Events) -> Plan:
     require_trackers(settings)
     if (settings.device or os.environ.get("M2PT_DEVICE") or "cpu") != "cpu":
         # torch takes seconds to import, a large data set minutes to read.
-        from m2pt_cli.bases.device import choose_device
+        from m2pt_cli.runtime.device import choose_device
 
         choose_device(settings.device)
     if any(needs_download(name) for name in settings.data):
         # A download takes hours; whether this machine can train that base at all is known in seconds.
-        from m2pt_cli.bases.loading import require_fast_enough
+        from m2pt_cli.models.load import require_fast_enough
 
         require_fast_enough(entry_of(base), settings.device)
     loaded = load_samples(

@@ -10,18 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from m2pt_cli.errors import DeviceError, InputError, Interrupted, is_out_of_memory
 from m2pt_cli.records import TrainResult
+from m2pt_cli.runtime.distributed import agreed, connected, first_then_others, is_first_process, process_count
 from m2pt_cli.settings import TrainSettings
-from m2pt_cli.training.distributed import agreed, connected, first_then_others, is_first_process, process_count
 from m2pt_cli.training.events import Events, Notice, Started, ignore
 from m2pt_cli.training.plan import Plan, base_name, make_plan
-from m2pt_cli.training.run_folder import (
-    claim,
-    clear,
-    kept_settings,
-    read_run_file,
-    require_same_run,
-    write_run_file,
-)
+from m2pt_cli.training.run_dir import claim, clear, kept_settings, read_run_file, require_same_run, write_run_file
 from m2pt_cli.version import LIBRARIES, library_versions
 
 if TYPE_CHECKING:
@@ -76,7 +69,7 @@ def _run(plan: Plan, run_dir: Path, events: Events) -> TrainResult:
         if finished is not None:
             return finished
 
-    from m2pt_cli.training.finish import finish
+    from m2pt_cli.training.report import finish
     from m2pt_cli.training.setup import prepare
 
     started = time.monotonic()
@@ -105,8 +98,8 @@ def _finished(plan: Plan, run_dir: Path, events: Events) -> TrainResult | None:
 
 
 def _train(plan: Plan, prepared: Prepared, events: Events) -> None:
+    from m2pt_cli.runtime.signals import stop_on_signals
     from m2pt_cli.training.checkpoints import latest_checkpoint
-    from m2pt_cli.training.signals import stop_on_signals
 
     settings, run_dir = plan.settings, prepared.run_dir
     checkpoint = None

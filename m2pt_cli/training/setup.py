@@ -1,9 +1,11 @@
-"""From a plan to a trainer: the base on its device, the method in it, the encoded samples."""
+"""From a plan to a trainer: arguments, base, method and encoded samples."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,20 +13,205 @@ from typing import Any
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
-from torch import nn
+from torch import Tensor, nn
+from transformers import TrainingArguments
 
-from m2pt_cli.bases.loading import LoadedBase, choose_device, choose_dtype, load_base, set_seed, set_threads
-from m2pt_cli.bases.processor import set_visual_tokens
+from m2pt_cli.data.chat import get_template
+from m2pt_cli.data.collate import Collator, ImagePreparer
+from m2pt_cli.data.sample import Sample
+from m2pt_cli.data.tokenize import EncodedSample, EncodedSamples, encode_samples
+from m2pt_cli.errors import InputError
+from m2pt_cli.families.processor import set_visual_tokens
 from m2pt_cli.method import PARTS, M2PTConfig, parts_of, preset, select_full, train_in_fp32
+from m2pt_cli.models.load import LoadedBase, choose_device, choose_dtype, load_base, set_seed, set_threads
+from m2pt_cli.runtime.distributed import process_count
+from m2pt_cli.runtime.signals import StopRequest
 from m2pt_cli.settings import TrainSettings
-from m2pt_cli.training.arguments import total_steps, training_arguments
 from m2pt_cli.training.callbacks import Flow, Recorder
-from m2pt_cli.training.encoding import EncodedData, encode_data
 from m2pt_cli.training.events import Events, Notice
 from m2pt_cli.training.norms import fuse_norms
 from m2pt_cli.training.plan import Plan
-from m2pt_cli.training.signals import StopRequest
 from m2pt_cli.training.trainer import M2PTTrainer
+
+
+def total_steps(settings: TrainSettings, samples: int) -> int:
+    """Optimiser steps of the whole run, counted as `transformers.Trainer` counts them.
+
+    Args:
+        settings: resolved: ``batch_size``, ``accumulation`` and ``epochs`` or ``max_steps`` are set.
+        samples: number of training samples.
+    """
+    if settings.max_steps is not None:
+        return settings.max_steps
+    per_device = settings.batch_size or 1
+    batches = math.ceil(math.ceil(samples / per_device) / process_count())
+    per_epoch = math.ceil(batches / (settings.accumulation or 1))
+    return math.ceil((settings.epochs or 1) * per_epoch)
+
+
+def worker_count(settings: TrainSettings, device: torch.device) -> int:
+    """Processes that prepare images: as many as the user said, none beside a CPU that computes, else up to four."""
+    if settings.workers is not None or device.type == "cpu":
+        return settings.workers or 0
+    return min(4, (os.cpu_count() or 1) // process_count())
+
+
+def training_arguments(
+    settings: TrainSettings, *, run_dir: Path, steps: int, validates: bool, device: torch.device, autocast: str | None
+) -> TrainingArguments:
+    """The arguments of a run.
+
+    Args:
+        settings: resolved.
+        steps: optimiser steps, see `total_steps`.
+        validates: whether there are validation samples.
+        autocast: "bf16" or "fp16" where the trained weights are wider than what the device computes in.
+    """
+    if device.type == "cuda" and device.index is not None and process_count() == 1:
+        # accelerate takes the first visible device otherwise.
+        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
+    every = settings.save_steps or max(1, math.ceil(steps / 5))
+    workers = worker_count(settings, device)
+    reporters = [name for name in settings.report_to if name != "none"]
+    if "tensorboard" in reporters:
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(run_dir / "trackers"))
+    arguments = TrainingArguments(
+        output_dir=str(run_dir),
+        run_name=run_dir.name,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        use_cpu=device.type == "cpu",
+        bf16=autocast == "bf16",
+        fp16=autocast == "fp16",
+        per_device_train_batch_size=settings.batch_size or 1,
+        per_device_eval_batch_size=settings.batch_size or 1,
+        gradient_accumulation_steps=settings.accumulation or 1,
+        max_steps=steps,
+        learning_rate=settings.learning_rate or 0.0,
+        weight_decay=settings.weight_decay or 0.0,
+        warmup_steps=math.ceil((settings.warmup or 0.0) * steps),
+        lr_scheduler_type="cosine",
+        optim="adamw_torch",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=every,
+        eval_strategy="steps" if validates else "no",
+        eval_steps=every,
+        metric_for_best_model="loss" if validates else None,
+        greater_is_better=False if validates else None,
+        dataloader_num_workers=workers,
+        dataloader_persistent_workers=workers > 0,
+        dataloader_pin_memory=device.type == "cuda",
+        remove_unused_columns=False,
+        label_names=["labels"],
+        report_to=reporters or "none",
+        disable_tqdm=True,
+        use_cache=True,  # the model's config stays as it is; `supervised_loss` turns the cache off
+        log_level="error",
+        # With visual_tokens="patches" the last vision layer's prompts get no gradient.
+        ddp_find_unused_parameters=True,
+    )
+    if process_count() == 1 and device.type == "cuda":
+        # Several visible devices would mean DataParallel, which M²PT refuses: torchrun is the way to use them.
+        _ = arguments.device
+        arguments._n_gpu = 1
+    return arguments
+
+
+@dataclass(frozen=True)
+class EncodedData:
+    """Encoded samples, and what makes a batch of them; ``validation`` is None where none are held out."""
+
+    collator: Collator | SkippingCollator
+    train: EncodedSamples
+    validation: EncodedSamples | None
+
+
+class SkippingCollator:
+    """A collator that leaves out samples whose image turns out to be broken, and counts them.
+
+    In a large data set a fault behind an image's header is met only here, hours into a run.
+
+    Args:
+        collator: what makes the batch of the others.
+    """
+
+    def __init__(self, collator: Collator) -> None:
+        self.collator = collator
+
+    def __call__(self, samples: Sequence[EncodedSample]) -> dict[str, Tensor]:
+        """The batch of the good samples; ``skipped`` counts the others, where there are any.
+
+        Raises:
+            InputError: no sample of the batch is good.
+        """
+        try:
+            return self.collator(samples)
+        except InputError:
+            good = [sample for sample in samples if self._is_readable(sample)]
+            if not good or len(good) == len(samples):
+                raise
+            skipped = torch.tensor(len(samples) - len(good))
+        return {**self.collator(good), "skipped": skipped}
+
+    def _is_readable(self, sample: EncodedSample) -> bool:
+        try:
+            self.collator.images.prepare(sample.sample.images)
+        except InputError:
+            return False
+        return True
+
+
+def encode_data(plan: Plan, processor: Any, events: Events) -> EncodedData:
+    """Tokenise the samples of a plan.
+
+    Args:
+        processor: the base's, set to the number of image tokens that the method uses.
+
+    Raises:
+        InputError: faulty samples (unless they are to be skipped), or none left.
+        SettingsError: the template or the image fit does not go with the base.
+    """
+    images = ImagePreparer(processor, fit=plan.settings.image_fit or "base")
+    tokenizer = processor.tokenizer
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    collator = Collator(images, pad_token_id=pad)
+    return EncodedData(
+        collator=SkippingCollator(collator) if plan.settings.skip_bad else collator,
+        train=_encoded(plan.train, "training", plan.settings, processor, images, events),
+        validation=_encoded(plan.validation, "validation", plan.settings, processor, images, events)
+        if plan.validation
+        else None,
+    )
+
+
+def _encoded(
+    samples: Sequence[Sample],
+    what: str,
+    settings: TrainSettings,
+    processor: Any,
+    images: ImagePreparer,
+    events: Events,
+) -> EncodedSamples:
+    encoded = encode_samples(
+        samples,
+        get_template(settings.template or "plain", processor),
+        processor.tokenizer,
+        image_token_id=processor.image_token_id,
+        token_counts=images.token_counts,
+        max_length=settings.max_length or 1024,
+        skip_bad=settings.skip_bad,
+    )
+    if encoded.faults:
+        events(Notice(f"{encoded.faults:,} faulty {what} samples are skipped", is_warning=True))
+    if not len(encoded):
+        raise InputError(f"no {what} sample is left", "look at the data with --dry-run")
+    if encoded.num_cut:
+        said = f"{encoded.num_cut:,} of {len(encoded):,} {what} samples are cut to --max-length {settings.max_length}"
+        events(Notice(said, is_warning=True))
+    return encoded
+
 
 ADAPTER = "default"
 # What the optimiser's steps are computed in where the trained weights are wider than the base.

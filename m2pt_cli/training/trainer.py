@@ -27,7 +27,7 @@ class M2PTTrainer(Trainer):
 
     Args:
         model: a PEFT model, or a LLaVA for full fine-tuning.
-        args: see `m2pt_cli.training.arguments`.
+        args: see `m2pt_cli.training.setup`.
         run_dir: where checkpoints go.
         train_samples: what ``collator`` turns into a batch; ``validation_samples`` likewise, or None.
         lengths: tokens of each training sample.

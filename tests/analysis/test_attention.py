@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from method import reference
-from method.cases import Case, make_case
+from fixtures import reference
+from fixtures.cases import Case, make_case
+from fixtures.models import PATCHES, batch_for, fill_adapter, tiny_llava, tiny_llava_next
 from peft import LoraConfig, get_peft_model
-from tiny_models import PATCHES, batch_for, fill_adapter, tiny_llava, tiny_llava_next
 from torch import Tensor, nn
 
 from m2pt_cli.analysis import attention

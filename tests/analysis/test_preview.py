@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from fixtures.made_maps import made_maps, made_run
 
 from m2pt_cli.analysis.preview import bars, preview_lines, shades
-
-from .made_maps import made_maps, made_run
 
 
 def test_shades_and_bars() -> None:

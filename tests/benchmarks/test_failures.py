@@ -14,11 +14,11 @@ import pytest
 import summary
 import torch
 import train_step
+from fixtures.models import tiny_llava
 from measure import in_rounds, interleaved, setting
-from tiny_models import tiny_llava
 from train_step import FULL, VARIANTS, make_batch, prepare, time_full
 
-from m2pt_cli.answering.engine import Question, Reply
+from m2pt_cli.generation.engine import Question, Reply
 
 CPU = torch.device("cpu")
 

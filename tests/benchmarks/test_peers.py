@@ -8,16 +8,16 @@ import pytest
 import torch
 import train_step
 from concatenation import ConcatenatedPrompts
+from fixtures.models import fill_adapter, prompts_of, tiny_llava
 from flops import step_flops
 from geometries import GEOMETRIES, TEXT_TOKENS, build
 from peft import get_peft_model
-from tiny_models import fill_adapter, prompts_of, tiny_llava
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 from train_step import SUPERVISED, make_batch, needed, shared_copy
 
-from m2pt_cli.bases.catalog import geometry_from_config
 from m2pt_cli.method import preset
+from m2pt_cli.models.catalog import geometry_from_config
 from m2pt_cli.training import norms
 from m2pt_cli.training.loss import supervised_loss
 

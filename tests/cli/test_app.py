@@ -128,7 +128,7 @@ def test_ctrl_c_is_code_130_and_one_line(monkeypatch: pytest.MonkeyPatch, capsys
     def pressed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("m2pt_cli.cli.infer_lines.answer_lines", pressed)
+    monkeypatch.setattr("m2pt_cli.cli.infer.answer_lines", pressed)
     assert main(["infer", "--input", "-", "--json"]) == 130
     assert json.loads(capsys.readouterr().err)["error"]["message"] == "interrupted"
 
@@ -164,7 +164,7 @@ def test_a_file_system_without_room_is_one_line_and_code_1(
     def fail(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("m2pt_cli.analysis.parameters.count_parameters", fail)
+    monkeypatch.setattr("m2pt_cli.models.count.count_parameters", fail)
     assert main(["count-params", "--base", "nano"]) == 1
     err = capsys.readouterr().err
     assert said in err and "hint: " in err and "Traceback" not in err

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from analysis.made_maps import made_maps, made_run
-from evaluation.tiny_base import write_tiny_adapter, write_tiny_base
+from fixtures.made_maps import made_maps, made_run
+from fixtures.tiny_base import write_tiny_adapter, write_tiny_base
 from PIL import Image
 
 from m2pt_cli import AttnMapSettings, attention_map
@@ -185,9 +185,9 @@ def test_an_image_from_stdin(
 def test_an_answer_of_nothing_is_the_end_of_the_sequence(
     base: str, image: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from m2pt_cli.answering import engine
+    from m2pt_cli.generation import engine
 
-    monkeypatch.setattr(engine, "answer_rows", lambda *_, **__: [[[]]])
+    monkeypatch.setattr(engine, "answer_groups", lambda *_, **__: [[[]]])
     assert look(image, "--json", base=base) == 0
     run = document(capsys)["runs"][0]
     assert (run["answer"], run["tokens"]) == ("", ["</s>"])
@@ -235,7 +235,7 @@ def test_mistakes_are_met_before_the_model_is_loaded(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from m2pt_cli.bases import loading
+    from m2pt_cli.models import load as loading
 
     class Loaded(Exception):
         pass

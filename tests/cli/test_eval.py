@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fixtures.tiny_base import write_tiny_base
 
 from m2pt_cli.cli.app import main
-
-from ..evaluation.tiny_base import write_tiny_base
 
 SCORING = Path(__file__).parent.parent / "scoring"
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from bases import official_layout as layout
+from fixtures import official_layout as layout
 
 import m2pt_cli
 from m2pt_cli.cli.app import main

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluation.tiny_base import write_tiny_base
+from fixtures.models import fill_adapter
+from fixtures.tiny_base import write_tiny_base
 from PIL import Image
-from tiny_models import fill_adapter
 
 from m2pt_cli.cli.app import main
 
@@ -29,8 +29,8 @@ def adapters(tmp_path_factory: pytest.TempPathFactory, base: str) -> list[str]:
     """A full adapter and one of other lengths with the official visual tokens."""
     from peft import get_peft_model
 
-    from m2pt_cli.bases.loading import load_base
     from m2pt_cli.method import M2PTConfig
+    from m2pt_cli.models.load import load_base
 
     folders = []
     for seed, config in enumerate(

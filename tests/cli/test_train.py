@@ -1,3 +1,5 @@
+"""None"""
+
 from __future__ import annotations
 
 import json
@@ -10,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from evaluation.tiny_base import write_tiny_base
-from hub_server import HubServer
-from training.tiny import write_data
+from fixtures.hub_server import HubServer
+from fixtures.tiny_base import write_tiny_base
+from fixtures.toy_samples import write_data
 
 import m2pt_cli
 from m2pt_cli.cli.app import main

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import torch
-from evaluation.tiny_base import write_tiny_adapter, write_tiny_base
+from fixtures.tiny_base import tiny_base, write_tiny_adapter
 
-from m2pt_cli.bases.device import choose_device
+from m2pt_cli.runtime.device import choose_device
 
 
 @pytest.fixture(scope="session")
@@ -33,11 +33,6 @@ def _memory_given_back(device: torch.device) -> Iterator[None]:
     yield
     if device.type == "cuda":
         torch.cuda.empty_cache()
-
-
-@pytest.fixture(scope="session")
-def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_base(tmp_path_factory.mktemp("bases") / "tiny")
 
 
 @pytest.fixture(scope="session")

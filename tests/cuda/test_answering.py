@@ -8,14 +8,14 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from fixtures.models import fill_adapter
 from peft import get_peft_model
-from tiny_models import fill_adapter
 
-from m2pt_cli.answering import engine as engine_module
-from m2pt_cli.answering.engine import AnswerEngine, Decoding, Question
-from m2pt_cli.bases.loading import LoadedBase, load_base
-from m2pt_cli.data.demo_tasks import demo_captions
+from m2pt_cli.demo.dataset import demo_captions
+from m2pt_cli.generation import engine as engine_module
+from m2pt_cli.generation.engine import AnswerEngine, Decoding, Question
 from m2pt_cli.method import preset
+from m2pt_cli.models.load import LoadedBase, load_base
 
 from .conftest import on
 
@@ -99,7 +99,7 @@ def no_memory(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Iterator
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nand more lines")
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine_module, "answer_rows", fail)
+        patch.setattr(engine_module, "answer_groups", fail)
         yield
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from method.cases import make_case
+from fixtures.cases import make_case
+from fixtures.models import batch_for, fill_adapter, tiny_llava
 from peft import get_peft_model
-from tiny_models import batch_for, fill_adapter, tiny_llava
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from m2pt_cli.method import M2PTConfig

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from method import golden
-from tiny_models import prompts_of
+from fixtures import golden
+from fixtures.models import prompts_of
 
 from .conftest import on
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import IMAGE_TOKEN, PAD, VOCABULARY
+from fixtures.models import IMAGE_TOKEN, PAD, VOCABULARY
 from transformers import AutoConfig, LlavaForConditionalGeneration
 
 LAYERS, WIDTH, MLP = 12, 1024, 4096
@@ -21,7 +21,7 @@ SHARD = 150_000_000
 MEASURE = """
 import json, sys, threading, torch
 from pathlib import Path
-from m2pt_cli.bases.loading import load_base
+from m2pt_cli.models.load import load_base
 import transformers.models.llava.modeling_llava, transformers.models.llama.modeling_llama
 folder, device, small = sys.argv[1], torch.device(sys.argv[2]), sys.argv[3]
 load_base(small, device=str(device), dtype="bfloat16")

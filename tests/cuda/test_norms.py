@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from tiny_models import tiny_llava
+from fixtures.models import tiny_llava
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from fixtures.toy_samples import write_data
 from safetensors.torch import load_file
-from training.tiny import write_data
 
 from m2pt_cli.errors import DeviceError, Interrupted
 from m2pt_cli.records import TrainResult

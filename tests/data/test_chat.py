@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from fixtures.pictures import CHATML_JINJA, LLAVA_JINJA, processor
 
 from m2pt_cli.data.chat import ChatTemplate, get_template, image_first, question_turn
-from m2pt_cli.data.samples import Turn
+from m2pt_cli.data.sample import Turn
 from m2pt_cli.errors import InputError, SettingsError
-
-from .tiny import CHATML_JINJA, LLAVA_JINJA, processor
 
 TURNS = [
     Turn("user", "<image>\nIs there a chair?"),

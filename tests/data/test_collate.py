@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from fixtures.pictures import next_processor, picture, picture_file, processor
 
 from m2pt_cli.data.chat import get_template
 from m2pt_cli.data.collate import Collator, ImagePreparer, join_images, pil_image_processor
-from m2pt_cli.data.encode import EncodedSample, encode_samples
-from m2pt_cli.data.samples import BytesImage, DecodedImage, Sample, Turn
+from m2pt_cli.data.sample import BytesImage, DecodedImage, Sample, Turn
+from m2pt_cli.data.tokenize import EncodedSample, encode_samples
 from m2pt_cli.errors import InputError, SettingsError
-
-from .tiny import next_processor, picture, picture_file, processor
 
 QUESTION = "How many dogs are there?"
 

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fixtures.pictures import picture_file
 
 from m2pt_cli.data import sources
-from m2pt_cli.data.samples import Sample, Turn
+from m2pt_cli.data.sample import Sample, Turn
 from m2pt_cli.data.sources import LoadedSamples, fingerprint, load_samples, split_validation
 from m2pt_cli.errors import InputError, SettingsError, UnavailableError
-
-from .tiny import picture_file
 
 
 def row(number: int, image: str | None = None, answer: str = "A cat.") -> dict[str, Any]:

@@ -7,14 +7,8 @@ import random
 from pathlib import Path
 
 import pytest
+from fixtures.tiny_base import tiny_base
 from PIL import Image
-
-from .tiny_base import write_tiny_base
-
-
-@pytest.fixture(scope="session")
-def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_base(tmp_path_factory.mktemp("base") / "tiny")
 
 
 @pytest.fixture(scope="session")

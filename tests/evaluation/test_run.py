@@ -13,17 +13,16 @@ from typing import Any
 
 import pytest
 import torch
+from fixtures import forked
 
-from m2pt_cli.answering.engine import AnswerEngine
 from m2pt_cli.errors import GenerationError, InputError, Interrupted, SettingsError, UnavailableError
-from m2pt_cli.evaluation import folder as folder_module
+from m2pt_cli.evaluation import run_dir as folder_module
 from m2pt_cli.evaluation.events import Notice, Progress
-from m2pt_cli.evaluation.journal import read_records
 from m2pt_cli.evaluation.run import run_evaluation
-from m2pt_cli.evaluation.stopping import stop_on_sigterm
+from m2pt_cli.evaluation.run_dir import read_records
+from m2pt_cli.generation.engine import AnswerEngine
+from m2pt_cli.runtime.signals import stop_on_sigterm
 from m2pt_cli.settings import EvalSettings
-
-from . import forked
 
 
 @pytest.fixture
@@ -289,7 +288,7 @@ def test_kill_minus_nine_anywhere_loses_and_repeats_nothing(
         run_evaluation(settings(out, shuffle_images=True))
         assert _resumed(out) == len(keys)
         assert (_predictions(out), _predictions(out, "noise-shuffled"), _results(out)) == expected
-    for step in ("write_rows", "write_json", "journal_files"):
+    for step in ("write_predictions", "write_json", "journal_files"):
         for moment in ("before", "after"):
             out = tmp_path / f"{step}-{moment}"
             child = forked.start(lambda: _die_at(step, moment, settings(out, shuffle_images=True)))  # noqa: B023

@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fixtures.tiny_base import write_tiny_adapter, write_tiny_base
 
 from m2pt_cli.errors import AdapterError, SettingsError
-from m2pt_cli.evaluation.benchmark import Request
 from m2pt_cli.evaluation.events import Notice, Progress
 from m2pt_cli.evaluation.judge import Verdicts, judge_prompt
-from m2pt_cli.evaluation.rows import Mark, Row
 from m2pt_cli.evaluation.run import run_evaluation
+from m2pt_cli.evaluation.task import Prediction, Score, TaskOptions
 from m2pt_cli.settings import EvalSettings
-
-from .tiny_base import write_tiny_adapter, write_tiny_base
 
 
 @pytest.fixture(scope="module")
@@ -123,8 +121,8 @@ def test_a_plain_language_model_judges_as_it_generates(tmp_path: Path) -> None:
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    from m2pt_cli.answering.engine import Question
-    from m2pt_cli.evaluation.text_engine import TextEngine, open_judge
+    from m2pt_cli.evaluation.judge_run import TextEngine, open_judge
+    from m2pt_cli.generation.engine import Question
 
     write_tiny_base(tmp_path / "base")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
@@ -157,17 +155,17 @@ def test_a_plain_language_model_judges_as_it_generates(tmp_path: Path) -> None:
 
 def test_verdicts_are_scored_by_the_judge_and_compared_with_the_rule() -> None:
     rows = [
-        Row(f"{n}#0", str(n), split, None, "Is it?", ["yes", "yes", "yep"], "Yes").marked(Mark("yes", right))
+        Prediction(f"{n}#0", str(n), split, None, "Is it?", ["yes", "yes", "yep"], "Yes").marked(Score("yes", right))
         for n, (split, right) in enumerate([("random", True), ("random", False), ("popular", True)])
     ]
     assert "Reference answer: yes / yep\nPrediction: Yes" in judge_prompt(rows[0])
-    verdicts = Verdicts("pope", [*rows, Row("x#0", "x", None, None, "?", "a", None, error="broken")])
+    verdicts = Verdicts("pope", [*rows, Prediction("x#0", "x", None, None, "?", "a", None, error="broken")])
     said = ["Yes, it does", "no", "hm"]
     judged = [
         row.marked(verdicts.mark(row, "official"))
         for row in (
-            Row(item.id, item.question_id, item.category, None, item.question, item.answer, text)
-            for item, text in zip(verdicts.items(Request()), said, strict=True)
+            Prediction(item.id, item.question_id, item.category, None, item.question, item.answer, text)
+            for item, text in zip(verdicts.items(TaskOptions()), said, strict=True)
         )
     ]
     scores = verdicts.scores(judged, "official")

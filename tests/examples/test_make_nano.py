@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from m2pt_cli.data.scenes import draw_digit, draw_scene, split_of
+from m2pt_cli.demo.scenes import draw_digit, draw_scene, split_of
 
 MAKER = Path(__file__).parents[2] / "examples" / "make_nano"
 MODULES = ("stage", "muon", "geometry", "language", "words", "packing", "decoder")

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from m2pt_cli.bases.catalog import entry_of
-from m2pt_cli.data.demo_families import FAMILIES
+from m2pt_cli.demo.questions import FAMILIES
+from m2pt_cli.models.catalog import entry_of
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "reproduce_paper"
 MODULES = ("cells", "running", "rates", "summary", "columns", "figures", "report", "resources", "attention")
@@ -132,8 +132,8 @@ def test_no_cell_is_begun_after_the_time_is_up(paper: Any, found: Any, tmp_path:
 
 
 def test_rates_are_judged_by_seen_families_about_images_never_trained_on(paper: Any) -> None:
-    from m2pt_cli.data.demo_tasks import demo_eval_questions
     from m2pt_cli.data.sources import load_samples, split_validation
+    from m2pt_cli.demo.dataset import demo_eval_questions
 
     questions = paper.rates.validation_questions(2000)
     assert len(questions) > 50

@@ -7,16 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from fixtures.cases import Case, make_case
+from fixtures.models import batch_for, tiny_llava, tiny_llava_next
 from peft import get_peft_model
-from tiny_models import batch_for, tiny_llava, tiny_llava_next
 from torch import nn
 from transformers import LlamaForCausalLM, LlavaForConditionalGeneration, SiglipVisionConfig, StaticCache
 
 from m2pt_cli.method import M2PTConfig, MethodError
 from m2pt_cli.method.architecture import longest_text, original, read_architecture
 from m2pt_cli.method.calls import cache_argument
-
-from .cases import Case, make_case
 
 
 def test_geometry() -> None:

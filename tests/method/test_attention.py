@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import IMAGE_TOKEN, batch_for, checkpoint, prompts_of, tiny_llava, tiny_llava_next
+from fixtures import reference
+from fixtures.cases import Case, gradients, make_case
+from fixtures.models import IMAGE_TOKEN, batch_for, checkpoint, prompts_of, tiny_llava, tiny_llava_next
 from torch import Tensor, nn
 from transformers import DynamicCache, StaticCache
 
@@ -19,9 +21,6 @@ from m2pt_cli.method import MethodError
 from m2pt_cli.method.attention import CALLS, WATCHER, attention_weights, few_tokens
 from m2pt_cli.method.calls import cache_argument
 from m2pt_cli.method.prompts import PromptedAttention, PromptStates
-
-from . import reference
-from .cases import Case, gradients, make_case
 
 TEXTUAL = 4
 TOKENS = 6

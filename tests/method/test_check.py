@@ -6,14 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from fixtures.cases import Case, make_case
+from fixtures.models import tiny_llava, tiny_llava_next
 from peft import LoraConfig, get_peft_model
-from tiny_models import tiny_llava, tiny_llava_next
 
 from m2pt_cli.errors import AdapterError
 from m2pt_cli.method import check, check_prompts
 from m2pt_cli.method.attention import CALLS, PromptedCall
-
-from .cases import Case, make_case
 
 SMALL = {"num_visual_prompts": 3, "num_textual_prompts": 2}
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_models import prompts_of
-
-from . import golden
+from fixtures import golden
+from fixtures.models import prompts_of
 
 VARIANTS = ("official", "drop", "baseline")
 SAMPLES = ("sample0", "sample1", "sample2", "batch")

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import batch_for, checkpoint, tiny_llava
-
-from . import reference
-from .cases import gradients, make_case
+from fixtures import reference
+from fixtures.cases import gradients, make_case
+from fixtures.models import batch_for, checkpoint, tiny_llava
 
 AXES: dict[str, tuple[Any, ...]] = {
     "padding": ("right", "left"),

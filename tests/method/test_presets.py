@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from fixtures.models import batch_for, tiny_llava, tiny_llava_next
 from peft import LoraConfig, get_peft_model
-from tiny_models import batch_for, tiny_llava, tiny_llava_next
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from m2pt_cli.method import M2PTConfig, MethodError, parts_of, preset, train_in_fp32

@@ -9,19 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from fixtures.cases import make_case
+from fixtures.models import batch_for, fill_adapter, prompts_of, tiny_llava
 from packaging.version import Version
 from peft import LoraConfig, PeftModel, PeftType, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from safetensors.torch import load_file, save_file
-from tiny_models import batch_for, fill_adapter, prompts_of, tiny_llava
 from transformers import Trainer, TrainingArguments
 from transformers.integrations.peft import MIN_PEFT_VERSION
 from transformers.utils import check_peft_version
 
 from m2pt_cli.method import M2PTConfig, M2PTModel, MethodError, adapter_of, adapter_parameters
 from m2pt_cli.method.registration import add_peft_type, register
-
-from .cases import make_case
 
 try:
     check_peft_version(min_version=MIN_PEFT_VERSION)

@@ -8,17 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from evaluation.tiny_base import write_tiny_base
+from fixtures.tiny_base import write_tiny_base
+from fixtures.toy_samples import ToySample, collate, toy_samples, write_data
 from torch import nn
 
+from m2pt_cli.runtime.signals import StopRequest
 from m2pt_cli.settings import TrainSettings
-from m2pt_cli.training.arguments import training_arguments
 from m2pt_cli.training.callbacks import Flow, Recorder
 from m2pt_cli.training.events import Event
-from m2pt_cli.training.signals import StopRequest
+from m2pt_cli.training.setup import training_arguments
 from m2pt_cli.training.trainer import M2PTTrainer
-
-from .tiny import ToySample, collate, toy_samples, write_data
 
 
 @pytest.fixture

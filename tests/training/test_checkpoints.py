@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from fixtures.models import tiny_llava
 from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
-from tiny_models import tiny_llava
 
 from m2pt_cli.errors import DeviceError, InputError
 from m2pt_cli.training.checkpoints import (

@@ -4,14 +4,13 @@ import copy
 
 import pytest
 import torch
+from fixtures.models import VOCABULARY, tiny_llava
+from fixtures.toy_samples import collate, toy_samples
 from peft import LoraConfig, get_peft_model
-from tiny_models import VOCABULARY, tiny_llava
 from torch import nn
 
 from m2pt_cli.method import M2PTConfig
 from m2pt_cli.training.loss import needs_mask, output_head, supervised_loss
-
-from .tiny import collate, toy_samples
 
 
 @pytest.fixture

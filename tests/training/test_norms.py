@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from method.cases import make_case
-from tiny_models import batch_for, tiny_llava
+from fixtures.cases import make_case
+from fixtures.models import batch_for, tiny_llava
 from torch import nn
 
 from m2pt_cli.training import norms

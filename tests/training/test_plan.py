@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from m2pt_cli.bases.catalog import entry_of
 from m2pt_cli.errors import SettingsError, UnavailableError
+from m2pt_cli.models.catalog import entry_of
 from m2pt_cli.settings import TrainSettings
 from m2pt_cli.training import plan
 from m2pt_cli.training.plan import needs_download, require_trackers, resolve

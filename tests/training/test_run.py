@@ -1,3 +1,5 @@
+"""None"""
+
 from __future__ import annotations
 
 import errno
@@ -13,12 +15,13 @@ import torch
 from safetensors.torch import load_file
 from torch._utils import ExceptionWrapper
 
-from m2pt_cli.bases.adapters import attach_adapter, read_adapter
-from m2pt_cli.bases.loading import load_base
 from m2pt_cli.errors import DeviceError, InputError, Interrupted, SettingsError
+from m2pt_cli.models.adapters import attach_adapter, read_adapter
+from m2pt_cli.models.load import load_base
 from m2pt_cli.records import TrainResult
 from m2pt_cli.settings import TrainSettings, read_yaml
-from m2pt_cli.training import checkpoints, finish, trainer
+from m2pt_cli.training import checkpoints, trainer
+from m2pt_cli.training import report as finish
 from m2pt_cli.training.events import Event, Finished, Notice, Started, Step
 from m2pt_cli.training.run import broken_sample, run_training
 

@@ -8,19 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+from fixtures.models import tiny_llava
+from fixtures.toy_samples import collate, toy_samples
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from tiny_models import tiny_llava
 from torch import nn
 
 from m2pt_cli.errors import DivergenceError
+from m2pt_cli.runtime.signals import StopRequest
 from m2pt_cli.training.checkpoints import checkpoints, latest_checkpoint
 from m2pt_cli.training.events import Event, Saved, Step, Validated
 from m2pt_cli.training.loss import supervised_loss
-from m2pt_cli.training.signals import StopRequest
 from m2pt_cli.training.trainer import M2PTTrainer
-
-from .tiny import collate, toy_samples
 
 Make = Callable[..., M2PTTrainer]
 

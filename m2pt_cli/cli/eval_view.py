@@ -1,0 +1,307 @@
+"""What an evaluation shows: progress on stderr, and tables of results."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from m2pt_cli.cli.output import Output
+from m2pt_cli.evaluation.events import Notice, Progress
+from m2pt_cli.evaluation.results import LEVEL, Comparison, EvalResult, EvalRun
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.table import Table
+
+# Seconds between plain lines, and between redrawings of the live table.
+_LINE_EVERY = 20.0
+_DRAW_EVERY = 0.25
+# On a terminal narrower than this, columns that a person can spare make room for the others.
+_NARROW = 72
+_SPARED = ("questions/s", "failed")
+
+
+class EvalProgress:
+    """Shows the events of `run_evaluation`; use it as a context manager around the run."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._live: Live | None = None
+        self._lines: dict[tuple[str, str], _Line] = {}
+        self._last = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def __call__(self, event: Notice | Progress, /) -> None:
+        if isinstance(event, Notice):
+            self._stop()
+            (self._output.warn if event.is_warning else self._output.status)(event.text)
+            return
+        key = (event.run, event.bench)
+        if key not in self._lines and event.resumed and self._output.live:
+            self._stop()  # the moving table does not stay; where an earlier start is gone on with, does
+            kept = f"{event.resumed:,} of {event.total:,} answers are from an earlier start"
+            self._output.status(f"{event.run} on {event.bench}: {kept}")
+        line = self._lines.setdefault(key, _Line(event))
+        line.event = event
+        ended = event.done == event.total
+        now = time.monotonic()
+        if self._output.live:
+            if now - self._last >= _DRAW_EVERY or ended:
+                self._last = now
+                self._draw()
+        elif ended or now - self._last >= _LINE_EVERY:
+            self._last = now
+            self._output.status(line.text())
+
+    def _draw(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        if self._live is None:
+            console = Console(stderr=True, markup=False, emoji=False, highlight=False)
+            self._live = Live(console=console, auto_refresh=False, transient=True)
+            self._live.start()
+        self._live.update(self._table(self._live.console.width), refresh=True)
+
+    def _table(self, width: int) -> Table:
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False)
+        titles = ("run", "benchmark", "done", "questions/s", "score", "failed", "left")
+        shown = [place for place, title in enumerate(titles) if width >= _NARROW or title not in _SPARED]
+        for place in shown:
+            table.add_column(titles[place], justify="left" if place < 2 else "right")
+        for line in self._lines.values():
+            cells = line.cells()
+            table.add_row(*(self._output.clean(cells[place]) for place in shown))
+        return table
+
+
+class _Line:
+    """One benchmark of one run, with its speed."""
+
+    def __init__(self, event: Progress) -> None:
+        self.event = event
+        self._started = time.monotonic()
+        self._first = event.done
+
+    def _speed(self) -> float | None:
+        asked, seconds = self.event.done - self._first, time.monotonic() - self._started
+        return asked / seconds if asked and seconds > 0 else None
+
+    def cells(self) -> list[str]:
+        event, speed = self.event, self._speed()
+        left = "" if speed is None else _duration((event.total - event.done) / speed)
+        score = "" if event.score is None else f"{100 * event.score:.1f}"
+        rate = "" if speed is None else f"{speed:.1f}"
+        return [event.run, event.bench, f"{event.done:,}/{event.total:,}", rate, score, str(event.failed), left]
+
+    def text(self) -> str:
+        run, bench, done, rate, score, failed, left = self.cells()
+        resumed = f", {self.event.resumed:,} from an earlier start" if self.event.resumed else ""
+        parts = [f"{run} on {bench}: {done}{resumed}"]
+        parts += [f"{rate} questions/s"] if rate else []
+        parts += [f"{score} % right so far"] if score and self.event.done < self.event.total else []
+        parts += [f"{failed} failed"] if self.event.failed else []
+        parts += [f"{left} left"] if left and self.event.done < self.event.total else []
+        return ", ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+# Columns that are points, not shares.
+_POINTS = frozenset(("mme", "mmavg"))
+
+
+def result_tables(result: EvalResult) -> list[RenderableType]:
+    """What stdout shows: the parts of every benchmark that has some, then the summary."""
+    tables: list[RenderableType] = []
+    if demos := [run for run in result.runs if "demo" in run.benchmarks]:
+        tables.append(_tasks_table(demos))
+    for run in result.runs:
+        for name, block in run.benchmarks.items():
+            title = f"{Output.clean(name)}: {Output.clean(run.name)}"
+            if "categories" in block and "perception" in block:
+                tables.append(_mme_table(title, block))
+            elif "splits" in block:
+                tables.append(_splits_table(title, block))
+    return [*tables, _summary(result.runs)]
+
+
+def percent(share: float | None, interval: Sequence[float] | None = None) -> str:
+    """``61.3`` or ``61.3 (59.2-63.4)``, in percent; a dash for None."""
+    if share is None:
+        return "-"
+    text = f"{100 * share:.1f}"
+    return text if interval is None else f"{text} ({100 * interval[0]:.1f}-{100 * interval[1]:.1f})"
+
+
+def _titled(title: str, table: Table, caption: str | None = None) -> RenderableType:
+    """A table between lines of its own; rich would break a title at the table's width."""
+    return Group(Text(title, style="bold"), table, *([] if caption is None else [Text(caption)]))
+
+
+def points(value: float | None) -> str:
+    """A number that is no share, with one digit; a dash for None."""
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _table(*columns: str, left: int = 1) -> Table:
+    """A table whose first ``left`` columns hold words, the others numbers; on a narrow screen no cell is cut off."""
+    table = Table()
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number < left else "right", overflow="fold")
+    return table
+
+
+def _summary(runs: Sequence[EvalRun]) -> RenderableType:
+    """A row per run, a column per score; the best of several runs is marked."""
+    rows = [_headlines(run) for run in runs]
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    table = _table("run", *(Output.clean(column) for column in columns))
+    for run, row in zip(runs, rows, strict=True):
+        cells = []
+        for column in columns:
+            value = row.get(column)
+            others = [score for other in rows if (score := other.get(column)) is not None]
+            is_best = value is not None and value == max(others) > min(others)  # where all are equal, none is best
+            mark = " *" if is_best else ""
+            interval = _interval(run, column) if len(runs) == 1 else None
+            cells.append((points(value) if column.split()[0] in _POINTS else percent(value, interval)) + mark)
+        table.add_row(Output.clean(run.name), *cells)
+    return _titled(
+        "Scores, in percent (95 % interval); MME in points", table, "* best of its column" if len(runs) > 1 else None
+    )
+
+
+def _headlines(run: EvalRun) -> dict[str, float | None]:
+    """The numbers of a run that stand for its benchmarks, as the paper's table 1 has them."""
+    row: dict[str, float | None] = {}
+    for name, block in run.benchmarks.items():
+        keys = [key for key in ("perception", "cognition", "total", "seen", "unseen", "accuracy", "f1") if key in block]
+        keys = [key for key in keys if not (key == "f1" and "splits" not in block)]
+        row |= {name if key == "accuracy" else f"{name} {key}": block[key] for key in keys}
+        if (blind := block["shuffled"]) is not None:
+            row[f"{name} blind"] = blind["total" if "perception" in blind else "accuracy"]
+    if run.mmavg is not None:
+        row["mmavg"] = run.mmavg
+    return row
+
+
+def _interval(run: EvalRun, column: str) -> list[float] | None:
+    """The interval of a benchmark's accuracy; the other columns have none of their own."""
+    block = run.benchmarks.get(column, {})
+    interval: list[float] | None = block.get("interval") or block.get("intervals", {}).get("accuracy")
+    return interval
+
+
+def _tasks_table(runs: Sequence[EvalRun]) -> RenderableType:
+    """demo: every task with what guessing scores, and each run; a single run with intervals and its blind score."""
+    blocks = [run.benchmarks["demo"] for run in runs]
+    blind = blocks[0]["shuffled"] if len(runs) == 1 else None
+    columns = ["right % (95 % interval)"] if len(runs) == 1 else [Output.clean(run.name) for run in runs]
+    columns += [] if blind is None else ["blind %"]
+    table = _table("task", "", "questions", "majority %", *columns, left=2)
+
+    def scores(task: str, kind: str) -> list[str]:
+        """The cells of one task; ``""`` is all of a kind."""
+        if len(runs) > 1:
+            return [percent(block["tasks"][task]["accuracy"] if task else block[kind]) for block in blocks]
+        whole = {"accuracy": blocks[0][kind], "interval": blocks[0]["intervals"][kind]}
+        part = blocks[0]["tasks"][task] if task else whole
+        cells = [percent(part["accuracy"], part["interval"])]
+        if blind is not None:
+            cells.append(percent(blind["tasks"][task]["accuracy"] if task else blind[kind]))
+        return cells
+
+    for kind in ("seen", "unseen"):
+        tasks = {name: task for name, task in blocks[0]["tasks"].items() if task["seen"] is (kind == "seen")}
+        for name, task in tasks.items():
+            table.add_row(name, kind, f"{task['n']:,}", percent(task["majority"]), *scores(name, kind))
+        table.add_section()
+        n = sum(task["n"] for task in tasks.values())
+        majority = percent(blocks[0]["majority"][kind])
+        table.add_row(f"all {kind}", "", f"{n:,}", majority, *scores("", kind), style="bold")
+        table.add_section()
+    names = ", ".join(Output.clean(run.name) for run in runs)
+    return _titled(f"demo: {names}, right answers in percent", table)
+
+
+def _mme_table(title: str, block: dict[str, Any]) -> RenderableType:
+    table = _table("category", "score", "acc", "acc+")
+    for name, part in block["categories"].items():
+        table.add_row(Output.clean(name), *(points(part[key]) for key in ("score", "acc", "acc_plus")))
+    table.add_section()
+    for key in ("perception", "cognition", "total"):
+        table.add_row(key, points(block[key]), "", "", style="bold")
+    return _titled(title, table)
+
+
+def _splits_table(title: str, block: dict[str, Any]) -> RenderableType:
+    keys = ("accuracy", "precision", "recall", "f1", "yes_ratio")
+    table = _table("split", *keys)
+    for name, part in block["splits"].items():
+        table.add_row(Output.clean(name), *(percent(part[key]) for key in keys))
+    table.add_section()
+    table.add_row("mean", *(percent(block[key]) for key in keys), style="bold")
+    return _titled(title, table)
+
+
+def list_table(entries: Sequence[dict[str, Any]]) -> RenderableType:
+    """``m2pt eval --list``."""
+    table = _table("name", "source", "cached", "questions", left=3)
+    for entry in entries:
+        cached = {None: "built in", True: "yes", False: "no"}[entry["cached"]]
+        table.add_row(entry["name"], entry["source"], cached, f"{entry['questions']:,}")
+    caption = "'paper' stands for all but demo; a JSONL file of image, question and answer is a benchmark too"
+    return _titled("Benchmarks", table, caption)
+
+
+def comparison_table(folders: Sequence[Path], comparisons: Sequence[Comparison]) -> RenderableType:
+    """``m2pt eval --compare``."""
+    columns = ("benchmark", "questions", "first %", "second %", "only first right", "only second right", "p", "differ")
+    table = _table(*columns)
+    for entry in comparisons:
+        shares = (percent(entry.first), percent(entry.second))
+        counts = (f"{entry.only_first:,}", f"{entry.only_second:,}", f"{entry.p_value:.2g}")
+        verdict = "yes" if entry.significant else "not shown"
+        table.add_row(Output.clean(entry.bench), f"{entry.n:,}", *shares, *counts, verdict)
+    caption = Output.clean(f"first: {folders[0]}, second: {folders[1]}; differ: p < {LEVEL}")
+    return _titled("McNemar's exact test on the questions both answered", table, caption)
+
+
+def failures_table(result: EvalResult, most: int) -> RenderableType:
+    """``--show-failures``: failed questions, then wrong answers, each run's in turn."""
+    table = _table("run", "question", "asked", "answer", "said", left=5)
+    for run, benches in result.rows.items():
+        rows = [row for rows in benches.values() for row in rows if row.failed or not row.correct]
+        for row in sorted(rows, key=lambda row: not row.failed)[:most]:
+            answer = row.answer if isinstance(row.answer, str) else ", ".join(dict.fromkeys(row.answer))
+            said = f"failed: {row.error}" if row.failed else row.prediction or ""
+            table.add_row(*(_shorten(text) for text in (run, row.id, row.question, answer, said)))
+    return _titled(f"At most {most} failed or wrong answers of each run", table)
+
+
+def _shorten(text: str, longest: int = 60) -> str:
+    words = " ".join(Output.clean(text).split())
+    return words if len(words) <= longest else words[: longest - 1] + "…"

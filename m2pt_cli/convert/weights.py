@@ -1,0 +1,161 @@
+"""Weights of other people's checkpoints by name: safetensors or .bin, one file or many; nothing in them is run."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from m2pt_cli.errors import M2PTError
+from m2pt_cli.files.safetensors import stored_tensors
+
+if TYPE_CHECKING:
+    import torch
+
+# Builds the error of a fault: an adapter's or a base's, each with its own next step.
+Fault = Callable[[str], M2PTError]
+
+_INDEX = ".index.json"
+# What is looked for in a folder, in this order: of two copies the one that can't hold code is read.
+LAYOUTS = ("model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin")
+_MAX_INDEX = 50_000_000
+
+
+def weight_files(place: Path, fault: Fault) -> list[Path]:
+    """The files that hold a checkpoint's weights: ``place`` itself, or what its folder's index names. No torch.
+
+    Raises:
+        M2PTError: there are none, one is missing, or the index names what is not a file of its folder.
+    """
+    if place.is_file():
+        return [place]
+    name = next((name for name in LAYOUTS if (place / name).is_file()), None)
+    if name is None:
+        raise fault(f"{place} holds none of {', '.join(LAYOUTS)}")
+    if not name.endswith(_INDEX):
+        return [_own_file(place, name, fault)]
+    return [_own_file(place, shard, fault) for shard in sorted(set(_weight_map(place / name, fault).values()))]
+
+
+def read_weights(place: Path, fault: Fault) -> dict[str, torch.Tensor]:
+    """Every tensor of a checkpoint by its name; values are read from disk where they are used (memory-mapped).
+
+    Pickled files are read with ``weights_only=True``: tensors and plain containers alone, no code.
+
+    Args:
+        place: a folder or one file.
+
+    Raises:
+        M2PTError: a file is damaged, is cut short, or holds anything but plain tensors.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    files = weight_files(place, fault)
+    for file in files:
+        found = _safetensors(file, fault) if file.suffix == ".safetensors" else _pickled(file, fault)
+        twice = tensors.keys() & found.keys()
+        if twice:
+            raise fault(f"{file} holds {shown(min(twice))}, which another file of the checkpoint holds as well")
+        tensors |= found
+    if place.is_dir() and len(files) > 1:
+        index = next(place / name for name in LAYOUTS if name.endswith(_INDEX) and (place / name).is_file())
+        absent = sorted(_weight_map(index, fault).keys() - tensors.keys())
+        if absent:
+            raise fault(f"{place} lacks {listed(absent)}, which its {index.name} lists")
+    return tensors
+
+
+def shown(name: object) -> str:
+    """A name out of a file, short enough for a message."""
+    text = str(name)
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def listed(names: Iterable[str], most: int = 3) -> str:
+    """The first few of many names."""
+    every = list(names)
+    return ", ".join(shown(name) for name in every[:most]) + (", ..." if len(every) > most else "")
+
+
+def _weight_map(index: Path, fault: Fault) -> dict[str, str]:
+    """What an index file says: the shard of every tensor."""
+    try:
+        if index.stat().st_size > _MAX_INDEX:
+            raise ValueError("it is too large for an index")
+        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        if not (isinstance(names, dict) and names and all(isinstance(name, str) for name in names.values())):
+            raise ValueError("its weight_map is no table of file names")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise fault(f"{index} is damaged: {_first_line(error)}") from None
+    return names
+
+
+def _own_file(folder: Path, name: str, fault: Fault) -> Path:
+    """A file of the folder itself: no path, and no link to somewhere else."""
+    file = folder / name
+    if not name or Path(name).name != name or "\\" in name:
+        raise fault(f"the index of {folder} names {shown(name)!r}, which is not a file of its folder")
+    if not file.is_file():
+        raise fault(f"{folder} lacks {shown(name)}, which its index names")
+    home = folder.resolve()
+    # The Hub's cache links the files of a snapshot to the repository's blobs.
+    if file.resolve().parent not in (home, home.parent.parent / "blobs"):
+        raise fault(f"{file} is a link out of its folder")
+    if file.suffix not in (".safetensors", ".bin"):
+        raise fault(f"{file} is neither .safetensors nor .bin")
+    return file
+
+
+def _safetensors(file: Path, fault: Fault) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        stored_tensors(file)
+        return load_file(file)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise fault(f"{file} can't be read: {_first_line(error)}") from None
+
+
+def _pickled(file: Path, fault: Fault) -> dict[str, torch.Tensor]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content = _unpickle(file)
+    except pickle.UnpicklingError:
+        # torch's own message advises to allow the code.
+        raise fault(f"{file} is damaged, or holds more than weights: code, which is not run") from None
+    except Exception as error:
+        # A damaged or hostile file makes torch fail in many ways, and none of them is a defect of ours.
+        raise fault(f"{file} can't be read: {_first_line(error)}") from None
+    if not isinstance(content, dict) or not content:
+        raise fault(f"{file} holds a {type(content).__name__} instead of weights by name")
+    return {_checked(file, name, tensor, fault): tensor.detach() for name, tensor in content.items()}
+
+
+def _unpickle(file: Path) -> Any:
+    import zipfile
+
+    import torch
+
+    # Files written before torch 1.6 are no zip archives and can't be mapped.
+    return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+
+
+def _checked(file: Path, name: object, tensor: object, fault: Fault) -> str:
+    import torch
+
+    if not isinstance(name, str) or type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+        raise fault(f"{file} holds {shown(name)} of type {type(tensor).__name__} where weights by name are expected")
+    assert isinstance(tensor, torch.Tensor)
+    # A view may claim any shape over a few stored values.
+    is_plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+    if not (is_plain and tensor.is_contiguous()):
+        raise fault(f"{file} holds {shown(name)} in a form that is no plain tensor")
+    return name
+
+
+def _first_line(error: BaseException) -> str:
+    return shown((str(error).splitlines() or [type(error).__name__])[0])

@@ -1,0 +1,268 @@
+"""Conversations as token ids, with the tokens that are supervised.
+
+The whole text is tokenised once and the assistant's words are found again through character offsets, so that the ids
+are those that the processor gives for the same text. Every assistant turn is supervised, its end included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m2pt_cli.data.chat import ChatTemplate, Rendered, question_turn
+from m2pt_cli.data.sample import ImageReference, Sample, Turn, holds_no_character
+from m2pt_cli.data.validation import ValidationReport
+from m2pt_cli.errors import InputError, SettingsError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+UNSUPERVISED = -100
+# Conversations tokenised in one call: enough to keep the tokenizer busy, few enough to keep its offsets small.
+_CHUNK = 1024
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of one conversation; ``labels`` are the ids where supervised, else -100; ``cut`` tokens were lost."""
+
+    input_ids: list[int]
+    labels: list[int]
+    cut: int = 0
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A tokenised conversation in which each image is still one token.
+
+    Attributes:
+        ids: ``(n,)`` int32.
+        supervised: ``(n,)`` bool.
+    """
+
+    ids: NDArray[np.int32]
+    supervised: NDArray[np.bool_]
+
+    def expand(self, image_token_id: int, image_tokens: Sequence[int], max_length: int | None = None) -> Encoded:
+        """Every image token repeated as often as ``image_tokens`` says, then cut at the end to ``max_length``."""
+        repeats = np.ones(len(self.ids), np.int64)
+        repeats[self.ids == image_token_id] = image_tokens
+        ids = np.repeat(self.ids, repeats)
+        labels = np.where(np.repeat(self.supervised, repeats), ids, UNSUPERVISED)
+        cut = 0 if max_length is None else max(0, len(ids) - max_length)
+        kept = len(ids) - cut
+        return Encoded(ids[:kept].tolist(), labels[:kept].tolist(), cut)
+
+
+@dataclass(frozen=True)
+class EncodedSample:
+    """A sample with its ids: what a collator takes."""
+
+    sample: Sample
+    encoded: Encoded
+
+
+class EncodedSamples(Sequence[EncodedSample]):
+    """Samples and their tokens, expanded one by one as they are asked for.
+
+    Attributes:
+        lengths: tokens of every sample, cut to ``max_length``.
+        num_cut: samples that were too long and are cut at the end.
+        faults: samples that were dropped, since nothing supervised or not the whole image would be left.
+        num_supervised: supervised tokens of all samples together.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        tokens: Sequence[Tokens],
+        counts: Sequence[Sequence[int]],
+        *,
+        image_token_id: int,
+        max_length: int,
+        faults: int,
+    ) -> None:
+        self.samples = samples
+        self.faults = faults
+        self._tokens = tokens
+        self._counts = counts
+        self._image_token_id = image_token_id
+        self._max_length = max_length
+        full = [len(t.ids) + sum(c) - len(c) for t, c in zip(tokens, counts, strict=True)]
+        self.lengths = [min(length, max_length) for length in full]
+        self.num_cut = sum(length > max_length for length in full)
+        self.num_supervised = sum(int(t.supervised.sum()) for t in tokens)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @overload
+    def __getitem__(self, index: int) -> EncodedSample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[EncodedSample]: ...
+    def __getitem__(self, index: int | slice) -> EncodedSample | list[EncodedSample]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        encoded = self._tokens[index].expand(self._image_token_id, self._counts[index], self._max_length)
+        return EncodedSample(self.samples[index], encoded)
+
+
+def encode_samples(
+    samples: Sequence[Sample],
+    template: ChatTemplate,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    image_token_id: int,
+    token_counts: Callable[[Sequence[ImageReference]], Sequence[int]],
+    max_length: int,
+    skip_bad: bool = False,
+) -> EncodedSamples:
+    """Tokenise samples and check what is left of them.
+
+    Args:
+        samples: checked samples.
+        template: how they are written down.
+        tokenizer: a fast one, whose offsets tell where the answers are.
+        image_token_id: the id that stands for an image.
+        token_counts: tokens of each image of a sample.
+        max_length: longer conversations are cut at the end.
+        skip_bad: drop and count faulty samples instead of raising.
+
+    Raises:
+        InputError: samples whose image span or supervised tokens would be lost: the first 20 and their number.
+        SettingsError: the tokenizer tells no offsets, has no end of sequence, or does not know the image token.
+    """
+    eos = _eos(tokenizer)
+    faults = ValidationReport(skip_bad=skip_bad)
+    kept: list[Sample] = []
+    kept_tokens: list[Tokens] = []
+    kept_counts: list[tuple[int, ...]] = []
+    for start in range(0, len(samples), _CHUNK):
+        chunk = samples[start : start + _CHUNK]
+        rendered = [template.render(sample.turns, eos=eos) for sample in chunk]
+        for sample, tokens in zip(chunk, _tokenise(rendered, tokenizer), strict=True):
+            try:
+                counts = tuple(token_counts(sample.images))
+                reason = _fault(tokens, counts, image_token_id, max_length)
+            except InputError as error:
+                reason = error.message
+            if reason is not None:
+                faults.add(f"sample {sample.id}", reason)
+                continue
+            kept.append(sample)
+            kept_tokens.append(tokens)
+            kept_counts.append(counts)
+    faults.raise_any("raise --max-length, or drop these samples with --skip-bad")
+    return EncodedSamples(
+        kept, kept_tokens, kept_counts, image_token_id=image_token_id, max_length=max_length, faults=faults.total
+    )
+
+
+def encode_conversation(
+    turns: Sequence[Turn],
+    template: ChatTemplate,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    image_token_id: int,
+    image_tokens: Sequence[int] = (),
+    max_length: int | None = None,
+) -> Encoded:
+    """Ids and labels of one conversation; where the last turn is the user's, it ends with the cue for an answer.
+
+    Args:
+        image_tokens: tokens of each image, in the order of the marks.
+
+    Raises:
+        InputError: the marks are not as many as the images, or an image or every supervised token would be cut off.
+    """
+    tokens = next(_tokenise([template.render(turns, eos=_eos(tokenizer))], tokenizer))
+    reason = _fault(tokens, image_tokens, image_token_id, max_length, is_prompt=turns[-1].role == "user")
+    if reason is not None:
+        raise InputError(reason)
+    return tokens.expand(image_token_id, image_tokens, max_length)
+
+
+def encode_prompt(
+    question: str,
+    num_images: int,
+    template: ChatTemplate,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    image_token_id: int,
+    image_tokens: Sequence[int] = (),
+) -> list[int]:
+    """Ids of a question about ``num_images`` images, ending where the answer begins (``ASSISTANT:``).
+
+    Raises:
+        InputError: the question holds image marks, but not as many as there are images, or what is no character.
+    """
+    if holds_no_character(question):
+        raise InputError(f"the question holds what is no character: {ascii(question)[:80]}")
+    turn = question_turn(question, num_images)
+    return encode_conversation(
+        [turn], template, tokenizer, image_token_id=image_token_id, image_tokens=image_tokens
+    ).input_ids
+
+
+def _tokenise(rendered: Sequence[Rendered], tokenizer: PreTrainedTokenizerBase) -> Iterator[Tokens]:
+    if not tokenizer.is_fast:
+        raise SettingsError(f"{type(tokenizer).__name__} tells no offsets: a fast tokenizer is needed")
+    texts = [item.text for item in rendered]
+    # A template may write the beginning of the sequence itself; it must not stand there twice.
+    bos = tokenizer.bos_token
+    has_bos = bool(texts) and bos is not None and texts[0].startswith(bos)
+    batch = tokenizer(
+        texts,
+        add_special_tokens=not has_bos,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+        verbose=False,
+    )
+    for item, ids, offsets in zip(rendered, batch["input_ids"], batch["offset_mapping"], strict=True):
+        supervised = np.zeros(len(ids), np.bool_)
+        if item.spans:
+            starts, ends = np.array(offsets, np.int64).T
+            for start, end in item.spans:
+                # A token of no width is a space that a byte-level tokenizer trimmed from its offsets.
+                supervised |= (starts < end) & (ends > start) & ((starts < ends) | (starts > start))
+        yield Tokens(np.array(ids, np.int32), supervised)
+
+
+def _fault(
+    tokens: Tokens,
+    image_tokens: Sequence[int],
+    image_token_id: int,
+    max_length: int | None,
+    *,
+    is_prompt: bool = False,
+) -> str | None:
+    """Why a conversation can't be trained on, or None."""
+    marks = np.flatnonzero(tokens.ids == image_token_id)
+    if len(marks) != len(image_tokens):
+        return f"{len(marks)} image tokens in the text for {len(image_tokens)} images"
+    if is_prompt:
+        return None
+    supervised = np.flatnonzero(tokens.supervised)
+    if not len(supervised):
+        return "no supervised tokens"
+    if max_length is None or len(tokens.ids) + sum(image_tokens) - len(image_tokens) <= max_length:
+        return None
+    # Where a token lies once the images before it are expanded.
+    grown = np.concatenate([[0], np.cumsum(np.array(image_tokens, np.int64) - 1)])
+    if len(marks) and marks[-1] + 1 + grown[-1] > max_length:
+        return f"its image reaches beyond {max_length} tokens"
+    first = supervised[0] + grown[int(np.searchsorted(marks, supervised[0]))]
+    if first >= max_length:
+        return f"its answer begins beyond {max_length} tokens"
+    return None
+
+
+def _eos(tokenizer: PreTrainedTokenizerBase) -> str:
+    eos: Any = tokenizer.eos_token
+    if not eos:
+        raise SettingsError("the tokenizer of this base has no end-of-sequence token: answers could not end")
+    return str(eos)

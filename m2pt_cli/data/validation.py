@@ -1,0 +1,105 @@
+"""Rows of a data set that can't be used: reported together, up to the images they name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from m2pt_cli.data.sample import ImageReference, Sample, StoredImage
+from m2pt_cli.errors import InputError
+
+SHOWN = 20
+
+
+class InvalidRow(Exception):
+    """Why one row of a data set can't be used; gathered by `ValidationReport`."""
+
+
+class ValidationReport:
+    """Counts faulty samples and keeps the first few in words.
+
+    Args:
+        skip_bad: faults are counted and dropped; `raise_any` then raises nothing.
+    """
+
+    def __init__(self, *, skip_bad: bool = False) -> None:
+        self.skip_bad = skip_bad
+        self.total = 0
+        self.shown: list[str] = []
+
+    def add(self, where: str, reason: str) -> None:
+        """Note that ``where`` (a sample, a line) is faulty."""
+        self.total += 1
+        if len(self.shown) < SHOWN:
+            self.shown.append(f"{where}: {reason}")
+
+    def take(self, other: ValidationReport) -> None:
+        """Add the faults of another source."""
+        self.total += other.total
+        self.shown = (self.shown + other.shown)[:SHOWN]
+
+    def raise_any(self, hint: str) -> None:
+        """Raise one InputError with the first `SHOWN` faults and their number, if there are any and none is skipped."""
+        if not self.total or self.skip_bad:
+            return
+        more = f"; and {self.total - SHOWN:,} more" if self.total > SHOWN else ""
+        samples = "sample" if self.total == 1 else "samples"
+        raise InputError(f"{self.total:,} faulty {samples}: {'; '.join(self.shown)}{more}", hint)
+
+
+# A set of up to this many images is decoded as a whole: a few seconds.
+DECODED_UP_TO = 500
+# Threads wait for the disk together; each takes this many images at a time.
+_THREADS, _SHARE = 8, 64
+
+
+def with_readable_images(
+    samples: Sequence[Sample], faults: ValidationReport, *, report: Callable[[str], None] | None = None
+) -> list[Sample]:
+    """The samples whose images can be read; the others are added to ``faults``.
+
+    Only stored images are looked at: drawn ones can't be broken, and URLs are fetched when used.
+    """
+    images: dict[str, StoredImage] = {}
+    for sample in samples:
+        for image in sample.images:
+            if isinstance(image, StoredImage):
+                images.setdefault(image.name, image)
+    if not images:
+        return list(samples)
+    decode = len(images) <= DECODED_UP_TO
+    if not decode and report is not None:
+        report(f"checking the headers of {len(images):,} images")
+    every = list(images.values())
+    shares = [every[start : start + _SHARE] for start in range(0, len(every), _SHARE)]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = [reason for share in pool.map(lambda share: _reasons(share, decode), shares) for reason in share]
+    reasons = dict(zip(images, found, strict=True))
+    kept = []
+    for sample in samples:
+        reason = next((r for image in sample.images if (r := reasons.get(image.name)) is not None), None)
+        if reason is None:
+            kept.append(sample)
+        else:
+            faults.add(f"sample {sample.id}", reason)
+    return kept
+
+
+def _reasons(images: Sequence[StoredImage], decode: bool) -> list[str | None]:
+    return [_reason(image, decode) for image in images]
+
+
+def _reason(image: StoredImage, decode: bool) -> str | None:
+    try:
+        if decode:
+            image.open()
+        else:
+            image.size()
+    except InputError as error:
+        return error.message
+    return None
+
+
+def image_key(images: Sequence[ImageReference]) -> tuple[str, ...]:
+    """What a set of images is known by."""
+    return tuple(image.name for image in images)

@@ -1,0 +1,399 @@
+"""Data sets of benchmarks: their tables, images and column validators."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from io import BytesIO
+from os.path import isfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from m2pt_cli.data.sample import FileImage, ImageReference, UrlImage, decode_image, holds_no_character
+from m2pt_cli.errors import InputError
+from m2pt_cli.evaluation import datasets as cells
+from m2pt_cli.evaluation.task import Example, TaskOptions
+from m2pt_cli.files.download import is_url
+from m2pt_cli.files.hub import download_matching
+
+if TYPE_CHECKING:
+    import pyarrow
+    from PIL.Image import Image
+
+Check = Callable[[Any], str | None]
+
+_LONGEST = 40
+
+
+def text(value: Any) -> str | None:
+    """A text that is not empty and can be written."""
+    if not isinstance(value, str):
+        return "a text"
+    if not value.strip():
+        return "a text that is not empty"
+    return "whole characters" if holds_no_character(value) else None
+
+
+def identifier(value: Any) -> str | None:
+    """A text or a whole number."""
+    return None if _is_whole(value) or text(value) is None else "a text or a number"
+
+
+def texts(value: Any) -> str | None:
+    """A list of texts, one at least."""
+    good = isinstance(value, list) and value and all(isinstance(one, str) for one in value)
+    return None if good else "a list of texts"
+
+
+def tokens(value: Any) -> str | None:
+    """A list of texts that may be empty."""
+    return None if value == [] else texts(value)
+
+
+def answer(value: Any) -> str | None:
+    """A text or a number, or a list of those that are accepted."""
+    many = value if isinstance(value, list) else [value]
+    good = many and all(isinstance(one, (str, int)) or (isinstance(one, float) and math.isfinite(one)) for one in many)
+    return None if good else "a text, or a list of accepted ones"
+
+
+def yes_or_no(value: Any) -> str | None:
+    """Yes or no, in any case, with or without a full stop."""
+    good = isinstance(value, str) and value.strip().rstrip(".").lower() in ("yes", "no")
+    return None if good else "yes or no"
+
+
+def one_of(*choices: str | int) -> Check:
+    """One of a few texts or whole numbers."""
+
+    def check(value: Any) -> str | None:
+        good = (isinstance(value, str) or _is_whole(value)) and value in choices
+        return None if good else f"one of {', '.join(str(choice) for choice in choices)}"
+
+    return check
+
+
+def label(count: int) -> Check:
+    """The number of one of ``count`` classes."""
+    return lambda value: None if _is_whole(value) and 0 <= value < count else f"a number from 0 to {count - 1}"
+
+
+def faults(row: Mapping[str, Any], checks: Mapping[str, Check]) -> list[str]:
+    """What is wrong with a row's cells: which one, what it holds, what was expected. Absent cells are passed over."""
+    found = [(name, check(row[name])) for name, check in checks.items() if name in row]
+    return [f"{name} is {_shown(row[name])}, {wanted} was expected" for name, wanted in found if wanted is not None]
+
+
+def several(found: list[str]) -> str:
+    """Faults in one line, 20 at most."""
+    return "; ".join(found[:20]) + (f"; and {len(found) - 20} more" if len(found) > 20 else "")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _shown(value: Any) -> str:
+    shown = ascii(value)
+    return shown if len(shown) <= _LONGEST else shown[: _LONGEST - 1] + "…"
+
+
+# COCO as its zip files unpack.
+_SUBFOLDERS = ("", "images", "val2014", "train2014", "val2017", "train2017", "trainval2017")
+
+
+@dataclass(frozen=True)
+class MissingImage:
+    """An image that was found nowhere: its question fails, the others go on."""
+
+    name: str
+    num_folders: int
+
+    @property
+    def problem(self) -> InputError:
+        """Why it can't be opened."""
+        if is_url(self.name):
+            return InputError(f"image {self.name} is a URL, and --allow-url was not given", "--allow-url fetches it")
+        return InputError(f"image {self.name} is in none of the {self.num_folders} folders looked at", "check --images")
+
+    def open(self) -> Image:
+        """Raises InputError."""
+        raise self.problem
+
+
+class ImageFolders:
+    """Finds images by name.
+
+    Args:
+        folders: where to look, in them and in the folders COCO's zip files unpack to.
+        allow_url: whether an image that is in no folder may be fetched.
+        needed_by: the benchmark, for messages.
+
+    Raises:
+        InputError: a folder does not exist, or there is neither a folder nor leave to fetch.
+    """
+
+    def __init__(self, folders: Sequence[Path], allow_url: bool, *, needed_by: str) -> None:
+        for folder in folders:
+            if not folder.is_dir():
+                raise InputError(f"--images {folder} is no folder", "name the folder that holds the images")
+        if not folders and not allow_url:
+            raise InputError(
+                f"--bench {needed_by} names its images but does not hold them: no --images was given",
+                "--images DIR with the COCO images, or --allow-url to fetch each by its link",
+            )
+        self._folders = [folder / sub for folder in folders for sub in _SUBFOLDERS if (folder / sub).is_dir()]
+        self._allow_url = allow_url
+
+    def find(self, name: str, link: object) -> ImageReference:
+        """The image called ``name``; one that is nowhere fails when it is opened, and its question with it."""
+        path = Path(name)
+        is_inside = not path.is_absolute() and ".." not in path.parts
+        for folder in self._folders:
+            for candidate in (folder / path, folder / path.name) if is_inside else ():
+                if isfile(candidate):  # False for a name that is too long, where Path.is_file raises
+                    return FileImage(name, candidate)
+        if self._allow_url and isinstance(link, str) and is_url(link):
+            return UrlImage(link)
+        return MissingImage(name, len(self._folders))
+
+
+def missing_images(items: Mapping[str, Sequence[Example]]) -> list[str]:
+    """A sentence about each benchmark that asks about images that are nowhere.
+
+    Raises:
+        InputError: no question of any benchmark can be asked for that reason.
+    """
+    missing = {
+        name: [item.image for item in members if isinstance(item.image, MissingImage)]
+        for name, members in items.items()
+    }
+    said = [
+        f"{name}: {len(images):,} of {len(items[name]):,} questions can't be asked: {images[0].problem.message}"
+        for name, images in missing.items()
+        if images
+    ]
+    if all(len(images) == len(items[name]) for name, images in missing.items()):
+        raise InputError(said[0], next(iter(missing.values()))[0].problem.hint)
+    return said
+
+
+# What a data set on the Hub may be called.
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+_DATA_FILES = frozenset((".parquet", ".json", ".jsonl", ".zip", ".tar", ".tgz", ".gz", ".7z"))
+
+
+@dataclass(frozen=True)
+class Table:
+    """The parquet files of one split, and the columns a benchmark reads.
+
+    Attributes:
+        repo_id: the data set on the Hub.
+        patterns: its files in the repository, as globs; the rows come in their order.
+        columns: what is read; the image column becomes an `ImageReference`.
+        image: the image column's name.
+        optional: columns that are read where they are there.
+        label_names: whether class labels are read as their names, or as numbers.
+        checks: what the cells of a column may hold; rows that hold something else are refused by name.
+    """
+
+    repo_id: str
+    patterns: tuple[str, ...]
+    columns: tuple[str, ...]
+    image: str = "image"
+    optional: tuple[str, ...] = ()
+    label_names: bool = True
+    checks: Mapping[str, cells.Check] = field(default_factory=dict)
+
+    def with_columns(self, *columns: str) -> Table:
+        """This table with more columns."""
+        return dataclasses.replace(self, columns=(*self.columns, *columns))
+
+    def rows(self, request: TaskOptions) -> list[dict[str, Any]]:
+        """The first ``request.limit`` rows as mappings; class labels as their names.
+
+        Raises:
+            UnavailableError: the data set can't be had.
+            InputError: no such files in a folder, an unreadable file, a missing column, cells that can't be right.
+        """
+        rows: list[dict[str, Any]] = []
+        for file in self.files(request):
+            wanted = None if request.limit is None else request.limit - len(rows)
+            if wanted == 0:
+                break
+            rows += self._read(file, wanted)
+        return rows
+
+    def files(self, request: TaskOptions) -> list[Path]:
+        """The files of this split, from ``--source`` or the Hub, in order of their names."""
+        source = local_source(request.source)
+        if source is not None and source.is_dir():
+            # A copy of the repository, its files in one folder, or any parquet files with its columns.
+            flat = [pattern.rpartition("/")[2] for pattern in self.patterns]
+            for patterns in (self.patterns, flat, ("*.parquet",)):
+                found = [file for pattern in patterns for file in sorted(source.glob(pattern))]
+                if found:
+                    return found
+            raise InputError(
+                f"{source} holds no {' or '.join(self.patterns)}", f"--source takes a folder like {self.repo_id}"
+            )
+        if source is not None and source.is_file() and source.suffix == ".parquet":
+            return [source]
+        if source is not None:
+            raise InputError(
+                f"--source {source} is neither a folder nor a parquet file",
+                f"unpack an archive first; a folder holds files like those of {self.repo_id}: {self.patterns[0]}",
+            )
+        return download_matching(request.source or self.repo_id, self.patterns, report=request.report)
+
+    def _read(self, file: Path, most: int | None) -> list[dict[str, Any]]:
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            parquet = pyarrow.parquet.ParquetFile(file)
+            missing = [name for name in self.columns if name not in parquet.schema_arrow.names]
+            if missing:
+                raise InputError(
+                    f"{file.name} has no column {', '.join(missing)}; it has {', '.join(parquet.schema_arrow.names)}",
+                    f"the columns of {self.repo_id} were expected: {', '.join(self.columns)}",
+                )
+            optional = [name for name in self.optional if name in parquet.schema_arrow.names]
+            read = [name for name in (*self.columns, *optional) if name != self.image]
+            rows: list[dict[str, Any]] = parquet.read(columns=read).slice(0, most).to_pylist()
+            counts = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+        except (OSError, pyarrow.ArrowException) as error:
+            raise InputError(f"{file} is no readable parquet file: {_first_line(error)}") from None
+        for column, names in class_names(parquet.schema_arrow).items() if self.label_names else ():
+            for row in rows:
+                if column in row and isinstance(row[column], int) and 0 <= row[column] < len(names):
+                    row[column] = names[row[column]]
+        found = [(number, fault) for number, row in enumerate(rows) for fault in cells.faults(row, self.checks)]
+        if found:
+            listed = cells.several([f"row {number}: {fault}" for number, fault in found])
+            raise InputError(f"{file} holds what can't be asked or scored (the first row is 0): {listed}")
+        places = [(group, index) for group, count in enumerate(counts) for index in range(count)][: len(rows)]
+        for number, (row, (group, index)) in enumerate(zip(rows, places, strict=True)):
+            row[self.image] = ParquetImage(file, self.image, group, index, f"{file.stem}/{number}")
+        return rows
+
+
+@dataclass(frozen=True)
+class ParquetImage:
+    """An image inside a parquet file, in a column of ``{"bytes", "path"}``."""
+
+    file: Path
+    column: str
+    group: int
+    index: int
+    name: str
+
+    def open(self) -> Image:
+        """The image in RGB. Raises InputError where it can't be decoded."""
+        import pyarrow
+
+        try:
+            cell = _group(self.file, self.column, self.group)[self.index].as_py()
+        except (OSError, pyarrow.ArrowException) as error:
+            raise InputError(f"image {self.name} can't be read: {_first_line(error)}") from None
+        content = cell.get("bytes") if isinstance(cell, dict) else cell
+        if not content or not isinstance(content, bytes):
+            raise InputError(f"image {self.name} is empty")
+        return decode_image(self.name, BytesIO(content))
+
+
+@lru_cache(maxsize=4)
+def _group(file: Path, column: str, group: int) -> pyarrow.ChunkedArray:
+    """One row group's images: neighbours are asked for one after the other."""
+    import pyarrow.parquet
+
+    return pyarrow.parquet.ParquetFile(file).read_row_group(group, columns=[column]).column(0)
+
+
+class SharedImages:
+    """Rows about the same image get the same reference, so that its questions are answered together."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, ImageReference] = {}
+
+    def one(self, name: str, image: ParquetImage) -> ImageReference:
+        """The reference known as ``name``: the first one given."""
+        return self._known.setdefault(name, dataclasses.replace(image, name=name))
+
+
+def class_names(schema: pyarrow.Schema) -> dict[str, list[str]]:
+    """Names of the class-label columns, which the datasets library keeps in the schema's metadata."""
+    try:
+        stored = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, ValueError, TypeError):
+        return {}
+    return {
+        column: [str(name) for name in feature["names"]]
+        for column, feature in stored.items()
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
+    }
+
+
+def local_source(source: str | None) -> Path | None:
+    """``--source`` as a path that is there; None where it is not given, or a Hub id.
+
+    Raises:
+        InputError: it can only be meant as a path, and is not there.
+    """
+    if source is None:
+        return None
+    if os.path.exists(source):  # False, where Path.exists raises: names longer than a file system takes
+        return Path(source)
+    if source[:1] in ("/", ".", "~") or Path(source).suffix in _DATA_FILES or not _HUB_ID.fullmatch(source):
+        raise InputError(f"--source {source} is not there", "name a folder, or a data set of the Hub: OWNER/NAME")
+    return None
+
+
+def local_files(source: str | None, pattern: str) -> list[Path]:
+    """Files of a ``--source`` folder; none where it is not a folder."""
+    folder = local_source(source)
+    return sorted(folder.glob(pattern)) if folder is not None and folder.is_dir() else []
+
+
+def read_json_objects(file: Path, checks: Mapping[str, cells.Check]) -> list[dict[str, Any]]:
+    """Objects of a file of JSON lines, or of one JSON array, that hold all keys of ``checks``, with values that pass.
+
+    Raises:
+        InputError: it can't be read; lines (or members) that are no such objects are named, 20 at most, by number.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        is_array = text.lstrip().startswith("[")
+        lines = json.loads(text) if is_array else text.split("\n")
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{file} can't be read: {getattr(error, 'strerror', None) or error}") from None
+    unit = "object" if is_array else "line"
+    rows, bad = [], []
+    for number, line in enumerate(lines, start=1):
+        if not is_array and not line.strip():
+            continue
+        try:
+            row = line if is_array else json.loads(line)
+        except (json.JSONDecodeError, RecursionError):
+            bad.append(f"{unit} {number} is not valid JSON")
+            continue
+        missing = [key for key in checks if not isinstance(row, dict) or key not in row]
+        if missing:
+            bad.append(f"{unit} {number} has no {', '.join(missing)}")
+        elif found := cells.faults(row, checks):
+            bad.append(f"{unit} {number}: {', '.join(found)}")
+        else:
+            rows.append(row)
+    if bad:
+        raise InputError(f"{file} holds {len(bad)} bad {unit}s: {cells.several(bad)}")
+    return rows
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [error.__class__.__name__])[0]

@@ -1,0 +1,155 @@
+"""Has a text-only model judge the answers of an evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from m2pt_cli.data.chat import get_template
+from m2pt_cli.data.sample import Turn
+from m2pt_cli.errors import UnavailableError
+from m2pt_cli.evaluation.events import Events, Notice
+from m2pt_cli.evaluation.judge import Verdicts, is_llava, judged_accuracies
+from m2pt_cli.evaluation.metrics import mmavg
+from m2pt_cli.evaluation.plan import RunPlan
+from m2pt_cli.evaluation.results import EvalRun
+from m2pt_cli.evaluation.runner import Session, require_answers
+from m2pt_cli.evaluation.task import Prediction, Task, TaskOptions
+from m2pt_cli.families.processor import quiet_transformers
+from m2pt_cli.generation.engine import AnswerEngine, Decoding, Question, Reply
+from m2pt_cli.models.load import load_base
+from m2pt_cli.runtime.device import choose_device, choose_dtype
+from m2pt_cli.runtime.distributed import Sharding
+from m2pt_cli.settings import EvalSettings
+
+_BATCH = 16
+
+
+class TextEngine:
+    """Greedy answers of a causal language model.
+
+    Args:
+        name: a folder or a Hub id; its chat template is used, or ``vicuna_v1`` where it has none.
+        device, dtype: as for a base.
+
+    Raises:
+        UnavailableError: it can't be had.
+    """
+
+    def __init__(self, name: str, *, device: str | None = None, dtype: str = "auto") -> None:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        place = choose_device(device)
+        try:
+            with quiet_transformers():
+                tokenizer: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False, padding_side="left")
+                model: Any = AutoModelForCausalLM.from_pretrained(
+                    name, dtype=choose_dtype(dtype, place), device_map={"": place}, trust_remote_code=False
+                )
+        except (OSError, ValueError) as error:
+            raise UnavailableError(
+                f"the judge {name} can't be had: {str(error).splitlines()[0]}",
+                f"hf download {name} on a machine with a network, or name a folder",
+            ) from None
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        self._tokenizer, self._model, self._device = tokenizer, model.eval(), place
+
+    def answer(
+        self, questions: Iterable[Question], *, known: Callable[[Question], bool] | None = None
+    ) -> Iterator[Reply]:
+        """Replies in order; batches are made of all questions, and those of known ones alone are not run."""
+        asked = list(questions)
+        for start in range(0, len(asked), _BATCH):
+            batch = asked[start : start + _BATCH]
+            fresh = [question for question in batch if known is None or not known(question)]
+            if fresh:
+                answers = dict(zip((question.id for question in batch), self._generate(batch), strict=True))
+                yield from (Reply(question, answers[question.id]) for question in fresh)
+
+    @torch.inference_mode()
+    def _generate(self, batch: list[Question]) -> list[str]:
+        texts = [self._render(question.text) for question in batch]
+        inputs = self._tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(self._device)
+        out = self._model.generate(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            max_new_tokens=max(question.max_new_tokens or 8 for question in batch),
+            do_sample=False,
+            pad_token_id=self._tokenizer.pad_token_id,
+        )
+        # The prompt is cut off: it holds words that a verdict is read from.
+        new = out[:, inputs["input_ids"].shape[1] :]
+        return [text.strip() for text in self._tokenizer.batch_decode(new, skip_special_tokens=True)]
+
+    def _render(self, text: str) -> str:
+        if self._tokenizer.chat_template:
+            message = [{"role": "user", "content": text}]
+            rendered: str = self._tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+            return rendered
+        bos = self._tokenizer.bos_token or ""
+        return bos + get_template("vicuna_v1").render([Turn("user", text)], eos="").text
+
+
+def open_judge(
+    name: str, *, device: str | None, dtype: str, report: Callable[[str], None]
+) -> AnswerEngine | TextEngine:
+    """The judge's engine: a LLaVA base answers without an image, anything else is a plain language model.
+
+    Raises:
+        UnavailableError, DeviceError: it can't be had, or there is no such device.
+    """
+    if not is_llava(name):
+        return TextEngine(name, device=device, dtype=dtype)
+    loaded = load_base(name, device=device, dtype=dtype, report=report)
+    defaults = loaded.entry.defaults
+    return AnswerEngine(loaded, template=defaults.template, image_fit=defaults.image_fit, decoding=Decoding())
+
+
+def judge_runs(
+    plans: Sequence[RunPlan],
+    done: Sequence[tuple[EvalRun, dict[str, list[Prediction]]]],
+    benchmarks: Sequence[Task],
+    settings: EvalSettings,
+    *,
+    share: Sharding,
+    events: Events,
+) -> list[tuple[EvalRun, dict[str, list[Prediction]]]]:
+    """The runs with the judge's scores in their blocks; MME keeps its own rule, as in the paper.
+
+    Raises:
+        UnavailableError, DeviceError: the judge can't be had.
+        GenerationError: the judge answered nothing.
+    """
+    judge = str(settings.judge)
+    engine = open_judge(judge, device=settings.device, dtype=settings.dtype, report=lambda text: events(Notice(text)))
+    judged = []
+    for plan, (run, rows) in zip(plans, done, strict=True):
+        fingerprint = run.adapter and run.adapter["fingerprint"]
+        identity = {"base": run.base, "adapter": fingerprint, **run.settings, "judge": judge}
+        session = Session(engine, plan.folder, name=plan.name, identity=identity, share=share, events=events)
+        blocks = dict(run.benchmarks)
+        for bench in benchmarks:
+            # Every process needs all answers: the first one has written them.
+            answers = list(plan.folder.finished_rows(bench.name).values())
+            if bench.name == "mme" or not answers:
+                continue
+            verdicts = Verdicts(bench.name, answers)
+            found = session.rows(
+                verdicts, verdicts.items(TaskOptions()), label=verdicts.name, max_new_tokens=verdicts.max_new_tokens
+            )
+            if share.is_first:
+                require_answers({verdicts.name: found}, plan.folder)
+            block = verdicts.scores(found, settings.protocol)
+            blocks[bench.name] = {**blocks[bench.name], "judge": {"name": judge, **block}}
+            agreement = "none" if block["agreement"] is None else f"{100 * block['agreement']:.1f} %"
+            events(Notice(f"{bench.name}: the judge and the rule agree on {agreement} of the answers"))
+        run = dataclasses.replace(run, benchmarks=blocks, mmavg=mmavg(judged_accuracies(blocks)), scored_by="judge")
+        share.wait()
+        if share.is_first:
+            plan.folder.write_results(run.to_dict())
+        judged.append((run, rows))
+    return judged

@@ -1,0 +1,262 @@
+"""A benchmark as a task: examples in, predictions and scores out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from m2pt_cli.data.sample import ImageReference
+from m2pt_cli.errors import InputError
+from m2pt_cli.files.io import write_text
+
+# What a row needs to be scored; the other keys have defaults.
+_NEEDED = ("question_id", "question", "answer", "prediction")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question of a benchmark.
+
+    Attributes:
+        id: unique in its benchmark, ``<question_id>#<n>``.
+        question_id: the data set's own id; the two questions of an MME image share it.
+        category: what scores are broken down by: a task, a split, a relation; None where there is none.
+        image: the image asked about; None for a question in text alone.
+        question: the words put to the model, wording included, without template and image mark.
+        answer: the reference: a text, or a list of them.
+    """
+
+    id: str
+    question_id: str
+    category: str | None
+    image: ImageReference | None
+    question: str
+    answer: str | list[str]
+
+    @property
+    def image_name(self) -> str | None:
+        return None if self.image is None else self.image.name
+
+
+@dataclass(frozen=True)
+class Score:
+    """What was read out of a prediction, and what it is worth: a truth value, or a share from 0 to 1."""
+
+    parsed: str | None
+    correct: bool | float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One line of ``predictions-<bench>.jsonl``.
+
+    A failed question has an ``error`` and no prediction; its ``correct`` is None: failed is not wrong.
+    """
+
+    id: str
+    question_id: str
+    category: str | None
+    image: str | None
+    question: str
+    answer: str | list[str]
+    prediction: str | None
+    parsed: str | None = None
+    correct: bool | float | None = None
+    error: str | None = None
+
+    @classmethod
+    def of(cls, item: Example, prediction: str | None, error: str | None = None) -> Self:
+        """The row of an answered (or failed) question, not marked yet."""
+        return cls(
+            id=item.id,
+            question_id=item.question_id,
+            category=item.category,
+            image=item.image_name,
+            question=item.question,
+            answer=item.answer,
+            prediction=prediction,
+            error=error,
+        )
+
+    def marked(self, mark: Score) -> Self:
+        """This row with its mark; a failed one keeps None."""
+        if self.error is not None:
+            return dataclasses.replace(self, parsed=None, correct=None)
+        return dataclasses.replace(self, parsed=mark.parsed, correct=mark.correct)
+
+    @property
+    def failed(self) -> bool:
+        return self.error is not None
+
+
+def unique_ids(question_ids: Iterable[str]) -> list[str]:
+    """``<question_id>#<n>`` for each, n counting from 0 within one question id."""
+    seen: dict[str, int] = {}
+    ids = []
+    for question_id in question_ids:
+        number = seen.get(question_id, 0)
+        seen[question_id] = number + 1
+        ids.append(f"{question_id}#{number}")
+    return ids
+
+
+def answered(rows: Sequence[Prediction]) -> list[Prediction]:
+    """The rows that have a prediction."""
+    return [row for row in rows if not row.failed]
+
+
+def write_predictions(file: Path, rows: Iterable[Prediction]) -> None:
+    """Write rows as JSONL, atomically."""
+    lines = [json.dumps(dataclasses.asdict(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
+    write_text(file, "".join(lines))
+
+
+def read_rows(file: Path) -> list[Prediction]:
+    """Rows of a predictions file: this tool's, or any JSONL with question_id, question, answer, prediction.
+
+    Raises:
+        InputError: the file is missing or unreadable, or lines are not such rows; all faults are named at once.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{file} can't be read: {getattr(error, 'strerror', None) or error}", "check the path"
+        ) from None
+    records, faults = [], []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        record, fault = _record(line)
+        if fault is None:
+            records.append(record)
+        else:
+            faults.append(f"line {number} {fault}")
+    if faults:
+        shown = "; ".join(faults[:20]) + (f"; and {len(faults) - 20} more" if len(faults) > 20 else "")
+        raise InputError(
+            f"{file} holds {len(faults)} bad lines: {shown}",
+            'each line is {"question_id", "category", "question", "answer", "prediction"}',
+        )
+    if not records:
+        raise InputError(f"{file} holds no rows", "each line is one JSON object with a prediction")
+    ids = unique_ids(str(record["question_id"]) for record in records)
+    return [_prediction(record, identity) for record, identity in zip(records, ids, strict=True)]
+
+
+def _record(line: str) -> tuple[dict[str, Any], str | None]:
+    try:
+        record = json.loads(line)
+    except (json.JSONDecodeError, RecursionError):
+        return {}, "is not valid JSON"
+    if not isinstance(record, dict):
+        return {}, "is not a JSON object"
+    missing = [key for key in _NEEDED if key not in record]
+    if missing:
+        return {}, f"has no {', '.join(missing)}"
+    answer = record["answer"]
+    if not isinstance(answer, str) and not (isinstance(answer, list) and all(isinstance(a, str) for a in answer)):
+        return {}, f"has the answer {str(answer)[:40]!r}: a text or a list of texts was expected"
+    if not isinstance(record["prediction"], str) and not record.get("error"):
+        return {}, "has a prediction that is not text, and no error"
+    return record, None
+
+
+def _prediction(record: dict[str, Any], identity: str) -> Prediction:
+    category, image, error = record.get("category"), record.get("image"), record.get("error")
+    return Prediction(
+        id=str(record.get("id", identity)),
+        question_id=str(record["question_id"]),
+        category=None if category is None else str(category),
+        image=None if image is None else str(image),
+        question=str(record["question"]),
+        answer=record["answer"],
+        prediction=None if error else record["prediction"],
+        parsed=record["parsed"] if isinstance(record.get("parsed"), str) else None,
+        correct=record["correct"] if _is_score(record.get("correct")) else None,
+        error=str(error) if error else None,
+    )
+
+
+def _is_score(value: Any) -> bool:
+    return isinstance(value, (bool, int, float)) and math.isfinite(value)
+
+
+# The LLaVA-1.5 protocol's request, put behind a question (wording "m2pt-1").
+SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """Which questions are wanted, and where their data is.
+
+    Attributes:
+        limit: the first so many questions; None for all.
+        wording: ``m2pt-1``, or ``stored``: exactly what the data set holds.
+        source: a Hub id or a folder in place of the benchmark's own source.
+        images: folders with images, for benchmarks whose data set holds only names.
+        allow_url: fetch images that are named by an http(s) URL.
+        ocr: add the data set's OCR tokens to the question.
+        report: told what is downloaded, before it is, and what else a user should know.
+    """
+
+    limit: int | None = None
+    wording: str = "m2pt-1"
+    source: str | None = None
+    images: tuple[Path, ...] = ()
+    allow_url: bool = False
+    ocr: bool = False
+    report: Callable[[str], None] = lambda _: None
+
+    def says_nothing_is_stored(self, bench: str) -> None:
+        """Report that ``--wording stored`` changes nothing for a data set without questions."""
+        if self.wording == "stored":
+            self.report(f"the data set of {bench} stores no questions: --wording stored changes nothing")
+
+
+class Task(Protocol):
+    """One benchmark. Loading, marking and scoring need no model and no torch.
+
+    Attributes:
+        name: what ``--bench`` calls it.
+        source: where its questions come from, for people: a Hub id, or "built in".
+        patterns: its files there, as globs; none where it is no data set of the Hub.
+        size: how many questions it has.
+        max_new_tokens: the longest answer that is read.
+        headline: the key of its main score.
+        has_protocols: whether ``--protocol`` means something to it.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def patterns(self) -> tuple[str, ...]: ...
+    @property
+    def size(self) -> int | None: ...
+    @property
+    def max_new_tokens(self) -> int: ...
+    @property
+    def headline(self) -> str: ...
+    @property
+    def has_protocols(self) -> bool: ...
+
+    def items(self, request: TaskOptions) -> list[Example]:
+        """The questions in the data set's order.
+
+        Raises:
+            UnavailableError: the data set can't be had.
+            InputError: it can't be read, or lacks columns.
+        """
+
+    def mark(self, row: Prediction, protocol: str) -> Score:
+        """What an answered row's prediction says, and whether it is right."""
+
+    def scores(self, rows: Sequence[Prediction], protocol: str) -> dict[str, Any]:
+        """The benchmark's block of ``results.json`` from marked rows; failed ones are passed over."""

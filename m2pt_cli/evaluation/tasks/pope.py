@@ -1,0 +1,139 @@
+"""POPE: is an object in the image; absent ones are random, popular or adversarial (Li et al. 2023, 2305.10355)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from m2pt_cli.errors import InputError
+from m2pt_cli.evaluation import answer_parsing as yes_no
+from m2pt_cli.evaluation import datasets as cells
+from m2pt_cli.evaluation.datasets import ImageFolders, SharedImages, Table, local_files, read_json_objects
+from m2pt_cli.evaluation.metrics import BinaryCounts, accuracy, mean, ratio
+from m2pt_cli.evaluation.task import SHORT_ANSWER, Example, Prediction, Score, TaskOptions, answered, unique_ids
+
+SPLITS = ("random", "popular", "adversarial")
+_KEYS = ("accuracy", "f1", "precision", "recall", "yes_ratio")
+_ORIGINAL: dict[str, cells.Check] = {
+    "question_id": cells.identifier,
+    "image": cells.text,
+    "text": cells.text,
+    "label": cells.yes_or_no,
+}
+_READERS = {"official": yes_no.pope_official, "lmms-eval": yes_no.pope_lmms_eval}
+
+
+class POPE:
+    """Three splits of the same 500 COCO images; the paper's number is the mean of the three."""
+
+    name = "pope"
+    source = "lmms-lab/POPE"
+    size = 9000
+    max_new_tokens = 16
+    headline = "f1"
+    has_protocols = True
+    table = Table(
+        "lmms-lab/POPE",
+        ("Full/random-*.parquet", "Full/popular-*.parquet", "Full/adversarial-*.parquet"),
+        ("question_id", "question", "answer", "image_source", "image", "category"),
+        checks={
+            "question_id": cells.identifier,
+            "question": cells.text,
+            "answer": cells.yes_or_no,
+            "image_source": cells.identifier,
+            "category": cells.one_of(*SPLITS),
+        },
+    )
+    patterns = table.patterns
+
+    def items(self, request: TaskOptions) -> list[Example]:
+        originals = local_files(request.source, "coco_pope_*.json")
+        rows = self._original_rows(request, originals) if originals else self._table_rows(request)
+        ids = unique_ids(f"{row['category']}/{row['question_id']}" for row in rows)
+        suffix = "" if request.wording == "stored" else SHORT_ANSWER
+        return [
+            Example(
+                id=identity,
+                question_id=f"{row['category']}/{row['question_id']}",
+                category=row["category"],
+                image=row["image"],
+                question=str(row["question"]) + suffix,
+                answer=str(row["answer"]).strip().rstrip(".").lower(),
+            )
+            for identity, row in zip(ids, rows, strict=True)
+        ]
+
+    def _table_rows(self, request: TaskOptions) -> list[dict[str, Any]]:
+        images = SharedImages()
+        return [
+            {**row, "image": images.one(str(row["image_source"]), row["image"])} for row in self.table.rows(request)
+        ]
+
+    def _original_rows(self, request: TaskOptions, files: Sequence[Any]) -> list[dict[str, Any]]:
+        """The authors' files, one per split, of lines ``{"question_id", "image", "text", "label"}``."""
+        folders = ImageFolders(request.images, request.allow_url, needed_by="pope")
+        rows = []
+        for split in SPLITS:
+            for file in (file for file in files if file.stem.endswith(split)):
+                for row in read_json_objects(file, _ORIGINAL):
+                    image = folders.find(str(row["image"]), None)
+                    rows.append(
+                        {
+                            "question_id": row["question_id"],
+                            "category": split,
+                            "image": image,
+                            "question": row["text"],
+                            "answer": row["label"],
+                        }
+                    )
+        return rows[: request.limit]
+
+    def mark(self, row: Prediction, protocol: str) -> Score:
+        parsed = _READERS[protocol](row.prediction or "")
+        return Score(parsed, parsed == str(row.answer).lower())
+
+    def scores(self, rows: Sequence[Prediction], protocol: str) -> dict[str, Any]:
+        return pope_scores(rows, protocol)
+
+
+def pope_scores(rows: Sequence[Prediction], protocol: str) -> dict[str, Any]:
+    """The block of ``results.json``: per split, and the plain mean of the splits on top; fractions.
+
+    ``yes_ratio`` is the share of *predicted* yes under both protocols; lmms-eval's own counts the ground truth.
+
+    Raises:
+        InputError: no row is of any split.
+    """
+    good = answered(rows)
+    names = [name for name in SPLITS if any(row.category == name for row in good)]
+    if good and not names:
+        raise InputError(f"no row has a category of pope: {', '.join(SPLITS)}", "is it another benchmark's?")
+    splits = {name: split_scores([row for row in good if row.category == name], protocol) for name in names}
+    return {
+        **{
+            key: mean(split[key] for split in splits.values())
+            for key in ("accuracy", "f1", "precision", "recall", "yes_ratio")
+        },
+        "interval": accuracy(good)["interval"],
+        "splits": splits,
+        "unparsed": sum(row.parsed not in ("yes", "no") for row in good),
+    }
+
+
+def split_scores(rows: Sequence[Prediction], protocol: str) -> dict[str, float]:
+    """Accuracy, precision, recall, F1 and yes ratio of one split.
+
+    ``lmms-eval``: answers that are neither yes nor no are wrong, and left out of precision and recall.
+    """
+    if protocol == "official":
+        return BinaryCounts.of((row.answer == "yes", row.parsed == "yes") for row in rows).to_dict()
+    clear = [row for row in rows if row.parsed in ("yes", "no")]
+    counts = BinaryCounts.of((row.answer == "yes", row.parsed == "yes") for row in clear)
+    return {
+        **counts.to_dict(),
+        "accuracy": ratio(counts.true_positive + counts.true_negative, len(rows)),
+        "yes_ratio": ratio(counts.true_positive + counts.false_positive, len(rows)),
+    }
+
+
+BENCHMARK = POPE()

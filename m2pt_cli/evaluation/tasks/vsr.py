@@ -1,0 +1,80 @@
+"""VSR: does a statement about where things are agree with the image (Liu et al. 2023, arXiv 2205.00363)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from m2pt_cli.errors import InputError
+from m2pt_cli.evaluation import datasets as cells
+from m2pt_cli.evaluation.answer_parsing import first_yes_or_no
+from m2pt_cli.evaluation.datasets import ImageFolders, local_source, read_json_objects
+from m2pt_cli.evaluation.metrics import BinaryCounts, accuracy_by_category
+from m2pt_cli.evaluation.task import Example, Prediction, Score, TaskOptions, answered
+from m2pt_cli.files.hub import download_matching
+
+_LINE: dict[str, cells.Check] = {
+    "image": cells.text,
+    "caption": cells.text,
+    "label": cells.label(2),
+    "relation": cells.text,
+}
+
+
+class VSR:
+    """The zero-shot split's test part; its images are COCO's, named in the data and not held by it."""
+
+    name = "vsr"
+    source = "cambridgeltl/vsr_zeroshot"
+    patterns = ("test.jsonl",)
+    size = 1222
+    max_new_tokens = 8
+    headline = "accuracy"
+    has_protocols = False
+
+    def items(self, request: TaskOptions) -> list[Example]:
+        folders = ImageFolders(request.images, request.allow_url, needed_by=self.name)
+        rows = read_json_objects(self._file(request), _LINE)[: request.limit]
+        return [
+            Example(
+                id=f"{number}#0",
+                question_id=str(number),
+                category=str(row["relation"]),
+                image=folders.find(str(row["image"]), row.get("image_link")),
+                question=_ask(str(row["caption"]), request.wording),
+                answer="yes" if row["label"] == 1 else "no",
+            )
+            for number, row in enumerate(rows)
+        ]
+
+    def _file(self, request: TaskOptions) -> Path:
+        source = local_source(request.source)
+        if source is not None and source.is_dir():
+            file = source / self.patterns[0]
+            if not file.is_file():
+                raise InputError(
+                    f"--source {source} holds no {file.name}", f"name a copy of {self.source}, or its file"
+                )
+            return file
+        if source is not None:
+            return source
+        return download_matching(request.source or self.source, self.patterns, report=request.report)[0]
+
+    def mark(self, row: Prediction, protocol: str) -> Score:
+        parsed = first_yes_or_no(row.prediction or "")
+        return Score(parsed, parsed == row.answer)
+
+    def scores(self, rows: Sequence[Prediction], protocol: str) -> dict[str, Any]:
+        """Accuracy overall and by relation; precision, recall, F1 and yes ratio, an unreadable answer being a no."""
+        counts = BinaryCounts.of((row.answer == "yes", row.parsed == "yes") for row in answered(rows))
+        return {**counts.to_dict(), **accuracy_by_category(rows, "relations")}
+
+
+def _ask(caption: str, wording: str) -> str:
+    if wording == "stored":
+        return caption
+    return f'Does the image agree with this statement: "{caption}"?\nAnswer yes or no.'
+
+
+BENCHMARK = VSR()

@@ -1,0 +1,65 @@
+"""The processor of a base: tokenizer, image processor, and the number of tokens that stands for an image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from m2pt_cli.errors import UnavailableError
+from m2pt_cli.families.geometry import Geometry
+
+
+def load_processor(folder: Path, geometry: Geometry) -> Any:
+    """The processor of a base folder, made to agree with the base's config.
+
+    Images go through PIL whether torchvision is installed or not: its pixels differ slightly, and scores with them.
+
+    Raises:
+        UnavailableError: the folder's tokenizer or processor can't be used.
+    """
+    from transformers import LlavaNextProcessor, LlavaProcessor
+
+    kind = LlavaNextProcessor if geometry.model_type == "llava_next" else LlavaProcessor
+    try:
+        with quiet_transformers():
+            processor: Any = kind.from_pretrained(folder, backend="pil", local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UnavailableError(
+            f"the processor in {folder} can't be used: {first}", "save it there with processor.save_pretrained"
+        ) from None
+    processor.patch_size = geometry.vision.patch_size
+    processor.vision_feature_select_strategy = geometry.feature_strategy
+    processor.num_additional_image_tokens = int(geometry.vision.has_cls)
+    return processor
+
+
+def set_visual_tokens(processor: Any, model: Any, visual_tokens: str = "patches", num_visual_prompts: int = 0) -> None:
+    """Make the processor write ``<image>`` as often as the features have rows.
+
+    Args:
+        model: the base, or a PeftModel of it; only its config is read.
+        visual_tokens: ``official`` adds the visual prompts that reach the language model; ``patches``, as a base
+            without an adapter, has the base's own number.
+    """
+    has_cls = model.config.vision_config.model_type == "clip_vision_model"
+    extra = num_visual_prompts if visual_tokens == "official" else 0
+    processor.num_additional_image_tokens = int(has_cls) + extra
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' progress bars and notices off stderr: what a user must know is raised or reported."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,282 @@
+"""Data sets on the Hub: their lists, downloads and caches, with errors that say the next step."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, Self
+
+from m2pt_cli.errors import DeviceError, UnavailableError
+from m2pt_cli.files import hub
+
+Report = Callable[[str], None]
+
+# A line of progress now and then: enough to see that it moves, few enough for a log.
+_SECONDS_BETWEEN_LINES = 20.0
+
+
+@dataclass(frozen=True)
+class RepoFiles:
+    """What a data set on the Hub consists of at one commit: sizes in bytes by file name.
+
+    ``revision`` is what to ask for: the branch for the newest commit, so that the cache remembers which one that was
+    and finds it again offline.
+    """
+
+    repo_id: str
+    commit: str
+    revision: str
+    sizes: dict[str, int]
+
+    def size_of(self, name: str) -> int:
+        """The size of a file. Raises UnavailableError where it is gone."""
+        if name not in self.sizes:
+            raise UnavailableError(f"the data set {self.repo_id} holds no {name} any more", "--data FILE --images DIR")
+        return self.sizes[name]
+
+
+def list_files(repo_id: str, *, commit: str | None = None) -> RepoFiles:
+    """The files of a data set, now or at a commit. Raises UnavailableError: no such data set, access or network."""
+    from huggingface_hub import HfApi
+
+    with hub_errors(repo_id):
+        info = HfApi().dataset_info(repo_id, revision=commit, files_metadata=True)
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+    return RepoFiles(repo_id, str(info.sha), commit or "main", sizes)
+
+
+def cached_folder(repo_id: str) -> Path | None:
+    """The newest snapshot of a data set in the local cache, however much of it is there."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo_id, repo_type="dataset", local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+
+
+def download(repo: RepoFiles, name: str, *, report: Report) -> Path:
+    """One file of a data set; what has arrived is kept when the connection breaks, and the rest fetched next time.
+
+    Args:
+        report: told size, place and free disk first, then how far it is.
+
+    Raises:
+        UnavailableError: it can't be downloaded.
+        DeviceError: the disk is too small.
+    """
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+
+    held = try_to_load_from_cache(repo.repo_id, name, repo_type="dataset", revision=repo.commit)
+    if isinstance(held, str):
+        return Path(held)
+    place = Path(constants.HF_HUB_CACHE)
+    need = repo.size_of(name)
+    report(f"downloading {name} of {repo.repo_id}: {gigabytes(need)} to {place} ({gigabytes(free_bytes(place))} free)")
+    require_free(place, need, what=f"{name} of {repo.repo_id}")
+    with hub_errors(repo.repo_id):
+        return Path(
+            hf_hub_download(
+                repo.repo_id,
+                name,
+                repo_type="dataset",
+                revision=repo.revision,
+                tqdm_class=_progress_class(name, report),
+            )
+        )
+
+
+def require_free(place: Path, need: int, *, what: str) -> None:
+    """Raise DeviceError if ``place`` has less than ``need`` bytes free."""
+    free = free_bytes(place)
+    if need > free:
+        raise DeviceError(
+            f"{what} needs {gigabytes(need)}, and {place} has {gigabytes(free)} free",
+            "set HF_HOME to a folder on a larger disk",
+        )
+
+
+def free_bytes(place: Path) -> int:
+    """Free disk at a folder that may not exist yet."""
+    return shutil.disk_usage(next(folder for folder in (place, *place.parents) if folder.exists())).free
+
+
+def gigabytes(size: float) -> str:
+    """A size for people: ``14.1 GB``, ``3.2 MB``."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+@contextmanager
+def hub_errors(repo_id: str) -> Iterator[None]:
+    """The Hub's failures as UnavailableError: what is missing, where it was looked for, what to do."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
+
+    command = f"hf download {repo_id} --repo-type dataset"
+    demo = "--data demo needs no network"
+    try:
+        yield
+    except GatedRepoError:
+        raise UnavailableError(
+            f"the data set {repo_id} needs its owner's permission", "ask for it on its page, then run: hf auth login"
+        ) from None
+    except (RepositoryNotFoundError, HFValidationError):
+        raise UnavailableError(
+            f"there is no data set {repo_id} on the Hub, or it is private",
+            "check the id given to --data; for a private one run: hf auth login",
+        ) from None
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError):
+        raise UnavailableError(
+            f"the data set {repo_id} is not in the cache ({constants.HF_HUB_CACHE}), and the Hub can't be reached",
+            f"on a machine with a network: {command}; {demo}",
+        ) from None
+    except EntryNotFoundError as error:
+        raise UnavailableError(f"the data set {repo_id} lacks a file: {first_line(error)}", command) from None
+    except Exception as error:
+        if not is_network_error(error):
+            raise
+        raise UnavailableError(
+            f"the data set {repo_id} can't be downloaded to {constants.HF_HUB_CACHE}: {first_line(error)}",
+            f"run it again (what has arrived is kept), or fetch it with: {command}; {demo}",
+        ) from None
+
+
+def is_network_error(error: BaseException) -> bool:
+    """Whether a request failed: an OSError, or one of the HTTP library's own, which changed between hub versions."""
+    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "requests")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+class Progress:
+    """Lines such as ``images.zip: 3.1 of 36.0 GB, 41 MB/s, 13 min left``, the first after some seconds.
+
+    Args:
+        what: what is counted.
+        total: bytes in all; None where it is not known.
+        initial: bytes there already, of an earlier start.
+    """
+
+    def __init__(self, what: str, report: Report, *, total: float | None, initial: float = 0) -> None:
+        self._what = what
+        self._report = report
+        self._total = total
+        self._done = self._start = initial
+        self._began = self._said = time.monotonic()
+
+    def update(self, count: float | None = 1) -> None:
+        """``count`` more bytes are there."""
+        self._done += count or 0
+        now = time.monotonic()
+        if now - self._said < _SECONDS_BETWEEN_LINES:
+            return
+        self._said = now
+        speed = (self._done - self._start) / (now - self._began)
+        line = f"{self._what}: {gigabytes(self._done)}"
+        if self._total:
+            minutes = (self._total - self._done) / max(speed, 1) / 60
+            line += f" of {gigabytes(self._total)}, {speed / 1e6:.0f} MB/s, {minutes:.0f} min left"
+        self._report(line)
+
+
+def _progress_class(name: str, report: Report) -> Any:
+    """A class that huggingface_hub takes for a progress bar, and that reports lines instead of drawing one."""
+
+    class Bar(Progress):
+        def __init__(self, *args: Any, total: float | None = None, initial: float = 0, **options: Any) -> None:
+            super().__init__(name, report, total=total, initial=initial)
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            self.close()
+
+        def close(self) -> None:
+            """Nothing is open."""
+
+        def set_description(self, *args: Any, **options: Any) -> None:
+            """The name is in every line."""
+
+        def refresh(self, *args: Any, **options: Any) -> None:
+            """Nothing is drawn."""
+
+    return Bar
+
+
+def download_matching(repo_id: str, patterns: Sequence[str], *, report: Callable[[str], None]) -> list[Path]:
+    """The files of a data set that match globs, in their order; only what is missing is fetched.
+
+    Args:
+        repo_id: the data set, ``owner/name``.
+        patterns: globs over its files; each has to match some.
+        report: told size, place and free disk before anything is downloaded.
+
+    Raises:
+        UnavailableError: no such data set, no access, no network, or no such file in it.
+        DeviceError: the disk is too small.
+    """
+    cached = cached_files(repo_id, patterns)
+    if cached:
+        return cached
+    try:
+        repo = hub.list_files(repo_id)
+        names = _matching(list(repo.sizes), patterns)
+        if not names:
+            raise UnavailableError(f"the data set {repo_id} holds no files {' and '.join(patterns)}")
+        return [hub.download(repo, name, report=report) for name in names]
+    except UnavailableError as error:
+        raise UnavailableError(error.message, _next_step(error.hint or "", repo_id, patterns)) from None
+
+
+def _next_step(hint: str, repo_id: str, patterns: Sequence[str]) -> str:
+    """What to do about a data set that can't be had, in the flags of m2pt eval: its cause comes first."""
+    command = f"hf download {repo_id} --repo-type dataset"
+    include = " ".join(f"--include '{pattern}'" for pattern in patterns)
+    cause = hint.replace("; --data demo needs no network", "").replace("--data", "--source")
+    steps = [cause.replace(command, f"{command} {include}")] if cause else []
+    return "; ".join([*steps, "--source names another Hub id or a folder", "--bench demo needs none"])
+
+
+def cached_files(repo_id: str, patterns: Sequence[str]) -> list[Path]:
+    """The files of a data set in the local cache that match globs; none where the cache holds only a part.
+
+    A repository's shards are numbered ``-00000-of-00003``: their count says whether all are there.
+    """
+    folder = hub.cached_folder(repo_id)
+    if folder is None:
+        return []
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    found = _matching(names, patterns)
+    return [folder / name for name in found] if all(_has_all_shards(name, found) for name in found) else []
+
+
+def _matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
+    """Names that match, pattern by pattern; none unless every pattern matches some."""
+    by_pattern = [sorted(name for name in names if fnmatch(name, pattern)) for pattern in patterns]
+    return [name for matching in by_pattern for name in matching] if all(by_pattern) else []
+
+
+def _has_all_shards(name: str, names: list[str]) -> bool:
+    start, mark, rest = name.rpartition("-of-")
+    count = rest[:5]
+    if not mark or not count.isdigit():
+        return True
+    prefix = start.rpartition("-")[0]
+    return sum(other.startswith(prefix + "-") and f"-of-{count}" in other for other in names) == int(count)

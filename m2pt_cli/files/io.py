@@ -1,0 +1,101 @@
+"""Files and folders that are written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from m2pt_cli.errors import SettingsError
+from m2pt_cli.records import to_json
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a file atomically: a reader, or a run killed at any moment, finds the old content or the new one.
+
+    Halves of surrogate pairs, which are no characters, are written as JSON spells them.
+    """
+    partial = file.with_name(f".{file.name}.partial")
+    with partial.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(file)
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write a value as indented JSON, atomically; never NaN."""
+    write_text(file, json.dumps(to_json(value), ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def check_new_folder(folder: Path) -> None:
+    """Refuse an output directory that holds something already, or can't be made.
+
+    Raises:
+        SettingsError: it is a file, is not empty, or its parent can't be written.
+    """
+    if folder.is_symlink() and not folder.exists():
+        raise SettingsError(f"--output-dir {folder} is a link to nothing", "name another folder")
+    if folder.exists() and not folder.is_dir():
+        raise SettingsError(f"--output-dir {folder} is a file", "name a folder that is empty or does not exist")
+    parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise SettingsError(f"--output-dir {folder} can't be written", "name another folder with --output-dir")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise SettingsError(
+            f"--output-dir {folder} is not empty", "name a folder that is empty or does not exist, or remove it first"
+        )
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes ``folder`` when the block ends well and vanishes when it fails.
+
+    Raises:
+        SettingsError: as `check_new_folder`, the folder can't be made, or another process is making it.
+    """
+    from filelock import FileLock, Timeout
+
+    check_new_folder(folder)
+    folder = folder.resolve()  # the target of a link, not the link, is replaced
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise SettingsError(
+            f"another m2pt import is writing --output-dir {folder}", "wait for it to end, or name another folder"
+        ) from None
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    try:
+        with _filled(folder) as partial:
+            yield partial
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+@contextmanager
+def _filled(folder: Path) -> Iterator[Path]:
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+        partial.mkdir()
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    try:
+        yield partial
+        if folder.is_dir():
+            folder.rmdir()
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _unwritable(folder: Path, error: OSError) -> SettingsError:
+    return SettingsError(f"--output-dir {folder} can't be written: {error.strerror}", "name another folder")

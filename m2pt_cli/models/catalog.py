@@ -1,0 +1,310 @@
+"""Names of bases: the known ones with their geometry and training defaults, local folders, and Hub ids. No torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from m2pt_cli.errors import UnavailableError
+from m2pt_cli.families.geometry import Geometry, TextGeometry, VisionGeometry
+from m2pt_cli.families.llava_config import DAMAGED_HINT, geometry_from_config
+from m2pt_cli.settings import closest
+
+__all__ = [
+    "BaseDefaults",
+    "BaseEntry",
+    "Geometry",
+    "TextGeometry",
+    "VisionGeometry",
+    "base_names",
+    "entry_of",
+    "find_base",
+    "geometry_from_config",
+    "resolve_base_name",
+]
+
+DEFAULT_BASE = "llava-1.5-7b"
+NANO_FOLDER = Path(__file__).parent / "nano"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseDefaults:
+    """What a base trains best with, where the user says nothing; the names are those of `TrainSettings`.
+
+    Attributes:
+        baseline_visual_prompts, baseline_textual_prompts: lengths of the prompt-only methods ``visual`` and
+            ``textual`` (the paper's baselines are longer or shorter than its own prompts).
+        method_learning_rates: learning rates of the methods that are no prompt tuning, ``lora`` and ``full``.
+    """
+
+    visual_prompts: int
+    textual_prompts: int
+    learning_rate: float
+    visual_lr: float | None = None
+    textual_lr: float | None = None
+    interaction_lr: float | None = None
+    epochs: float | None = None
+    max_steps: int | None = None
+    batch_size: int
+    accumulation: int
+    warmup: float
+    weight_decay: float = 0.0
+    max_length: int
+    template: str
+    image_fit: str
+    gradient_checkpointing: bool
+    workers: int = 0
+    save_steps: int | None = None
+    baseline_visual_prompts: int
+    baseline_textual_prompts: int
+    method_learning_rates: Mapping[str, float] = field(default_factory=dict)
+
+    def for_method(self, method: str) -> dict[str, Any]:
+        """The defaults of one method, as the mapping that `TrainSettings.resolve` takes."""
+        own = ("baseline_visual_prompts", "baseline_textual_prompts", "method_learning_rates")
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in own}
+        if method in self.method_learning_rates:
+            values["learning_rate"] = self.method_learning_rates[method]
+            values.update(visual_lr=None, textual_lr=None, interaction_lr=None)
+        prompts = {
+            "m2pt": (self.visual_prompts, self.textual_prompts),
+            "visual": (self.baseline_visual_prompts, 0),
+            "textual": (0, self.baseline_textual_prompts),
+        }
+        values["visual_prompts"], values["textual_prompts"] = prompts.get(method, (0, 0))
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class BaseEntry:
+    """A base that can be named.
+
+    Attributes:
+        name: what the user says and what an adapter records: an alias, a Hub id or a folder.
+        repo_id: its repository on the Hub; None where it is not one repository.
+        folder: its files, where they lie on this machine already.
+        known_geometry: its geometry, where that need not be read from ``folder``.
+        download_bytes: size of its weights on the Hub; None where nothing is downloaded.
+        parts: where no repository holds it whole, those it is assembled from: language model, vision tower, projector
+            (see `bases.original`).
+    """
+
+    name: str
+    repo_id: str | None
+    folder: Path | None
+    known_geometry: Geometry | None
+    defaults: BaseDefaults
+    download_bytes: int | None = None
+    parts: tuple[str, ...] = ()
+
+    @property
+    def geometry(self) -> Geometry:
+        """Widths, depths and weights. Raises UnavailableError where the folder holds no usable config."""
+        if self.known_geometry is not None:
+            return self.known_geometry
+        assert self.folder is not None
+        return read_geometry(self.folder)
+
+
+def _clip_large(image_size: int) -> VisionGeometry:
+    return VisionGeometry("clip_vision_model", 1024, 4096, 24, 16, 3, image_size, 14, has_head=False)
+
+
+def _llama(vocab_size: int, *, wide: bool = False) -> TextGeometry:
+    width, inner, layers, heads = (5120, 13824, 40, 40) if wide else (4096, 11008, 32, 32)
+    return TextGeometry(
+        "llama",
+        vocab_size,
+        width,
+        inner,
+        layers,
+        heads,
+        heads,
+        128,
+        qkv_bias=False,
+        output_bias=False,
+        mlp_bias=False,
+    )
+
+
+def _llava(vision: VisionGeometry, text: TextGeometry, projector: str) -> Geometry:
+    return Geometry(
+        "llava",
+        vision,
+        text,
+        projector,
+        projector_bias=True,
+        feature_layers=(-2,),
+        feature_strategy="default",
+        tied_lm_head=False,
+    )
+
+
+LLAVA_V1_7B = _llava(_clip_large(224), _llama(32000), "linear")
+LLAVA_15_7B = _llava(_clip_large(336), _llama(32064), "mlp")
+LLAVA_15_13B = _llava(_clip_large(336), _llama(32064, wide=True), "mlp")
+
+# The authors' training script; VPT and PTUM lengths from section 3. The learning rates of lora
+# and full are those of the LLaVA-1.5 release.
+PAPER_DEFAULTS = BaseDefaults(
+    visual_prompts=20,
+    textual_prompts=10,
+    learning_rate=7e-4,
+    epochs=3,
+    batch_size=16,
+    accumulation=2,
+    warmup=0.03,
+    max_length=1024,
+    template="vicuna_v1",
+    image_fit="crop",
+    gradient_checkpointing=True,
+    workers=4,
+    save_steps=500,
+    baseline_visual_prompts=10,
+    baseline_textual_prompts=30,
+    method_learning_rates=MappingProxyType({"lora": 2e-4, "full": 2e-5}),
+)
+NANO_DEFAULTS = BaseDefaults(
+    visual_prompts=6,
+    textual_prompts=8,
+    learning_rate=3e-2,
+    visual_lr=3e-2,
+    textual_lr=3e-2,
+    interaction_lr=5e-3,
+    max_steps=300,
+    batch_size=64,
+    accumulation=1,
+    warmup=0.03,
+    max_length=160,
+    template="plain",
+    image_fit="base",
+    gradient_checkpointing=False,
+    save_steps=100,
+    baseline_visual_prompts=6,
+    baseline_textual_prompts=8,
+    method_learning_rates=MappingProxyType({"lora": 2e-3, "full": 3e-4}),
+)
+
+
+_ENTRIES = (
+    BaseEntry("nano", None, NANO_FOLDER, None, NANO_DEFAULTS),
+    # llava-hf stores two bytes a parameter.
+    BaseEntry(
+        "llava-1.5-7b",
+        "llava-hf/llava-1.5-7b-hf",
+        None,
+        LLAVA_15_7B,
+        PAPER_DEFAULTS,
+        download_bytes=2 * LLAVA_15_7B.total_parameters,
+    ),
+    BaseEntry(
+        "llava-1.5-13b",
+        "llava-hf/llava-1.5-13b-hf",
+        None,
+        LLAVA_15_13B,
+        PAPER_DEFAULTS,
+        download_bytes=2 * LLAVA_15_13B.total_parameters,
+    ),
+    BaseEntry(
+        "llava-v1-7b",
+        None,
+        None,
+        LLAVA_V1_7B,
+        PAPER_DEFAULTS,
+        parts=(
+            "lmsys/vicuna-7b-v1.3",
+            "openai/clip-vit-large-patch14",
+            "liuhaotian/llava-pretrain-vicuna-7b-v1.3",
+        ),
+    ),
+)
+
+
+def base_names() -> tuple[str, ...]:
+    """The aliases of known bases."""
+    return tuple(entry.name for entry in _ENTRIES)
+
+
+def find_base(name: str) -> BaseEntry | None:
+    """The known base of this alias or Hub id; None for any other name."""
+    return next((entry for entry in _ENTRIES if name in (entry.name, entry.repo_id)), None)
+
+
+def resolve_base_name(said: str | None, of_adapter: str | None) -> str:
+    """The base to use: the flag's, the adapter's own, ``$M2PT_BASE``, then ``llava-1.5-7b``."""
+    return said or of_adapter or os.environ.get("M2PT_BASE") or DEFAULT_BASE
+
+
+def entry_of(base: str) -> BaseEntry:
+    """What is known of a base: an alias, a folder with a ``config.json`` (or that file), or a Hub id, whose config is
+    fetched.
+
+    An alias wins over a folder of that name (``./nano`` is the folder), a folder over a Hub id.
+
+    Raises:
+        UnavailableError: no such name, folder or repository, or a model that was never tested.
+    """
+    entry = find_base(base)
+    if entry is not None:
+        return entry
+    folder = Path(base).expanduser()
+    if folder.name == "config.json" and folder.is_file():
+        folder = folder.parent
+    if base and folder.is_dir():
+        return _unlisted(str(folder.resolve()), read_geometry(folder), folder=folder.resolve())
+    if base and folder.exists():
+        raise UnavailableError(f"the base {base} is a file", "give the folder that holds its config.json")
+    if not _HUB_ID.fullmatch(base) or base.startswith("."):
+        what = "a folder" if "/" in base or base.startswith(".") else "a known base, a folder or a Hub id"
+        raise UnavailableError(
+            f"the base {base!r} is not {what}{closest(base, base_names())}",
+            f"known bases: {', '.join(base_names())}; or name a Hub id (owner/name) or a folder",
+        )
+    from m2pt_cli.models.hub import fetch_config
+
+    return _unlisted(base, read_geometry(fetch_config(base)), repo_id=base)
+
+
+def _unlisted(name: str, geometry: Geometry, *, repo_id: str | None = None, folder: Path | None = None) -> BaseEntry:
+    """A base outside the catalogue: it trains as the known one of its geometry does, else as the paper."""
+    known = (entry for entry in _ENTRIES if entry.known_geometry or (NANO_FOLDER / "config.json").is_file())
+    defaults = next((entry.defaults for entry in known if entry.geometry == geometry), PAPER_DEFAULTS)
+    if geometry.model_type == "llava_next":
+        # Its prompt format differs from release to release, and only its processor can cut an image into tiles.
+        defaults = replace(defaults, template="base", image_fit="base")
+    return BaseEntry(name, repo_id, folder, geometry, defaults)
+
+
+def read_geometry(folder: Path) -> Geometry:
+    """The geometry of a folder's ``config.json``.
+
+    Raises:
+        UnavailableError: no config.json, or one that can't be read or was never tested.
+    """
+    file = folder / "config.json"
+    if not file.is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise UnavailableError(f"{folder} holds an adapter, not a base", f"give it with --adapter {folder}")
+        if folder == NANO_FOLDER:
+            raise UnavailableError(
+                "the files of the embedded base nano are missing from this installation",
+                "install it again: python -m pip install --force-reinstall m2pt_cli",
+            )
+        raise UnavailableError(
+            f"{folder} holds no config.json, so it is not a base",
+            "a base is a folder as save_pretrained writes it: config.json, *.safetensors, tokenizer and processor",
+        )
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UnavailableError(f"{file} can't be read: {error}", DAMAGED_HINT) from None
+    if not isinstance(config, dict):
+        raise UnavailableError(f"{file} is damaged: a JSON mapping was expected", DAMAGED_HINT)
+    return geometry_from_config(config)

@@ -1,0 +1,195 @@
+"""What all settings share: checks, choices, and values from YAML."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+from m2pt_cli.errors import InputError, SettingsError
+
+METHODS = ("m2pt", "visual", "textual", "interaction", "lora", "full")
+INTERACTIONS = ("auto", "projector", "residual", "none")
+VISUAL_TOKENS = ("patches", "official")
+INITS = ("xavier", "normal", "zeros")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+IMAGE_FITS = ("crop", "pad", "base")
+REPORTERS = ("none", "tensorboard", "wandb", "trackio")
+TEMPLATES = ("vicuna_v1", "llava_v1", "plain", "base")
+WORDINGS = ("m2pt-1", "stored")
+PROTOCOLS = ("official", "lmms-eval")
+# What m2pt attn-map looks at, and the files it writes.
+ATTENTION_PARTS = ("language", "vision", "overlay", "prompts")
+FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
+VALUES_SUFFIXES = (".npz", ".json")
+
+
+def closest(name: str, choices: Iterable[str]) -> str:
+    """``. Did you mean 'x'?`` for the nearest of ``choices``, or an empty string."""
+    near = difflib.get_close_matches(name, list(choices), n=1)
+    return f". Did you mean {near[0]!r}?" if near else ""
+
+
+def flag(name: str) -> str:
+    """The flag of a setting: ``learning_rate`` -> ``--learning-rate``."""
+    return "--" + name.replace("_", "-")
+
+
+def raise_faults(faults: list[str], hint: str | None = None) -> None:
+    """Raise one `SettingsError` that lists the first 20 faults and their number; nothing if there are none."""
+    if not faults:
+        return
+    shown = "; ".join(faults[:20])
+    more = f"; and {len(faults) - 20} more ({len(faults)} faults)" if len(faults) > 20 else ""
+    raise SettingsError(shown + more, hint)
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    counts = Counter(names)
+    return [name for name, count in counts.items() if count > 1]
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """A YAML mapping, read with ``safe_load``: nothing in it can run code."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{file} can't be read: {getattr(error, 'strerror', None) or error}", "check the path given to --config"
+        ) from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{file} holds no settings: a mapping of 'key: value' lines was expected")
+    return content
+
+
+def convert(value: Any, annotation: str) -> Any:
+    """``value`` as the annotated type of a setting; YAML reads ``7e-4`` as text, so numbers are parsed from text too.
+
+    Raises:
+        TypeError, ValueError: the value does not fit the type.
+    """
+    if value is None and "None" in annotation:
+        return None
+    kind = plain_type(annotation)
+    if kind.startswith("list of "):
+        items = value if isinstance(value, (list, tuple)) else [value]
+        return tuple(Path(item) if kind.endswith("path") else _text(item) for item in items)
+    if kind == "switch":
+        if not isinstance(value, bool):
+            raise TypeError(value)
+        return value
+    if isinstance(value, bool):
+        raise TypeError(value)
+    if kind == "whole number":
+        if isinstance(value, float) and not value.is_integer():
+            raise ValueError(value)
+        return int(value)
+    if kind == "number":
+        return float(value)
+    return Path(value) if kind == "path" else _text(value)
+
+
+def plain_type(annotation: str) -> str:
+    base = annotation.replace(" | None", "")
+    names = {"int": "whole number", "float": "number", "bool": "switch", "Path": "path", "str": "text"}
+    if base.startswith("tuple["):
+        return "list of " + names[base.removeprefix("tuple[").split(",")[0]]
+    return names[base]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, (str, int, float, Path)):
+        raise TypeError(value)
+    return str(value)
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def settings_section(content: dict[str, Any]) -> dict[str, Any]:
+    # run.yaml keeps the settings under "settings", beside the versions; a hand-written file may hold them bare.
+    section = content.get("settings", content)
+    return section if isinstance(section, dict) else content
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What every command that runs a model takes."""
+
+    base: str | None = None
+    device: str | None = None
+    dtype: str = "auto"
+    seed: int = 0
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        raise_faults(self.faults())
+
+    def faults(self) -> list[str]:
+        """Every fault of these settings, each naming the flag and the value."""
+        faults: list[str] = []
+        self.one_of(faults, "dtype", DTYPES)
+        self.at_least(faults, 0, "seed")
+        self.at_least(faults, 1, "threads")
+        if self.device is not None and not _is_device(self.device):
+            faults.append(f"--device {self.device!r} is not cpu, cuda, cuda:N or mps")
+        return faults
+
+    def one_of(self, faults: list[str], name: str, choices: Iterable[str]) -> None:
+        value = getattr(self, name)
+        if value is not None and value not in choices:
+            faults.append(f"{flag(name)} {value!r} is not one of {', '.join(choices)}{closest(str(value), choices)}")
+
+    def at_least(self, faults: list[str], least: float, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= least):
+                faults.append(f"{flag(name)} {value} must be at least {least}")
+
+    def more_than(self, faults: list[str], bound: float, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > bound):
+                faults.append(f"{flag(name)} {value} must be more than {bound}")
+
+    @classmethod
+    def from_sources(cls, file: Path | None, flags: Mapping[str, Any]) -> Self:
+        """Settings from a YAML file with the flags over it; a flag left at None does not override.
+
+        Raises:
+            InputError: the file is missing or is not a YAML mapping.
+            SettingsError: an unknown key (with the closest name), a wrong type or a bad value.
+        """
+        values = {} if file is None else settings_section(read_yaml(file))
+        known = {f.name: f for f in fields(cls)}
+        faults = [f"unknown key {key!r} in {file}{closest(key, known)}" for key in values if key not in known]
+        values = {key: value for key, value in values.items() if key in known}
+        values.update({key: value for key, value in flags.items() if value is not None and value != ()})
+        converted: dict[str, Any] = {}
+        for key, value in values.items():
+            try:
+                converted[key] = convert(value, str(known[key].type))
+            except (TypeError, ValueError):
+                faults.append(f"{flag(key)} {value!r} is not a {plain_type(str(known[key].type))}")
+        raise_faults(faults)
+        return cls(**converted)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for YAML and JSON; `from_sources` reads them back."""
+        return {f.name: plain(getattr(self, f.name)) for f in fields(self)}
+
+
+def _is_device(name: str) -> bool:
+    kind, _, index = name.partition(":")
+    return kind in ("cpu", "cuda", "mps") and (not _ or index.isdigit())

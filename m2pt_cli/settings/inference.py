@@ -1,0 +1,166 @@
+"""Settings of the commands that ask a model: ``m2pt infer``, ``m2pt eval`` and ``m2pt attn-map``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from m2pt_cli.settings.base import (
+    ATTENTION_PARTS,
+    FIGURE_SUFFIXES,
+    IMAGE_FITS,
+    PROTOCOLS,
+    TEMPLATES,
+    VALUES_SUFFIXES,
+    WORDINGS,
+    Settings,
+    closest,
+    flag,
+    repeated,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferSettings(Settings):
+    """Settings of ``m2pt infer``."""
+
+    adapter: tuple[str, ...] = ()
+    template: str | None = None
+    image_fit: str | None = None
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    num_beams: int = 1
+    allow_url: bool = False
+
+    def faults(self) -> list[str]:
+        faults = super().faults()
+        faults += [f"--adapter {name!r} is given twice" for name in repeated(self.adapter)]
+        self.one_of(faults, "template", TEMPLATES)
+        self.one_of(faults, "image_fit", IMAGE_FITS)
+        self.at_least(faults, 1, "max_new_tokens", "num_beams")
+        self.at_least(faults, 0, "temperature")
+        if self.temperature > 0 and self.num_beams > 1:
+            faults.append("--temperature samples and --num-beams searches: use one of them")
+        return faults
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSettings(Settings):
+    """Settings of ``m2pt eval``."""
+
+    bench: tuple[str, ...] = ()
+    adapter: tuple[str, ...] = ()
+    predictions: Path | None = None
+    source: str | None = None
+    images: tuple[Path, ...] = ()
+    template: str | None = None
+    image_fit: str | None = None
+    wording: str = "m2pt-1"
+    protocol: str = "official"
+    ocr: bool = False
+    limit: int | None = None
+    shuffle_images: bool = False
+    max_new_tokens: int | None = None
+    batch_tokens: int | None = None
+    allow_url: bool = False
+    judge: str | None = None
+    output_dir: Path | None = None
+    overwrite: bool = False
+
+    def faults(self) -> list[str]:
+        faults = super().faults()
+        if not self.bench:
+            faults.append("--bench is missing: name a benchmark, such as --bench demo")
+        self.one_of(faults, "template", TEMPLATES)
+        self.one_of(faults, "image_fit", IMAGE_FITS)
+        self.one_of(faults, "wording", WORDINGS)
+        self.one_of(faults, "protocol", PROTOCOLS)
+        self.at_least(faults, 1, "limit", "max_new_tokens", "batch_tokens")
+        if self.predictions is not None and len(self.bench) > 1:
+            faults.append("--predictions scores one benchmark: give --bench once")
+        faults += [f"--adapter {name!r} is given twice" for name in repeated(self.adapter)]
+        return faults
+
+
+# Panels of one figure: beyond these nothing in it can be read.
+MOST_OVERLAYS = 24
+MOST_RUNS = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttnMapSettings(Settings):
+    """Settings of ``m2pt attn-map``.
+
+    Attributes:
+        adapter: adapters side by side; ``none`` is the bare base.
+        base_only: the bare base, beside the adapters if there are any.
+        output: the figure, PNG, SVG or PDF by its suffix; None draws none.
+        values: the numbers, ``.npz`` or ``.json``; None writes none.
+        layer, head, token: layers and heads of the language model and tokens of the answer, from 0, -1 the last;
+            empty is the mean of all.
+        vision_layer: layers of the vision tower whose tokens are drawn one by one; empty is the last that is run.
+        vision_head: heads of the vision tower; empty is the mean of all.
+        part: what is looked at (`ATTENTION_PARTS`); empty is all of it.
+        drop_sinks: leave the first token, on which attention rests by default, out of the figure's scales.
+        max_new_tokens: of the answer, at most.
+    """
+
+    image: str = ""
+    question: str = ""
+    adapter: tuple[str, ...] = ()
+    base_only: bool = False
+    output: Path | None = None
+    values: Path | None = None
+    layer: tuple[int, ...] = ()
+    head: tuple[int, ...] = ()
+    token: tuple[int, ...] = ()
+    vision_layer: tuple[int, ...] = ()
+    vision_head: tuple[int, ...] = ()
+    part: tuple[str, ...] = ()
+    drop_sinks: bool = False
+    max_new_tokens: int = 32
+    template: str | None = None
+    image_fit: str | None = None
+    allow_url: bool = False
+    overwrite: bool = False
+
+    def faults(self) -> list[str]:
+        faults = super().faults()
+        if not self.image:
+            faults.append("no image to look at")
+        if not self.question.strip():
+            faults.append("the question is empty")
+        faults += [f"--adapter {name!r} is given twice" for name in repeated(self.adapter)]
+        if self.base_only and "none" in self.adapter:
+            faults.append("--base-only and --adapter none are the same row")
+        if (rows := len(self.adapter) + self.base_only) > MOST_RUNS:
+            faults.append(f"{rows} adapters are more than the {MOST_RUNS} that fit side by side")
+        for name, suffixes in (("output", FIGURE_SUFFIXES), ("values", VALUES_SUFFIXES)):
+            file: Path | None = getattr(self, name)
+            if file is not None and file.suffix.lower() not in suffixes:
+                said = f"ends in {file.suffix!r}" if file.suffix else "has no suffix"
+                faults.append(f"{flag(name)} {file} {said}, not in {', '.join(suffixes)}")
+        for name in self.part:
+            if name not in ATTENTION_PARTS:
+                choices = ", ".join(ATTENTION_PARTS)
+                faults.append(f"--part {name!r} is not one of {choices}{closest(name, ATTENTION_PARTS)}")
+        for name in ("layer", "head", "token", "vision_layer", "vision_head"):
+            faults += [f"{flag(name)} {number} is given twice" for number in repeated(getattr(self, name))]
+        self.one_of(faults, "template", TEMPLATES)
+        self.one_of(faults, "image_fit", IMAGE_FITS)
+        self.at_least(faults, 1, "max_new_tokens")
+        faults += [
+            f"--token {token}: an answer of --max-new-tokens {self.max_new_tokens} has no such token"
+            for token in self.token
+            if not -self.max_new_tokens <= token < self.max_new_tokens
+        ]
+        overlays = max(len(self.layer), 1) * max(len(self.head), 1) * max(len(self.token), 1)
+        if overlays > MOST_OVERLAYS:
+            faults.append(
+                f"--layer, --head and --token together ask for {overlays} overlays, more than {MOST_OVERLAYS}"
+            )
+        return faults
+
+    def looks_at(self, *parts: str) -> bool:
+        """Whether any of these parts is asked for."""
+        return not self.part or any(part in self.part for part in parts)
