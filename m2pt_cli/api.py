@@ -44,12 +44,13 @@ def load(
     Example:
         >>> model, processor = load(base="nano", adapter="runs/demo")
     """
-    from m2pt_cli.models.adapters import attach_adapter, read_adapter
-    from m2pt_cli.models.catalog import resolve_base_name
+    from m2pt_cli.generation.candidates import read_candidates
+    from m2pt_cli.models.adapters import attach_adapter
     from m2pt_cli.models.load import load_base
 
-    info = None if adapter is None else read_adapter(adapter)
-    loaded = load_base(resolve_base_name(base, info.base if info else None), device=device, dtype=dtype)
+    found = read_candidates(() if adapter is None else (adapter,), base)
+    info = found.members[0].info
+    loaded = load_base(found.base, device=device, dtype=dtype)
     model = loaded.model if info is None else attach_adapter(loaded, info)
     # Without the model, which would keep itself alive through its own entry.
     _LOADED[model] = dataclasses.replace(loaded, model=None, adapter=info)
@@ -78,7 +79,8 @@ def answer(
         GenerationError: a question failed.
     """
     from m2pt_cli.data.sample import image_reference
-    from m2pt_cli.generation.engine import AnswerEngine, Decoding, Question
+    from m2pt_cli.generation.candidates import build_engine
+    from m2pt_cli.generation.engine import Decoding, Question
 
     if model not in _LOADED:
         raise SettingsError(f"this {type(model).__name__} was not loaded by m2pt", "model, processor = load(base=...)")
@@ -91,13 +93,7 @@ def answer(
     pictures = [image_reference(image, folder=Path()) for image in images]
     pictures *= most if len(pictures) == 1 else 1
     texts = list(questions) * (most if len(questions) == 1 else 1)
-    info, defaults = loaded.adapter, loaded.entry.defaults
-    engine = AnswerEngine(
-        loaded,
-        template=(info and info.chat_template) or defaults.template,
-        image_fit=(info and info.image_fit) or defaults.image_fit,
-        decoding=Decoding(max_new_tokens, temperature, num_beams),
-    )
+    engine = build_engine(loaded, loaded.adapter, decoding=Decoding(max_new_tokens, temperature, num_beams))
     asked = [Question(str(i), text, (picture,)) for i, (text, picture) in enumerate(zip(texts, pictures, strict=True))]
     replies = {reply.question.id: reply for reply in engine.answer(asked)}
     answers = []

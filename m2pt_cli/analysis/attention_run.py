@@ -14,7 +14,8 @@ from m2pt_cli.analysis.attention_maps import AttentionMaps, AttentionRun, Langua
 from m2pt_cli.analysis.tokens import language_tokens, uniform_causal, vision_tokens
 from m2pt_cli.data.sample import ImageReference, image_reference
 from m2pt_cli.errors import SettingsError
-from m2pt_cli.generation.adapter_switcher import BASE_MODEL, AdapterSwitcher, Candidate
+from m2pt_cli.generation.adapter_switcher import AdapterSwitcher
+from m2pt_cli.generation.candidates import BASE_MODEL, Candidate
 from m2pt_cli.settings import AttnMapSettings, InferSettings
 
 if TYPE_CHECKING:
@@ -50,16 +51,16 @@ def run_attention(
             _require_place(flag, file, overwrite=settings.overwrite)
     reference = image or image_reference(settings.image, folder=Path(), allow_url=settings.allow_url)
     reference.open()
-    panel = AdapterSwitcher(_asking(settings), report=report)
-    settings = _resolved(settings, panel.entry.geometry, panel.entry.name)
-    if set(settings.part) == {"prompts"} and not any(_prompts(seat) for seat in panel.seats):
+    switcher = AdapterSwitcher(_asking(settings), report=report)
+    settings = _resolved(settings, switcher.entry.geometry, switcher.entry.name)
+    if set(settings.part) == {"prompts"} and not any(_prompts(candidate) for candidate in switcher.candidates):
         raise SettingsError("--part prompts: none of what is looked at has prompts", "name an --adapter that has some")
-    panel.open()
-    runs = tuple(_run(seat, engine, reference, settings) for seat, engine in panel.engines())
+    switcher.open()
+    runs = tuple(_run(candidate, engine, reference, settings) for candidate, engine in switcher.engines())
     maps = AttentionMaps(
         image=settings.image,
         question=settings.question,
-        base=panel.entry.name,
+        base=switcher.entry.name,
         runs=runs,
         layers=settings.layer,
         heads=settings.head,
@@ -80,7 +81,7 @@ def run_attention(
     return maps
 
 
-def _run(seat: Candidate, engine: AnswerEngine, image: ImageReference, settings: AttnMapSettings) -> AttentionRun:
+def _run(candidate: Candidate, engine: AnswerEngine, image: ImageReference, settings: AttnMapSettings) -> AttentionRun:
     from m2pt_cli.analysis.attention import collect_language, collect_vision
     from m2pt_cli.generation.engine import Question
 
@@ -89,7 +90,7 @@ def _run(seat: Candidate, engine: AnswerEngine, image: ImageReference, settings:
     picture = engine.images.picture(image, side=_PICTURE_SIDE)
     vision = loaded.model.config.vision_config
     grid = vision.image_size // vision.patch_size
-    has_visual_prompts = seat.info is not None and seat.info.num_visual_prompts > 0
+    has_visual_prompts = candidate.info is not None and candidate.info.num_visual_prompts > 0
     looks_at_vision = settings.looks_at("vision") or (settings.looks_at("prompts") and has_visual_prompts)
 
     def look(inputs: dict[str, Tensor]) -> VisionAttention:
@@ -97,13 +98,13 @@ def _run(seat: Candidate, engine: AnswerEngine, image: ImageReference, settings:
 
     if not settings.looks_at("language", "overlay", "prompts"):
         inputs = engine.inputs(question)
-        return AttentionRun(seat.name, None, (), picture, None, look(inputs))
+        return AttentionRun(candidate.name, None, (), picture, None, look(inputs))
     prompt, inputs, answer = engine.run_one(question)
     tokenizer = loaded.processor.tokenizer
     text = tokenizer.decode(answer, skip_special_tokens=True).strip()
     # An empty answer is the end of the sequence alone.
     answer = answer or [min(engine.eos_ids)]
-    _require_tokens(settings.token, len(answer), seat)
+    _require_tokens(settings.token, len(answer), candidate)
 
     def word(token: int) -> str:
         return str(tokenizer.decode([token])).strip() or "␣"
@@ -137,7 +138,7 @@ def _run(seat: Candidate, engine: AnswerEngine, image: ImageReference, settings:
     )
     words = tuple(word(token) for token in answer)
     vision = None if tower is None else _vision(tower, grid, settings.vision_head)
-    return AttentionRun(seat.name, text, words, picture, language, vision)
+    return AttentionRun(candidate.name, text, words, picture, language, vision)
 
 
 def _vision(weights: VisionWeights, grid: int, heads: tuple[int, ...]) -> VisionAttention:
@@ -152,12 +153,12 @@ def _vision(weights: VisionWeights, grid: int, heads: tuple[int, ...]) -> Vision
     )
 
 
-def _prompts(seat: Candidate) -> int:
-    return 0 if seat.info is None else seat.info.num_visual_prompts + seat.info.num_textual_prompts
+def _prompts(candidate: Candidate) -> int:
+    return 0 if candidate.info is None else candidate.info.num_visual_prompts + candidate.info.num_textual_prompts
 
 
 def _asking(settings: AttnMapSettings) -> InferSettings:
-    """The settings by which a panel answers."""
+    """The settings by which a switcher answers."""
     shared = {f.name for f in dataclasses.fields(InferSettings)} & {f.name for f in dataclasses.fields(settings)}
     values = {name: getattr(settings, name) for name in shared}
     if settings.base_only and settings.adapter:
@@ -191,10 +192,10 @@ def _counted(flag: str, numbers: Sequence[int], count: int, what: str) -> tuple[
     return counted
 
 
-def _require_tokens(tokens: Sequence[int], count: int, seat: Candidate) -> None:
+def _require_tokens(tokens: Sequence[int], count: int, candidate: Candidate) -> None:
     for token in tokens:
         if not -count <= token < count:
-            name = seat.name or "the base"
+            name = candidate.name or "the base"
             raise SettingsError(
                 f"--token {token}: the answer of {name} has {count} token{'s' * (count > 1)}, 0 to {count - 1}",
                 "leave --token out to see the answer's tokens, and the mean over them",

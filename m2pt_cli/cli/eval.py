@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from m2pt_cli.cli import eval as eval_options
 from m2pt_cli.cli import options
 from m2pt_cli.cli.output import Output
 from m2pt_cli.errors import SettingsError
@@ -181,33 +180,33 @@ _NOT_SETTINGS = ("list_benchmarks", "compare", "show_failures", "html", "plot", 
 
 
 def command(
-    bench: eval_options.BenchOption = None,
-    list_benchmarks: eval_options.ListOption = False,
+    bench: BenchOption = None,
+    list_benchmarks: ListOption = False,
     adapter: options.AdaptersOption = None,
     base: options.BaseOption = None,
-    limit: eval_options.LimitOption = None,
-    source: eval_options.SourceOption = None,
-    images: eval_options.ImagesOption = None,
+    limit: LimitOption = None,
+    source: SourceOption = None,
+    images: ImagesOption = None,
     allow_url: options.AllowUrlOption = False,
-    wording: eval_options.WordingOption = None,
-    ocr: eval_options.OcrOption = False,
-    shuffle_images: eval_options.ShuffleOption = False,
-    max_new_tokens: eval_options.MaxNewTokensOption = None,
-    batch_tokens: eval_options.BatchTokensOption = None,
-    predictions: eval_options.PredictionsOption = None,
-    protocol: eval_options.ProtocolOption = None,
-    judge: eval_options.JudgeOption = None,
-    compare: eval_options.CompareOption = None,
-    show_failures: eval_options.ShowFailuresOption = None,
-    html: eval_options.HtmlOption = None,
-    plot: eval_options.PlotOption = None,
+    wording: WordingOption = None,
+    ocr: OcrOption = False,
+    shuffle_images: ShuffleOption = False,
+    max_new_tokens: MaxNewTokensOption = None,
+    batch_tokens: BatchTokensOption = None,
+    predictions: PredictionsOption = None,
+    protocol: ProtocolOption = None,
+    judge: JudgeOption = None,
+    compare: CompareOption = None,
+    show_failures: ShowFailuresOption = None,
+    html: HtmlOption = None,
+    plot: PlotOption = None,
     template: options.TemplateOption = None,
     image_fit: options.ImageFitOption = None,
     config: Annotated[
         Path | None, typer.Option("--config", metavar="FILE", help="YAML with these settings; flags go over it.")
     ] = None,
     output_dir: options.OutputDirOption = None,
-    overwrite: eval_options.OverwriteOption = False,
+    overwrite: OverwriteOption = False,
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = "auto",
     seed: options.SeedOption = 0,

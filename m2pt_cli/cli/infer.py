@@ -30,25 +30,32 @@ def answer_images(images: Sequence[str], question: str, settings: InferSettings,
     references = [named_image(image, Path(), allow_url=settings.allow_url) for image in images]
     for reference in references:
         reference.open()  # an image that can't be read is met before the model is loaded
-    panel = _panel(settings, output)
-    panel.open()
+    switcher = _switcher(settings, output)
+    switcher.open()
     from m2pt_cli.generation.engine import Question
 
     questions = [Question(str(number), question, (reference,)) for number, reference in enumerate(references, start=1)]
-    if _may_stream(questions, panel, settings, output):
-        reply = panel.stream(questions[0], lambda piece: output.text(output.clean(piece), end=""))
+    if _may_stream(questions, switcher, output):
+        reply = switcher.stream(questions[0], lambda piece: output.text(output.clean(piece), end=""))
         output.text("")
         if reply.error is not None:
             raise GenerationError(f"no answer: {reply.error}")
         return 0
     answers = [
-        Answer(int(reply.question.id), images[int(reply.question.id) - 1], question, seat.name, reply.text, reply.error)
-        for seat, reply in panel.ask(questions)
+        Answer(
+            int(reply.question.id),
+            images[int(reply.question.id) - 1],
+            question,
+            candidate.name,
+            reply.text,
+            reply.error,
+        )
+        for candidate, reply in switcher.ask(questions)
     ]
     failed = [answer for answer in answers if answer.error is not None]
     if len(failed) == len(answers):
         raise GenerationError(f"no answer: {failed[0].error}")
-    _write_answers(answers, len(images), len(panel.seats), output)
+    _write_answers(answers, len(images), len(switcher.candidates), output)
     for answer in failed:
         output.warn(f"{answer.image}: {answer.error}")
     return 0
@@ -64,14 +71,14 @@ def answer_lines(source: str, settings: InferSettings, output: Output) -> int:
     folder = Path() if source == "-" else Path(source).parent
     lines = asked = answered = faulty = 0
     with _opened(source) as stream:
-        panel = _panel(settings, output)
+        switcher = _switcher(settings, output)
         opened = False
         for batch in arriving(stream, most=_MOST_LINES):
             if not opened:  # the first line is there: now the model is needed
-                panel.open()
+                switcher.open()
                 opened = True
             lines += len(batch)
-            for answer, is_faulty in _answers([parse_line(line, number) for number, line in batch], folder, panel):
+            for answer, is_faulty in _answers([parse_line(line, number) for number, line in batch], folder, switcher):
                 output.json(answer.to_dict())
                 asked += 1
                 answered += answer.error is None
@@ -84,7 +91,7 @@ def answer_lines(source: str, settings: InferSettings, output: Output) -> int:
     return 0
 
 
-def _answers(lines: Sequence[QuestionLine], folder: Path, panel: AdapterSwitcher) -> Iterator[tuple[Answer, bool]]:
+def _answers(lines: Sequence[QuestionLine], folder: Path, switcher: AdapterSwitcher) -> Iterator[tuple[Answer, bool]]:
     """The answers to a batch of lines in their order, and whether a line was at fault."""
     from m2pt_cli.generation.engine import Question
 
@@ -97,15 +104,15 @@ def _answers(lines: Sequence[QuestionLine], folder: Path, panel: AdapterSwitcher
         try:
             images: tuple[ImageReference, ...] = ()
             if line.image is not None:
-                reference = named_image(line.image, folder, allow_url=panel.settings.allow_url)
+                reference = named_image(line.image, folder, allow_url=switcher.settings.allow_url)
                 reference.open()
                 images = (reference,)
             questions[place] = Question(str(place), line.question, images)
         except M2PTError as error:
             faults[place] = error.message
     replies: dict[int, list[tuple[str | None, str | None, str | None]]] = {}
-    for seat, reply in panel.ask(list(questions.values())):
-        replies.setdefault(int(reply.question.id), []).append((seat.name, reply.text, reply.error))
+    for candidate, reply in switcher.ask(list(questions.values())):
+        replies.setdefault(int(reply.question.id), []).append((candidate.name, reply.text, reply.error))
     for place, line in enumerate(lines):
         if place in faults:
             yield Answer(line.id, line.image, line.question, None, None, faults[place], line.extra), True
@@ -113,7 +120,7 @@ def _answers(lines: Sequence[QuestionLine], folder: Path, panel: AdapterSwitcher
             yield Answer(line.id, line.image, line.question, name, text, problem, line.extra), False
 
 
-def _write_answers(answers: Sequence[Answer], num_images: int, num_seats: int, output: Output) -> None:
+def _write_answers(answers: Sequence[Answer], num_images: int, num_candidates: int, output: Output) -> None:
     """Plain answer, JSON, or one row per image and adapter: a table on a terminal, tab-separated in a pipe."""
     if output.is_json:
         for answer in answers:
@@ -122,7 +129,7 @@ def _write_answers(answers: Sequence[Answer], num_images: int, num_seats: int, o
     if len(answers) == 1:
         output.text(output.clean(answers[0].answer or ""))
         return
-    columns = [("image", num_images > 1), ("adapter", num_seats > 1), ("answer", True)]
+    columns = [("image", num_images > 1), ("adapter", num_candidates > 1), ("answer", True)]
     header = [name for name, shown in columns if shown]
     rows = [
         [output.clean(" ".join(str(getattr(answer, name) or "-").split())) for name in header] for answer in answers
@@ -139,13 +146,13 @@ def _write_answers(answers: Sequence[Answer], num_images: int, num_seats: int, o
             output.text("\t".join(row))
 
 
-def _panel(settings: InferSettings, output: Output) -> AdapterSwitcher:
+def _switcher(settings: InferSettings, output: Output) -> AdapterSwitcher:
     return AdapterSwitcher(settings, report=output.status)
 
 
-def _may_stream(questions: Sequence[object], panel: AdapterSwitcher, settings: InferSettings, output: Output) -> bool:
-    one = len(questions) == 1 and len(panel.seats) == 1
-    return one and sys.stdout.isatty() and not output.is_json and settings.num_beams == 1
+def _may_stream(questions: Sequence[object], switcher: AdapterSwitcher, output: Output) -> bool:
+    one = len(questions) == 1 and len(switcher.candidates) == 1
+    return one and sys.stdout.isatty() and not output.is_json and switcher.settings.num_beams == 1
 
 
 def named_image(image: str, folder: Path, *, allow_url: bool) -> ImageReference:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from m2pt_cli.convert.weights import listed, read_weights, shown, weight_files
 from m2pt_cli.errors import AdapterError
 from m2pt_cli.families.geometry import Geometry
+from m2pt_cli.files.adapter_names import CONFIG_FILE
 from m2pt_cli.files.safetensors import can_write
 
 if TYPE_CHECKING:
@@ -237,7 +238,7 @@ def _require_weights(folder: Path) -> None:
     except AdapterError as error:
         names = [entry.name for entry in folder.iterdir() if entry.is_dir()]
         inner = [name for name in names if name.startswith(("checkpoint-", "best_checkpoint"))]
-        if "adapter_config.json" in {entry.name for entry in folder.iterdir()}:
+        if CONFIG_FILE in {entry.name for entry in folder.iterdir()}:
             raise AdapterError(f"{folder} is an adapter already", f"use it with --adapter {folder}") from None
         if (folder / "zero_to_fp32.py").is_file():
             hint = "DeepSpeed kept its weights apart: run zero_to_fp32.py of that folder, import its output"

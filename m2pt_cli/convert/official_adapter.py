@@ -10,11 +10,11 @@ import torch
 
 from m2pt_cli.convert.official import OfficialCheckpoint, read_official
 from m2pt_cli.errors import AdapterError, UnavailableError
+from m2pt_cli.files.adapter_names import CONFIG_FILE, WEIGHTS_FILE
 from m2pt_cli.files.hub import gigabytes
 from m2pt_cli.files.io import new_folder
 from m2pt_cli.files.safetensors import Outgoing, write_tensors
 from m2pt_cli.method import M2PTConfig
-from m2pt_cli.models.adapters import CONFIG, WEIGHTS
 from m2pt_cli.models.base_files import current_name, require_base_files, weight_files
 from m2pt_cli.models.catalog import BaseEntry
 from m2pt_cli.models.fingerprint import SAMPLES, base_fingerprint
@@ -145,7 +145,7 @@ def import_official(place: Path, output_dir: Path, entry: BaseEntry, *, report: 
     outgoing = list(_outgoing(checkpoint, head))
     trainable = sum(torch.Size(tensor.shape).numel() for tensor in outgoing)
     with new_folder(output_dir) as partial:
-        written = write_tensors(partial / WEIGHTS, outgoing)
+        written = write_tensors(partial / WEIGHTS_FILE, outgoing)
         result = ImportResult(
             output_dir=str(output_dir),
             kind="adapter",
@@ -161,7 +161,7 @@ def import_official(place: Path, output_dir: Path, entry: BaseEntry, *, report: 
             encoding="utf-8",
         )
         config.save_pretrained(str(partial))
-        assert (partial / CONFIG).is_file()
+        assert (partial / CONFIG_FILE).is_file()
     return result
 
 

@@ -107,39 +107,31 @@ class ImagePreparer:
 
 
 class Collator:
-    """Makes a batch of encoded samples; a broken image raises InputError with its name.
+    """Makes a batch of encoded samples, padded on the right; a broken image raises InputError with its name.
 
     Args:
         images: opens and prepares images.
         pad_token_id: fills the shorter rows.
-        padding_side: ``right`` or ``left``.
-        pad_to: row lengths are rounded up to a multiple of this.
     """
 
-    def __init__(
-        self, images: ImagePreparer, *, pad_token_id: int, padding_side: str = "right", pad_to: int = 1
-    ) -> None:
+    def __init__(self, images: ImagePreparer, *, pad_token_id: int) -> None:
         self.images = images
         self.pad_token_id = pad_token_id
-        self.padding_side = padding_side
-        self.pad_to = pad_to
 
     def __call__(self, samples: Sequence[EncodedSample]) -> dict[str, Tensor]:
         """``input_ids``, ``attention_mask``, ``labels``: ``(batch, length)``, and the images in the order of the rows.
 
         Without an image in the whole batch there is no ``pixel_values``.
         """
-        longest = max(len(sample.encoded.input_ids) for sample in samples)
-        length = -(-longest // self.pad_to) * self.pad_to
+        length = max(len(sample.encoded.input_ids) for sample in samples)
         ids = torch.full((len(samples), length), self.pad_token_id, dtype=torch.long)
         labels = torch.full_like(ids, UNSUPERVISED)
         mask = torch.zeros_like(ids)
         for row, sample in enumerate(samples):
             count = len(sample.encoded.input_ids)
-            place = slice(0, count) if self.padding_side == "right" else slice(length - count, length)
-            ids[row, place] = torch.tensor(sample.encoded.input_ids)
-            labels[row, place] = torch.tensor(sample.encoded.labels)
-            mask[row, place] = 1
+            ids[row, :count] = torch.tensor(sample.encoded.input_ids)
+            labels[row, :count] = torch.tensor(sample.encoded.labels)
+            mask[row, :count] = 1
         images = join_images([self.images.prepare(sample.sample.images) for sample in samples])
         return {"input_ids": ids, "attention_mask": mask, "labels": labels, **images}
 

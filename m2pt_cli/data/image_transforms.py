@@ -77,11 +77,6 @@ class PixelPreparer:
         return values
 
 
-def prepare_image(image: Image.Image, fit: str, image_processor: Any) -> NDArray[np.float32]:
-    """The pixel values ``(3, height, width)`` of one image; see `PixelPreparer`, which serves many."""
-    return PixelPreparer(image_processor, fit=fit).pixels(image.convert("RGB"))
-
-
 def fit_of(image_processor: Any, fit: str) -> Fit:
     """What ``crop``, ``pad`` or ``base`` means for an image processor. Raises SettingsError for anything else."""
     if fit not in IMAGE_FITS:

@@ -26,17 +26,23 @@ class ImageFolders:
     Args:
         folders: tried in this order.
         allow_url: whether http(s) URLs may be fetched.
+        subfolders: looked into in each folder as well, each as a folder of its own; those that are not there are
+            passed over.
+
+    Attributes:
+        folders: all that are looked into.
 
     Raises:
         InputError: a folder does not exist.
     """
 
-    def __init__(self, folders: Sequence[Path], *, allow_url: bool = False) -> None:
+    def __init__(self, folders: Sequence[Path], *, allow_url: bool = False, subfolders: Sequence[str] = ("",)) -> None:
         for folder in folders:
             if not folder.is_dir():
                 what = "is not a folder" if folder.exists() else "does not exist"
                 raise InputError(f"--images {folder} {what}", "name the folder that holds the images")
-        self._roots = [(str(folder), os.path.realpath(folder)) for folder in folders]
+        self.folders = [folder / sub for folder in folders for sub in subfolders if (folder / sub).is_dir()]
+        self._roots = [(str(folder), os.path.realpath(folder)) for folder in self.folders]
         self._allow_url = allow_url
         self._real_parents: dict[str, str] = {}
 
@@ -73,6 +79,17 @@ class ImageFolders:
             return _embedded(name)
         if not self._roots:
             raise InvalidRow(f"image {name} is a path, and this data set has no folder: name one with --images")
+        path = self.locate(name)
+        if path is None:
+            raise InvalidRow(f"image {os.path.join(self._roots[0][0], name)} does not exist")
+        return FileImage(str(path), path)
+
+    def locate(self, name: str) -> Path | None:
+        """The file called ``name`` in the first folder that holds it; None where none does.
+
+        Raises:
+            InvalidRow: the name leads out of the folders.
+        """
         is_outside = False
         for folder, root in self._roots:
             path = os.path.join(folder, name)  # an absolute name stands for itself
@@ -81,11 +98,11 @@ class ImageFolders:
             except (OSError, ValueError):
                 continue
             if found:
-                return FileImage(path, Path(path))
+                return Path(path)
             is_outside |= found is False
         if is_outside:
             raise InvalidRow(f"image {name} lies outside {self._roots[0][0]}: refused")
-        raise InvalidRow(f"image {os.path.join(self._roots[0][0], name)} does not exist")
+        return None
 
     def _inside(self, path: str, root: str) -> bool | None:
         """True: a file within ``root``; False: it leads out of it; None: it is not there."""

@@ -1,188 +1,27 @@
-"""Data sets of benchmarks: their tables, images and column validators."""
+"""Data sets of benchmarks: parquet tables and JSON lines, from a folder or the Hub, validated before they are used."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from io import BytesIO
-from os.path import isfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from m2pt_cli.data.sample import FileImage, ImageReference, UrlImage, decode_image, holds_no_character
+from m2pt_cli.data.sample import ImageReference, decode_image
 from m2pt_cli.errors import InputError
-from m2pt_cli.evaluation import datasets as cells
-from m2pt_cli.evaluation.task import Example, TaskOptions
-from m2pt_cli.files.download import is_url
+from m2pt_cli.evaluation import validators
+from m2pt_cli.evaluation.task import TaskOptions
 from m2pt_cli.files.hub import download_matching
 
 if TYPE_CHECKING:
     import pyarrow
     from PIL.Image import Image
-
-Check = Callable[[Any], str | None]
-
-_LONGEST = 40
-
-
-def text(value: Any) -> str | None:
-    """A text that is not empty and can be written."""
-    if not isinstance(value, str):
-        return "a text"
-    if not value.strip():
-        return "a text that is not empty"
-    return "whole characters" if holds_no_character(value) else None
-
-
-def identifier(value: Any) -> str | None:
-    """A text or a whole number."""
-    return None if _is_whole(value) or text(value) is None else "a text or a number"
-
-
-def texts(value: Any) -> str | None:
-    """A list of texts, one at least."""
-    good = isinstance(value, list) and value and all(isinstance(one, str) for one in value)
-    return None if good else "a list of texts"
-
-
-def tokens(value: Any) -> str | None:
-    """A list of texts that may be empty."""
-    return None if value == [] else texts(value)
-
-
-def answer(value: Any) -> str | None:
-    """A text or a number, or a list of those that are accepted."""
-    many = value if isinstance(value, list) else [value]
-    good = many and all(isinstance(one, (str, int)) or (isinstance(one, float) and math.isfinite(one)) for one in many)
-    return None if good else "a text, or a list of accepted ones"
-
-
-def yes_or_no(value: Any) -> str | None:
-    """Yes or no, in any case, with or without a full stop."""
-    good = isinstance(value, str) and value.strip().rstrip(".").lower() in ("yes", "no")
-    return None if good else "yes or no"
-
-
-def one_of(*choices: str | int) -> Check:
-    """One of a few texts or whole numbers."""
-
-    def check(value: Any) -> str | None:
-        good = (isinstance(value, str) or _is_whole(value)) and value in choices
-        return None if good else f"one of {', '.join(str(choice) for choice in choices)}"
-
-    return check
-
-
-def label(count: int) -> Check:
-    """The number of one of ``count`` classes."""
-    return lambda value: None if _is_whole(value) and 0 <= value < count else f"a number from 0 to {count - 1}"
-
-
-def faults(row: Mapping[str, Any], checks: Mapping[str, Check]) -> list[str]:
-    """What is wrong with a row's cells: which one, what it holds, what was expected. Absent cells are passed over."""
-    found = [(name, check(row[name])) for name, check in checks.items() if name in row]
-    return [f"{name} is {_shown(row[name])}, {wanted} was expected" for name, wanted in found if wanted is not None]
-
-
-def several(found: list[str]) -> str:
-    """Faults in one line, 20 at most."""
-    return "; ".join(found[:20]) + (f"; and {len(found) - 20} more" if len(found) > 20 else "")
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _shown(value: Any) -> str:
-    shown = ascii(value)
-    return shown if len(shown) <= _LONGEST else shown[: _LONGEST - 1] + "…"
-
-
-# COCO as its zip files unpack.
-_SUBFOLDERS = ("", "images", "val2014", "train2014", "val2017", "train2017", "trainval2017")
-
-
-@dataclass(frozen=True)
-class MissingImage:
-    """An image that was found nowhere: its question fails, the others go on."""
-
-    name: str
-    num_folders: int
-
-    @property
-    def problem(self) -> InputError:
-        """Why it can't be opened."""
-        if is_url(self.name):
-            return InputError(f"image {self.name} is a URL, and --allow-url was not given", "--allow-url fetches it")
-        return InputError(f"image {self.name} is in none of the {self.num_folders} folders looked at", "check --images")
-
-    def open(self) -> Image:
-        """Raises InputError."""
-        raise self.problem
-
-
-class ImageFolders:
-    """Finds images by name.
-
-    Args:
-        folders: where to look, in them and in the folders COCO's zip files unpack to.
-        allow_url: whether an image that is in no folder may be fetched.
-        needed_by: the benchmark, for messages.
-
-    Raises:
-        InputError: a folder does not exist, or there is neither a folder nor leave to fetch.
-    """
-
-    def __init__(self, folders: Sequence[Path], allow_url: bool, *, needed_by: str) -> None:
-        for folder in folders:
-            if not folder.is_dir():
-                raise InputError(f"--images {folder} is no folder", "name the folder that holds the images")
-        if not folders and not allow_url:
-            raise InputError(
-                f"--bench {needed_by} names its images but does not hold them: no --images was given",
-                "--images DIR with the COCO images, or --allow-url to fetch each by its link",
-            )
-        self._folders = [folder / sub for folder in folders for sub in _SUBFOLDERS if (folder / sub).is_dir()]
-        self._allow_url = allow_url
-
-    def find(self, name: str, link: object) -> ImageReference:
-        """The image called ``name``; one that is nowhere fails when it is opened, and its question with it."""
-        path = Path(name)
-        is_inside = not path.is_absolute() and ".." not in path.parts
-        for folder in self._folders:
-            for candidate in (folder / path, folder / path.name) if is_inside else ():
-                if isfile(candidate):  # False for a name that is too long, where Path.is_file raises
-                    return FileImage(name, candidate)
-        if self._allow_url and isinstance(link, str) and is_url(link):
-            return UrlImage(link)
-        return MissingImage(name, len(self._folders))
-
-
-def missing_images(items: Mapping[str, Sequence[Example]]) -> list[str]:
-    """A sentence about each benchmark that asks about images that are nowhere.
-
-    Raises:
-        InputError: no question of any benchmark can be asked for that reason.
-    """
-    missing = {
-        name: [item.image for item in members if isinstance(item.image, MissingImage)]
-        for name, members in items.items()
-    }
-    said = [
-        f"{name}: {len(images):,} of {len(items[name]):,} questions can't be asked: {images[0].problem.message}"
-        for name, images in missing.items()
-        if images
-    ]
-    if all(len(images) == len(items[name]) for name, images in missing.items()):
-        raise InputError(said[0], next(iter(missing.values()))[0].problem.hint)
-    return said
-
 
 # What a data set on the Hub may be called.
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
@@ -209,7 +48,7 @@ class Table:
     image: str = "image"
     optional: tuple[str, ...] = ()
     label_names: bool = True
-    checks: Mapping[str, cells.Check] = field(default_factory=dict)
+    checks: Mapping[str, validators.Check] = field(default_factory=dict)
 
     def with_columns(self, *columns: str) -> Table:
         """This table with more columns."""
@@ -274,9 +113,9 @@ class Table:
             for row in rows:
                 if column in row and isinstance(row[column], int) and 0 <= row[column] < len(names):
                     row[column] = names[row[column]]
-        found = [(number, fault) for number, row in enumerate(rows) for fault in cells.faults(row, self.checks)]
+        found = [(number, fault) for number, row in enumerate(rows) for fault in validators.faults(row, self.checks)]
         if found:
-            listed = cells.several([f"row {number}: {fault}" for number, fault in found])
+            listed = validators.several([f"row {number}: {fault}" for number, fault in found])
             raise InputError(f"{file} holds what can't be asked or scored (the first row is 0): {listed}")
         places = [(group, index) for group, count in enumerate(counts) for index in range(count)][: len(rows)]
         for number, (row, (group, index)) in enumerate(zip(rows, places, strict=True)):
@@ -361,7 +200,7 @@ def local_files(source: str | None, pattern: str) -> list[Path]:
     return sorted(folder.glob(pattern)) if folder is not None and folder.is_dir() else []
 
 
-def read_json_objects(file: Path, checks: Mapping[str, cells.Check]) -> list[dict[str, Any]]:
+def read_json_objects(file: Path, checks: Mapping[str, validators.Check]) -> list[dict[str, Any]]:
     """Objects of a file of JSON lines, or of one JSON array, that hold all keys of ``checks``, with values that pass.
 
     Raises:
@@ -386,12 +225,12 @@ def read_json_objects(file: Path, checks: Mapping[str, cells.Check]) -> list[dic
         missing = [key for key in checks if not isinstance(row, dict) or key not in row]
         if missing:
             bad.append(f"{unit} {number} has no {', '.join(missing)}")
-        elif found := cells.faults(row, checks):
+        elif found := validators.faults(row, checks):
             bad.append(f"{unit} {number}: {', '.join(found)}")
         else:
             rows.append(row)
     if bad:
-        raise InputError(f"{file} holds {len(bad)} bad {unit}s: {cells.several(bad)}")
+        raise InputError(f"{file} holds {len(bad)} bad {unit}s: {validators.several(bad)}")
     return rows
 
 

@@ -11,14 +11,11 @@ from typing import Any
 from m2pt_cli.errors import SettingsError
 from m2pt_cli.evaluation.run_dir import RESULTS, EvaluationFolder
 from m2pt_cli.evaluation.task import Task
-from m2pt_cli.models.adapters import AdapterInfo, read_adapter, require_same_base
-from m2pt_cli.models.catalog import BaseEntry, entry_of, resolve_base_name
-from m2pt_cli.models.fingerprint import base_fingerprint
+from m2pt_cli.generation.candidates import PromptFormat, prompt_format, read_candidates
+from m2pt_cli.models.adapters import AdapterInfo
+from m2pt_cli.models.catalog import BaseEntry
 from m2pt_cli.runtime.distributed import Sharding
 from m2pt_cli.settings import EvalSettings
-
-# What --adapter calls the bare base.
-NO_ADAPTER = "none"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +30,12 @@ class RunPlan:
 
     def known_identity(self, settings: EvalSettings) -> dict[str, Any]:
         """What decides this run's answers, but for the base's fingerprint and number type."""
-        own = self.adapter
-        defaults = self.entry.defaults
+        own, chosen = self.adapter, self.prompt_format(settings)
         return {
             "base": self.base,
             "adapter": None if own is None else own.fingerprint,
-            "template": settings.template or (own and own.chat_template) or defaults.template,
-            "image_fit": settings.image_fit or (own and own.image_fit) or defaults.image_fit,
+            "template": chosen.template,
+            "image_fit": chosen.image_fit,
             "visual_tokens": None if own is None else own.visual_tokens,
             "wording": settings.wording,
             "protocol": settings.protocol,
@@ -50,33 +46,21 @@ class RunPlan:
             "seed": settings.seed,
         }
 
-    def warnings(self, settings: EvalSettings) -> list[str]:
-        """Flags that contradict what the adapter was trained with."""
-        if self.adapter is None:
-            return []
-        pairs = [
-            ("--template", settings.template, self.adapter.chat_template),
-            ("--image-fit", settings.image_fit, self.adapter.image_fit),
-        ]
-        return [
-            f"{flag} {said} differs from {own}, with which the adapter {self.name} was trained"
-            for flag, said, own in pairs
-            if said is not None and own is not None and said != own
-        ]
+    def prompt_format(self, settings: EvalSettings) -> PromptFormat:
+        """Template and image fit of this run, with warnings where the flags contradict the adapter's training."""
+        return prompt_format(self.entry, self.adapter, template=settings.template, image_fit=settings.image_fit)
 
 
 def plan_runs(settings: EvalSettings, benchmarks: Sequence[Task], share: Sharding) -> list[RunPlan]:
     """Plan one run per adapter: all the checks that need no model, the cheapest first.
 
     Raises:
-        AdapterError: an adapter that is missing or damaged.
+        AdapterError: an adapter that is missing, damaged or of another base, or two of different bases.
         SettingsError: an output directory that holds something else.
         UnavailableError: a base that can't be had.
     """
-    adapters = [None if name == NO_ADAPTER else read_adapter(name) for name in settings.adapter or (NO_ADAPTER,)]
-    own_base = next((info.base for info in adapters if info is not None and info.base is not None), None)
-    base = resolve_base_name(settings.base, own_base)
-    entry = entry_of(base)
+    found = read_candidates(settings.adapter, settings.base)
+    base, entry, adapters = found.base, found.entry, [member.info for member in found.members]
     names = _unique([base_label(base) if info is None else info.name for info in adapters])
     root = settings.output_dir or default_folder(names, [bench.name for bench in benchmarks])
     folders = [root] if len(names) == 1 else [root / name for name in names]
@@ -84,10 +68,6 @@ def plan_runs(settings: EvalSettings, benchmarks: Sequence[Task], share: Shardin
         RunPlan(name, base, entry, info, EvaluationFolder(folder))
         for name, info, folder in zip(names, adapters, folders, strict=True)
     ]
-    for info in adapters:
-        # A base that must be downloaded waits until the data sets are known to be there.
-        if info is not None and entry.folder is not None:
-            require_same_base(info, entry.name, base_fingerprint(entry.folder))
     if not share.is_first:
         return plans
     if len(plans) > 1 and root.is_dir():

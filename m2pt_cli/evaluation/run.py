@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from m2pt_cli.errors import InputError, SettingsError
-from m2pt_cli.evaluation.datasets import missing_images
+from m2pt_cli.evaluation.blind_baseline import shuffle_images
 from m2pt_cli.evaluation.events import Events, Notice, ignore
+from m2pt_cli.evaluation.images import missing_images
 from m2pt_cli.evaluation.judge import is_llava
 from m2pt_cli.evaluation.metrics import mmavg
 from m2pt_cli.evaluation.plan import RunPlan, plan_runs
 from m2pt_cli.evaluation.predictions import rescore
 from m2pt_cli.evaluation.results import EvalResult, EvalRun, score_task
 from m2pt_cli.evaluation.run_dir import RESULTS
-from m2pt_cli.evaluation.runner import shuffle_images
 from m2pt_cli.evaluation.task import Example, Prediction, Task, TaskOptions
 from m2pt_cli.evaluation.tasks import find_tasks
 from m2pt_cli.files.io import write_json
@@ -78,19 +77,19 @@ def _evaluate(settings: EvalSettings, share: Sharding, events: Events) -> EvalRe
     if all(plan.folder.run() is None for plan in plans):  # a run that goes on may have the answers already
         for text in missing_images(items):
             events(Notice(text, is_warning=True))
-    if settings.shuffle_images:
-        for members in items.values():
-            shuffle_images(members, seed=settings.seed)
+    blind = {
+        name: shuffle_images(members, seed=settings.seed) for name, members in items.items() if settings.shuffle_images
+    }
     # The first import of torch: everything that can be wrong without a model has been checked.
     from m2pt_cli.models.load import load_base, set_seed, set_threads
 
-    set_threads(settings.threads)
+    set_threads(settings.threads, parameters=plans[0].entry.geometry.total_parameters)
     set_seed(settings.seed)
     loaded = load_base(
         plans[0].base, device=settings.device, dtype=settings.dtype, report=lambda text: events(Notice(text))
     )
     try:
-        done = [_run(plan, settings, loaded, benchmarks, items, share, events) for plan in plans]
+        done = [_run(plan, settings, loaded, benchmarks, items, blind, share, events) for plan in plans]
         if settings.judge is not None:
             # Two large models need not share the memory.
             del loaded
@@ -137,12 +136,14 @@ def _run(
     loaded: LoadedBase,
     benchmarks: Sequence[Task],
     items: Mapping[str, list[Example]],
+    blind: Mapping[str, list[Example]],
     share: Sharding,
     events: Events,
 ) -> tuple[EvalRun, dict[str, list[Prediction]]]:
     from m2pt_cli.evaluation.runner import Session, require_answers
-    from m2pt_cli.generation.engine import AnswerEngine, Decoding
-    from m2pt_cli.models.adapters import attach_adapter, detach_adapter
+    from m2pt_cli.generation.candidates import build_engine
+    from m2pt_cli.generation.engine import Decoding
+    from m2pt_cli.models.adapters import detach_adapter
 
     found = plan.folder.results()
     dtype = str(loaded.dtype).removeprefix("torch.")
@@ -152,31 +153,33 @@ def _run(
         plan.folder.create()
         plan.folder.hold()
     share.wait()
-    for text in plan.warnings(settings):
+    for text in plan.prompt_format(settings).warnings:
         events(Notice(text, is_warning=True))
-    peft_model = None if plan.adapter is None else attach_adapter(loaded, plan.adapter)
+    engine = build_engine(
+        loaded,
+        plan.adapter,
+        template=settings.template,
+        image_fit=settings.image_fit,
+        decoding=Decoding(seed=settings.seed),
+        batch_tokens=settings.batch_tokens,
+        report=lambda text: events(Notice(text, is_warning=True)),
+    )
     try:
-        engine = AnswerEngine(
-            loaded if peft_model is None else dataclasses.replace(loaded, model=peft_model, adapter=plan.adapter),
-            template=identity["template"],
-            image_fit=identity["image_fit"],
-            decoding=Decoding(seed=settings.seed),
-            batch_tokens=settings.batch_tokens,
-            report=lambda text: events(Notice(text, is_warning=True)),
-        )
         session = Session(engine, plan.folder, name=plan.name, identity=identity, share=share, events=events)
         blocks: dict[str, Any] = dict(found["benchmarks"]) if found is not None else {}
         rows: dict[str, list[Prediction]] = {}
         for bench in benchmarks:
             earlier = blocks.get(bench.name, {})
-            rows[bench.name], blocks[bench.name] = _bench(session, bench, items[bench.name], settings, earlier)
+            rows[bench.name], blocks[bench.name] = _bench(
+                session, bench, items[bench.name], blind.get(bench.name), settings, earlier
+            )
             for note in blocks[bench.name]["notes"]:
                 events(Notice(f"{bench.name}: {note}", is_warning=True))
         if share.is_first:
             require_answers(rows, plan.folder)
     finally:
-        if peft_model is not None:
-            detach_adapter(loaded, peft_model)
+        if plan.adapter is not None:
+            detach_adapter(loaded, engine.loaded.model)
     run = EvalRun(
         name=plan.name,
         base=plan.base,
@@ -196,14 +199,18 @@ def _run(
 
 
 def _bench(
-    session: Session, bench: Task, items: list[Example], settings: EvalSettings, earlier: Mapping[str, Any]
+    session: Session,
+    bench: Task,
+    items: list[Example],
+    blind_items: list[Example] | None,
+    settings: EvalSettings,
+    earlier: Mapping[str, Any],
 ) -> tuple[list[Prediction], dict[str, Any]]:
-    """A benchmark's rows and scores, with those of the blind control beside them."""
+    """A benchmark's rows and scores, with those of the blind baseline beside them."""
     most = settings.max_new_tokens or bench.max_new_tokens
     rows = session.rows(bench, items, label=bench.name, max_new_tokens=most)
     block = score_task(bench, rows, settings.protocol)
-    if not settings.shuffle_images:
+    if blind_items is None:
         return rows, {**block, "shuffled": earlier.get("shuffled"), "judge": earlier.get("judge")}
-    blind_items = shuffle_images(items, seed=settings.seed)
     blind = session.rows(bench, blind_items, label=f"{bench.name}-shuffled", max_new_tokens=most)
     return rows, {**block, "shuffled": bench.scores(blind, settings.protocol)}

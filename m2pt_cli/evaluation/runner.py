@@ -1,41 +1,18 @@
-"""One adapter asked the questions of one task, journalled; and the blind baseline."""
+"""One adapter asked the questions of one task, every answer journalled."""
 
 from __future__ import annotations
 
-import dataclasses
-import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from m2pt_cli.errors import GenerationError, Interrupted, SettingsError
+from m2pt_cli.errors import GenerationError, Interrupted
 from m2pt_cli.evaluation.events import Events, Progress
 from m2pt_cli.evaluation.run_dir import EvaluationFolder, Journal, answer_key
 from m2pt_cli.evaluation.task import Example, Prediction, Task
 from m2pt_cli.generation.engine import Question, Reply
 from m2pt_cli.runtime.distributed import Sharding
 from m2pt_cli.runtime.signals import how_stopped
-
-
-def shuffle_images(items: Sequence[Example], *, seed: int) -> list[Example]:
-    """Every question with the image of another question.
-
-    Whole images change places along one random cycle, so that none keeps its own, and questions that share an image
-    still share one.
-
-    Raises:
-        SettingsError: all questions are about the same image.
-    """
-    images = {item.image.name: item.image for item in items if item.image is not None}
-    if len(images) < 2:
-        raise SettingsError("--shuffle-images needs questions about at least two images", "raise --limit")
-    order = list(images)
-    random.Random(seed).shuffle(order)
-    partner = dict(zip(order, [*order[1:], order[0]], strict=True))
-    return [
-        item if item.image is None else dataclasses.replace(item, image=images[partner[item.image.name]])
-        for item in items
-    ]
 
 
 class Engine(Protocol):

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from m2pt_cli.errors import DeviceError, UnavailableError
-from m2pt_cli.files import hub
 
 Report = Callable[[str], None]
 
@@ -236,11 +235,11 @@ def download_matching(repo_id: str, patterns: Sequence[str], *, report: Callable
     if cached:
         return cached
     try:
-        repo = hub.list_files(repo_id)
+        repo = list_files(repo_id)
         names = _matching(list(repo.sizes), patterns)
         if not names:
             raise UnavailableError(f"the data set {repo_id} holds no files {' and '.join(patterns)}")
-        return [hub.download(repo, name, report=report) for name in names]
+        return [download(repo, name, report=report) for name in names]
     except UnavailableError as error:
         raise UnavailableError(error.message, _next_step(error.hint or "", repo_id, patterns)) from None
 
@@ -259,7 +258,7 @@ def cached_files(repo_id: str, patterns: Sequence[str]) -> list[Path]:
 
     A repository's shards are numbered ``-00000-of-00003``: their count says whether all are there.
     """
-    folder = hub.cached_folder(repo_id)
+    folder = cached_folder(repo_id)
     if folder is None:
         return []
     names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]

@@ -1,7 +1,7 @@
 """Questions in, answers out: the same tokens as plain ``generate`` asked one by one, several times faster.
 
-Greedy answers share the prefix of all questions about an image (see `packed`); sampling and beam search are left to
-transformers' ``generate``. A question that fails is a reply with an error; the others go on.
+Greedy answers share the prefix of all questions about an image (see `prefix_sharing`); sampling and beam search use
+transformers' ``generate``. A question that fails becomes a reply with an error; the others are still answered.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from m2pt_cli.method.check import check_prompts
-from m2pt_cli.method.checkpoint import AdapterFiles, load_adapter_strictly, read_adapter, read_adapter_config
+from m2pt_cli.method.checkpoint import AdapterFiles, load_adapter_strictly, read_adapter_config, read_adapter_files
 from m2pt_cli.method.config import M2PTConfig, MethodError
 from m2pt_cli.method.interaction import train_in_fp32
 from m2pt_cli.method.parameters import PARTS, adapter_of, adapter_parameters, part_of, parts_of, select_full
@@ -26,8 +26,8 @@ __all__ = [
     "part_of",
     "parts_of",
     "preset",
-    "read_adapter",
     "read_adapter_config",
+    "read_adapter_files",
     "select_full",
     "train_in_fp32",
 ]

@@ -20,13 +20,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from m2pt_cli.errors import AdapterError
+from m2pt_cli.files.adapter_names import CONFIG_FILE, PICKLE_SUFFIXES, WEIGHTS_FILE
 from m2pt_cli.method.architecture import read_architecture
 from m2pt_cli.method.config import M2PTConfig, MethodError
 from m2pt_cli.method.interaction import restore_originals, train_in_fp32
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 # What must be the same at inference, in the configs of all methods; fields of M2PTConfig.
 INFERENCE_KEYS = ("chat_template", "image_fit", "base_fingerprint")
 
@@ -64,7 +62,7 @@ def read_adapter_config(folder: Path) -> tuple[PeftConfig, dict[str, str | None]
         held = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) or "nothing"
         raise AdapterError(
             f"{folder} is no adapter: it has no {CONFIG_FILE} (it holds {held})",
-            "give a folder with adapter_config.json and adapter_model.safetensors",
+            f"give a folder with {CONFIG_FILE} and {WEIGHTS_FILE}",
         )
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
@@ -98,7 +96,7 @@ def _config(kind: type[PeftConfig], stored: dict[str, Any]) -> PeftConfig:
     return kind(**{name: value for name, value in stored.items() if name in known - extra})
 
 
-def read_adapter(folder: Path) -> AdapterFiles:
+def read_adapter_files(folder: Path) -> AdapterFiles:
     """Config and tensors of the adapter in a folder.
 
     Raises:
@@ -107,7 +105,7 @@ def read_adapter(folder: Path) -> AdapterFiles:
     config, inference = read_adapter_config(folder)
     path = folder / WEIGHTS_FILE
     if not path.is_file():
-        pickles = sorted(entry.name for entry in folder.iterdir() if entry.suffix in PICKLES)
+        pickles = sorted(entry.name for entry in folder.iterdir() if entry.suffix in PICKLE_SUFFIXES)
         if pickles:
             raise AdapterError(
                 f"{folder / pickles[0]} is a pickle, which can run code when it is read; it was not opened",
@@ -145,7 +143,7 @@ def load_adapter_strictly(
         AdapterError: anything wrong with the adapter, or its base is another one.
         MethodError: a base that the method was never tested on.
     """
-    files = read_adapter(folder)
+    files = read_adapter_files(folder)
     trained_on = files.inference["base_fingerprint"]
     if base_fingerprint is not None and trained_on is not None and base_fingerprint != trained_on:
         raise AdapterError(

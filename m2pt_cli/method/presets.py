@@ -26,7 +26,7 @@ def preset(
     init: str = "xavier",
     lora_rank: int = 16,
 ) -> PeftConfig | None:
-    """The PEFT config of a training method, None for full fine-tuning (see `selection.select_full`).
+    """The PEFT config of a training method, None for full fine-tuning (see `parameters.select_full`).
 
     Args:
         method: ``m2pt``, the whole method; ``visual``, VPT-deep: visual prompts and interaction layer; ``textual``,

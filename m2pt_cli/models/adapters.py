@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2pt_cli.errors import AdapterError
+from m2pt_cli.files.adapter_names import CONFIG_FILE, PICKLE_SUFFIXES, WEIGHTS_FILE
 from m2pt_cli.files.safetensors import StoredTensor, stored_tensors
 from m2pt_cli.models.catalog import find_base
 from m2pt_cli.settings import IMAGE_FITS, INTERACTIONS, TEMPLATES, VISUAL_TOKENS
@@ -18,9 +19,7 @@ from m2pt_cli.settings import IMAGE_FITS, INTERACTIONS, TEMPLATES, VISUAL_TOKENS
 if TYPE_CHECKING:
     from m2pt_cli.models.load import LoadedBase
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PEFT_TYPES = ("M2PT", "LORA")
-_PICKLES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -96,8 +95,8 @@ def read_adapter(adapter: str) -> AdapterInfo:
         num_visual_prompts=visual,
         num_textual_prompts=textual,
         base_fingerprint=_text(config, folder, "base_fingerprint"),
-        fingerprint=_sha256(folder / WEIGHTS),
-        bytes=(folder / WEIGHTS).stat().st_size,
+        fingerprint=_sha256(folder / WEIGHTS_FILE),
+        bytes=(folder / WEIGHTS_FILE).stat().st_size,
     )
 
 
@@ -153,7 +152,7 @@ def _folder_of(adapter: str) -> Path:
     if folder.is_dir():
         return folder
     if folder.exists():
-        raise AdapterError(f"the adapter {adapter} is a file", "give the folder that holds its adapter_config.json")
+        raise AdapterError(f"the adapter {adapter} is a file", f"give the folder that holds its {CONFIG_FILE}")
     parent = folder.parent
     names = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
     near = difflib.get_close_matches(folder.name, names, n=1)
@@ -171,9 +170,9 @@ def _folder_of(adapter: str) -> Path:
 
 def _require_files(folder: Path) -> None:
     names = sorted(entry.name for entry in folder.iterdir())
-    if CONFIG in names and WEIGHTS in names:
+    if CONFIG_FILE in names and WEIGHTS_FILE in names:
         return
-    unfinished = [name for name in names if (folder / name / CONFIG).is_file()]
+    unfinished = [name for name in names if (folder / name / CONFIG_FILE).is_file()]
     if unfinished:
         latest = max(unfinished, key=lambda name: (int(name.rpartition("-")[2]) if name[-1].isdigit() else -1, name))
         raise AdapterError(
@@ -182,35 +181,39 @@ def _require_files(folder: Path) -> None:
         )
     if not names:
         raise AdapterError(f"the adapter folder {folder} is empty", "name the folder that m2pt train wrote")
-    if CONFIG not in names:
+    if CONFIG_FILE not in names:
         hint = f"it is a whole model: give it with --base {folder}" if "config.json" in names else None
-        raise AdapterError(f"{folder} is no adapter: it holds no {CONFIG}", hint or "name the folder m2pt train wrote")
-    pickles = [name for name in names if name in _PICKLES]
+        raise AdapterError(
+            f"{folder} is no adapter: it holds no {CONFIG_FILE}", hint or "name the folder m2pt train wrote"
+        )
+    pickles = [name for name in names if name.endswith(PICKLE_SUFFIXES)]
     if pickles:
         raise AdapterError(
             f"{folder} holds its weights as {pickles[0]}, a pickle, which can run code and is not read",
-            "save it again with PEFT's save_pretrained, which writes adapter_model.safetensors",
+            "save it again with PEFT's save_pretrained, which writes " + WEIGHTS_FILE,
         )
-    raise AdapterError(f"{folder} holds no {WEIGHTS}", "copy the whole folder again")
+    raise AdapterError(f"{folder} holds no {WEIGHTS_FILE}", "copy the whole folder again")
 
 
 def _config(folder: Path) -> dict[str, Any]:
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise AdapterError(f"{folder / CONFIG} can't be read: {error}", "copy the whole folder again") from None
+        raise AdapterError(f"{folder / CONFIG_FILE} can't be read: {error}", "copy the whole folder again") from None
     if not isinstance(config, dict):
-        raise AdapterError(f"{folder / CONFIG} is damaged: a JSON mapping was expected", "copy the whole folder again")
+        raise AdapterError(
+            f"{folder / CONFIG_FILE} is damaged: a JSON mapping was expected", "copy the whole folder again"
+        )
     return config
 
 
 def _weights(folder: Path) -> list[StoredTensor]:
     try:
-        tensors = stored_tensors(folder / WEIGHTS)
+        tensors = stored_tensors(folder / WEIGHTS_FILE)
     except (OSError, ValueError) as error:
-        raise AdapterError(f"{folder / WEIGHTS} can't be read: {error}", "copy the whole folder again") from None
+        raise AdapterError(f"{folder / WEIGHTS_FILE} can't be read: {error}", "copy the whole folder again") from None
     if not tensors:
-        raise AdapterError(f"{folder / WEIGHTS} holds no weights", "copy the whole folder again")
+        raise AdapterError(f"{folder / WEIGHTS_FILE} holds no weights", "copy the whole folder again")
     return tensors
 
 
@@ -218,7 +221,7 @@ def _count(config: dict[str, Any], folder: Path, side: str) -> int:
     value = config.get(f"num_{side}_prompts")
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise AdapterError(
-            f"{folder / CONFIG} is damaged: num_{side}_prompts is {value!r}", "copy the whole folder again"
+            f"{folder / CONFIG_FILE} is damaged: num_{side}_prompts is {value!r}", "copy the whole folder again"
         )
     return value
 
@@ -227,7 +230,7 @@ def _choice(config: dict[str, Any], folder: Path, key: str, choices: tuple[str, 
     value = config.get(key)
     if value is not None and value not in choices:
         raise AdapterError(
-            f"{folder / CONFIG} is damaged: {key} is {value!r}, not one of {', '.join(choices)}",
+            f"{folder / CONFIG_FILE} is damaged: {key} is {value!r}, not one of {', '.join(choices)}",
             "it may come from a newer m2pt: python -m pip install -U m2pt_cli",
         )
     return value
@@ -236,7 +239,7 @@ def _choice(config: dict[str, Any], folder: Path, key: str, choices: tuple[str, 
 def _text(config: dict[str, Any], folder: Path, key: str) -> str | None:
     value = config.get(key)
     if value is not None and not isinstance(value, str):
-        raise AdapterError(f"{folder / CONFIG} is damaged: {key} is {value!r}", "copy the whole folder again")
+        raise AdapterError(f"{folder / CONFIG_FILE} is damaged: {key} is {value!r}", "copy the whole folder again")
     return value
 
 
@@ -244,7 +247,7 @@ def _base(value: Any, folder: Path) -> str | None:
     if value is None or value == "":
         return None
     if not isinstance(value, str):
-        raise AdapterError(f"{folder / CONFIG} is damaged: base_model_name_or_path is {value!r}", "name --base")
+        raise AdapterError(f"{folder / CONFIG_FILE} is damaged: base_model_name_or_path is {value!r}", "name --base")
     known = find_base(value)
     return known.name if known else value
 

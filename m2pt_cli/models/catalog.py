@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from m2pt_cli.errors import UnavailableError
 from m2pt_cli.families.geometry import Geometry, TextGeometry, VisionGeometry
 from m2pt_cli.families.llava_config import DAMAGED_HINT, geometry_from_config
+from m2pt_cli.files.adapter_names import CONFIG_FILE
 from m2pt_cli.settings import closest
 
 __all__ = [
@@ -93,7 +95,7 @@ class BaseEntry:
         known_geometry: its geometry, where that need not be read from ``folder``.
         download_bytes: size of its weights on the Hub; None where nothing is downloaded.
         parts: where no repository holds it whole, those it is assembled from: language model, vision tower, projector
-            (see `bases.original`).
+            (see `convert.llava_v1`).
     """
 
     name: str
@@ -104,9 +106,9 @@ class BaseEntry:
     download_bytes: int | None = None
     parts: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def geometry(self) -> Geometry:
-        """Widths, depths and weights. Raises UnavailableError where the folder holds no usable config."""
+        """Widths, depths and weights, read once. Raises UnavailableError where the folder holds no usable config."""
         if self.known_geometry is not None:
             return self.known_geometry
         assert self.folder is not None
@@ -290,7 +292,7 @@ def read_geometry(folder: Path) -> Geometry:
     """
     file = folder / "config.json"
     if not file.is_file():
-        if (folder / "adapter_config.json").is_file():
+        if (folder / CONFIG_FILE).is_file():
             raise UnavailableError(f"{folder} holds an adapter, not a base", f"give it with --adapter {folder}")
         if folder == NANO_FOLDER:
             raise UnavailableError(

@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from m2pt_cli.errors import AdapterError, DeviceError, M2PTError, UnavailableError
+from m2pt_cli.files.adapter_names import CONFIG_FILE, WEIGHTS_FILE
 from m2pt_cli.files.hub import first_line, gigabytes
 from m2pt_cli.models.base_files import missing_base_files
 
 Report = Callable[[str], None]
 
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE)
 # Weights as safetensors only: a pickle can run code. The rest is what configs, tokenizers and processors consist of.
 _WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 _TEXTS = (".json", ".jinja", ".txt", ".model")
@@ -161,7 +162,7 @@ def _text_files(repo_id: str, sizes: dict[str, int]) -> list[str]:
 def _adapter_files(repo_id: str, sizes: dict[str, int]) -> list[str]:
     lacking = [name for name in ADAPTER_FILES if name not in sizes]
     if lacking:
-        is_base = "config.json" in sizes and "adapter_config.json" in lacking
+        is_base = "config.json" in sizes and CONFIG_FILE in lacking
         raise AdapterError(
             f"{repo_id} is not an adapter that m2pt can read: it holds no {lacking[0]}",
             f"give it with --base {repo_id}" if is_base else "check the id on its page",

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from m2pt_cli.errors import DeviceError, InputError
+from m2pt_cli.files.adapter_names import WEIGHTS_FILE
 
 if TYPE_CHECKING:
     from torch import nn
 
 MANIFEST = "manifest.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 FULL_WEIGHTS = "weights.safetensors"
 _NAME = re.compile(r"checkpoint-(\d+)")
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
@@ -106,7 +106,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     if not isinstance(model, PeftModel):
         load_model(model, str(folder / FULL_WEIGHTS), strict=True)
         return
-    found = load_file(str(folder / ADAPTER_WEIGHTS))
+    found = load_file(str(folder / WEIGHTS_FILE))
     expected = get_peft_model_state_dict(model, save_embedding_layers=False)
     wrong = sorted(
         set(found.keys() ^ expected.keys())

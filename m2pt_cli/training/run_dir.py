@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from m2pt_cli.errors import InputError, SettingsError
+from m2pt_cli.files.adapter_names import CONFIG_FILE, WEIGHTS_FILE
 from m2pt_cli.settings import TrainSettings, flag, read_yaml
 from m2pt_cli.training.checkpoints import write_text
 
@@ -25,7 +26,7 @@ _FREE = {
 }  # fmt: skip
 # What a run writes, and all that --overwrite removes.
 _OWN = (
-    RUN_FILE, METRICS_FILE, LOSS_FILE, CARD_FILE, "adapter_config.json", "adapter_model.safetensors",
+    RUN_FILE, METRICS_FILE, LOSS_FILE, CARD_FILE, CONFIG_FILE, WEIGHTS_FILE,
     "config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json",
     "processor_config.json", "preprocessor_config.json", "tokenizer*", "special_tokens_map.json",
     "chat_template*", "checkpoint-*", ".checkpoint-*.partial", ".final.partial", "trackers",

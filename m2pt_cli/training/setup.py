@@ -22,6 +22,7 @@ from m2pt_cli.data.sample import Sample
 from m2pt_cli.data.tokenize import EncodedSample, EncodedSamples, encode_samples
 from m2pt_cli.errors import InputError
 from m2pt_cli.families.processor import set_visual_tokens
+from m2pt_cli.files.adapter_names import CONFIG_FILE
 from m2pt_cli.method import PARTS, M2PTConfig, parts_of, preset, select_full, train_in_fp32
 from m2pt_cli.models.load import LoadedBase, choose_device, choose_dtype, load_base, set_seed, set_threads
 from m2pt_cli.runtime.distributed import process_count
@@ -378,7 +379,7 @@ def leave_inputs_narrow(model: nn.Module) -> None:
 
 def record_in_adapter(folder: Path, settings: TrainSettings, loaded: LoadedBase) -> None:
     """Put into ``adapter_config.json`` what must be the same at inference, whatever the adapter's type."""
-    file = folder / "adapter_config.json"
+    file = folder / CONFIG_FILE
     config = json.loads(file.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = loaded.name
     config["chat_template"] = settings.template

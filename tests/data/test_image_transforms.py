@@ -13,7 +13,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from m2pt_cli.data.image_transforms import PixelPreparer, fit_of, prepare_image
+from m2pt_cli.data.image_transforms import PixelPreparer, fit_of
 from m2pt_cli.errors import SettingsError
 
 SIZES = [(300, 200), (200, 300), (48, 48), (224, 224), (337, 336), (17, 100), (5, 900), (1, 1)]
@@ -21,6 +21,10 @@ SIZES = [(300, 200), (200, 300), (48, 48), (224, 224), (337, 336), (17, 100), (5
 
 def theirs(image_processor: Any, image: Image.Image) -> np.ndarray:
     return image_processor(images=image, return_tensors="np")["pixel_values"][0]
+
+
+def prepared(image: Image.Image, fit: str, image_processor: Any) -> Any:
+    return PixelPreparer(image_processor, fit=fit).pixels(image.convert("RGB"))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -38,7 +42,7 @@ def theirs(image_processor: Any, image: Image.Image) -> np.ndarray:
 )
 def test_base_is_what_the_image_processor_does(image_processor: Any, size: tuple[int, int]) -> None:
     image = picture(*size)
-    mine = prepare_image(image, "base", image_processor)
+    mine = prepared(image, "base", image_processor)
     assert mine.dtype == np.float32
     assert np.array_equal(mine, theirs(image_processor, image))
 
@@ -46,8 +50,8 @@ def test_base_is_what_the_image_processor_does(image_processor: Any, size: tuple
 @pytest.mark.parametrize("size", SIZES)
 def test_crop_and_pad_of_a_clip_processor(size: tuple[int, int]) -> None:
     clip, image = CLIPImageProcessorPil(), picture(*size)
-    assert np.array_equal(prepare_image(image, "crop", clip), theirs(clip, image))
-    assert np.array_equal(prepare_image(image, "pad", clip), theirs(LlavaImageProcessorPil(do_pad=True), image))
+    assert np.array_equal(prepared(image, "crop", clip), theirs(clip, image))
+    assert np.array_equal(prepared(image, "pad", clip), theirs(LlavaImageProcessorPil(do_pad=True), image))
 
 
 def test_crop_and_pad_of_a_siglip_processor_keep_the_aspect() -> None:
@@ -56,15 +60,15 @@ def test_crop_and_pad_of_a_siglip_processor_keep_the_aspect() -> None:
         size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}, resample=siglip.resample,
         image_mean=siglip.image_mean, image_std=siglip.image_std,
     )  # fmt: skip
-    assert np.array_equal(prepare_image(image, "crop", siglip), theirs(cropped, image))
+    assert np.array_equal(prepared(image, "crop", siglip), theirs(cropped, image))
     grey = Image.new("RGB", (120, 120), (127, 127, 127))
     grey.paste(image, (0, 20))
-    assert np.array_equal(prepare_image(image, "pad", siglip), theirs(siglip, grey))
+    assert np.array_equal(prepared(image, "pad", siglip), theirs(siglip, grey))
 
 
 def test_padding_has_the_mean_colour() -> None:
     clip = CLIPImageProcessorPil(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8})
-    pixels = prepare_image(Image.new("RGB", (8, 2), "white"), "pad", clip)
+    pixels = prepared(Image.new("RGB", (8, 2), "white"), "pad", clip)
     mean = np.array([122, 116, 104]) / 255
     expected = (mean - np.array(clip.image_mean)) / np.array(clip.image_std)
     assert np.allclose(pixels[:, 0, 0], expected, atol=1e-6) and pixels[0, 3, 4] > 1.9
@@ -75,7 +79,7 @@ def test_a_preparer_serves_many_images_of_any_mode() -> None:
     first = preparer.pixels(picture(30, 40)).copy()
     preparer.pixels(picture(50, 20, seed=1))
     assert np.array_equal(first, preparer.pixels(picture(30, 40)))
-    assert prepare_image(picture(30, 40).convert("L"), "crop", CLIPImageProcessorPil()).shape == (3, 224, 224)
+    assert prepared(picture(30, 40).convert("L"), "crop", CLIPImageProcessorPil()).shape == (3, 224, 224)
 
 
 def test_an_unknown_fit_is_named() -> None:
@@ -89,4 +93,4 @@ def test_the_whole_processor_agrees() -> None:
     own: LlavaProcessor = processor()
     image = picture(90, 70)
     whole = own(text="USER: <image>\nWhat?", images=image, return_tensors="np")["pixel_values"][0]
-    assert np.array_equal(prepare_image(image, "crop", own.image_processor), whole)
+    assert np.array_equal(prepared(image, "crop", own.image_processor), whole)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from m2pt_cli.evaluation import datasets as cells
+from m2pt_cli.evaluation import validators
 from m2pt_cli.evaluation.answer_parsing import match_class
 from m2pt_cli.evaluation.datasets import Table
 from m2pt_cli.evaluation.metrics import accuracy_by_category
@@ -86,7 +86,7 @@ CIFAR10 = CIFAR(
         ("img", "label"),
         image="img",
         label_names=False,
-        checks={"label": cells.label(len(CIFAR10_NAMES))},
+        checks={"label": validators.label(len(CIFAR10_NAMES))},
     ),
 )
 CIFAR100 = CIFAR(
@@ -99,6 +99,6 @@ CIFAR100 = CIFAR(
         ("img", "fine_label"),
         image="img",
         label_names=False,
-        checks={"fine_label": cells.label(len(CIFAR100_NAMES))},
+        checks={"fine_label": validators.label(len(CIFAR100_NAMES))},
     ),
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 from m2pt_cli.errors import InputError
 from m2pt_cli.evaluation import answer_parsing as yes_no
-from m2pt_cli.evaluation import datasets as cells
+from m2pt_cli.evaluation import validators
 from m2pt_cli.evaluation.datasets import SharedImages, Table
 from m2pt_cli.evaluation.metrics import mean
 from m2pt_cli.evaluation.task import SHORT_ANSWER, Example, Prediction, Score, TaskOptions, answered, unique_ids
@@ -45,10 +45,10 @@ class MME:
         ("data/test-*.parquet",),
         ("question_id", "image", "question", "answer", "category"),
         checks={
-            "question_id": cells.identifier,
-            "question": cells.text,
-            "answer": cells.yes_or_no,
-            "category": cells.text,
+            "question_id": validators.identifier,
+            "question": validators.text,
+            "answer": validators.yes_or_no,
+            "category": validators.text,
         },
     )
     patterns = table.patterns

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from m2pt_cli.evaluation import datasets as cells
+from m2pt_cli.evaluation import validators
 from m2pt_cli.evaluation.datasets import Table
 from m2pt_cli.evaluation.metrics import accuracy_by_category
 from m2pt_cli.evaluation.task import Example, Prediction, Score, TaskOptions
@@ -43,7 +43,7 @@ class MNIST:
         ("mnist/test-*.parquet",),
         ("image", "label"),
         label_names=False,
-        checks={"label": cells.label(10)},
+        checks={"label": validators.label(10)},
     )
     patterns = table.patterns
 

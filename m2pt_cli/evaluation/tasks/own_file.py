@@ -11,14 +11,19 @@ from typing import Any
 
 from m2pt_cli.data.sample import IMAGE_MARK
 from m2pt_cli.errors import InputError
-from m2pt_cli.evaluation import datasets as cells
-from m2pt_cli.evaluation.datasets import ImageFolders, read_json_objects
+from m2pt_cli.evaluation import validators
+from m2pt_cli.evaluation.datasets import read_json_objects
+from m2pt_cli.evaluation.images import BenchmarkImages
 from m2pt_cli.evaluation.metrics import accuracy_by_category, mean
 from m2pt_cli.evaluation.task import Example, Prediction, Score, TaskOptions, answered, unique_ids
 
 _WORD = re.compile(r"\w+", re.UNICODE)
 _ARTICLES = frozenset(("a", "an", "the"))
-_LINE: dict[str, cells.Check] = {"image": cells.text, "question": cells.text, "answer": cells.answer}
+_LINE: dict[str, validators.Check] = {
+    "image": validators.text,
+    "question": validators.text,
+    "answer": validators.answer,
+}
 
 
 class OwnBenchmark:
@@ -64,7 +69,7 @@ class OwnBenchmark:
         return not {"messages", "conversations"} & first.keys()
 
     def _question_lines(self, request: TaskOptions) -> list[Example]:
-        folders = ImageFolders(request.images or (self.path.parent,), request.allow_url, needed_by=self.name)
+        folders = BenchmarkImages(request.images or (self.path.parent,), request.allow_url, needed_by=self.name)
         rows = read_json_objects(self.path, _LINE)[: request.limit]
         names = [str(row.get("id", row.get("question_id", number))) for number, row in enumerate(rows, start=1)]
         return [

@@ -7,18 +7,19 @@ from typing import Any
 
 from m2pt_cli.errors import InputError
 from m2pt_cli.evaluation import answer_parsing as yes_no
-from m2pt_cli.evaluation import datasets as cells
-from m2pt_cli.evaluation.datasets import ImageFolders, SharedImages, Table, local_files, read_json_objects
+from m2pt_cli.evaluation import validators
+from m2pt_cli.evaluation.datasets import SharedImages, Table, local_files, read_json_objects
+from m2pt_cli.evaluation.images import BenchmarkImages
 from m2pt_cli.evaluation.metrics import BinaryCounts, accuracy, mean, ratio
 from m2pt_cli.evaluation.task import SHORT_ANSWER, Example, Prediction, Score, TaskOptions, answered, unique_ids
 
 SPLITS = ("random", "popular", "adversarial")
 _KEYS = ("accuracy", "f1", "precision", "recall", "yes_ratio")
-_ORIGINAL: dict[str, cells.Check] = {
-    "question_id": cells.identifier,
-    "image": cells.text,
-    "text": cells.text,
-    "label": cells.yes_or_no,
+_ORIGINAL: dict[str, validators.Check] = {
+    "question_id": validators.identifier,
+    "image": validators.text,
+    "text": validators.text,
+    "label": validators.yes_or_no,
 }
 _READERS = {"official": yes_no.pope_official, "lmms-eval": yes_no.pope_lmms_eval}
 
@@ -37,11 +38,11 @@ class POPE:
         ("Full/random-*.parquet", "Full/popular-*.parquet", "Full/adversarial-*.parquet"),
         ("question_id", "question", "answer", "image_source", "image", "category"),
         checks={
-            "question_id": cells.identifier,
-            "question": cells.text,
-            "answer": cells.yes_or_no,
-            "image_source": cells.identifier,
-            "category": cells.one_of(*SPLITS),
+            "question_id": validators.identifier,
+            "question": validators.text,
+            "answer": validators.yes_or_no,
+            "image_source": validators.identifier,
+            "category": validators.one_of(*SPLITS),
         },
     )
     patterns = table.patterns
@@ -71,7 +72,7 @@ class POPE:
 
     def _original_rows(self, request: TaskOptions, files: Sequence[Any]) -> list[dict[str, Any]]:
         """The authors' files, one per split, of lines ``{"question_id", "image", "text", "label"}``."""
-        folders = ImageFolders(request.images, request.allow_url, needed_by="pope")
+        folders = BenchmarkImages(request.images, request.allow_url, needed_by="pope")
         rows = []
         for split in SPLITS:
             for file in (file for file in files if file.stem.endswith(split)):

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from m2pt_cli.evaluation import datasets as cells
+from m2pt_cli.evaluation import validators
 from m2pt_cli.evaluation.answer_parsing import first_yes_or_no
 from m2pt_cli.evaluation.datasets import SharedImages, Table
 from m2pt_cli.evaluation.metrics import accuracy_by_category
@@ -48,7 +48,7 @@ class SNLIVE:
         ("data/test-*.parquet",),
         ("image", "hypothesis", "label"),
         optional=("filename",),
-        checks={"hypothesis": cells.text, "label": cells.one_of(*LABELS, 0, 1, 2)},
+        checks={"hypothesis": validators.text, "label": validators.one_of(*LABELS, 0, 1, 2)},
     )
     patterns = table.patterns
 

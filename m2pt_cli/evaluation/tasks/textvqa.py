@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from m2pt_cli.evaluation import datasets as cells
+from m2pt_cli.evaluation import validators
 from m2pt_cli.evaluation.answer_parsing import normalise, soft_accuracy
 from m2pt_cli.evaluation.datasets import SharedImages, Table
 from m2pt_cli.evaluation.metrics import accuracy
@@ -26,11 +26,11 @@ class TextVQA:
         ("data/validation-*.parquet",),
         ("image_id", "question_id", "question", "image", "answers"),
         checks={
-            "image_id": cells.identifier,
-            "question_id": cells.identifier,
-            "question": cells.text,
-            "answers": cells.texts,
-            "ocr_tokens": cells.tokens,
+            "image_id": validators.identifier,
+            "question_id": validators.identifier,
+            "question": validators.text,
+            "answers": validators.texts,
+            "ocr_tokens": validators.tokens,
         },
     )
     patterns = table.patterns

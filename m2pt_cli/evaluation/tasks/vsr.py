@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from m2pt_cli.errors import InputError
-from m2pt_cli.evaluation import datasets as cells
+from m2pt_cli.evaluation import validators
 from m2pt_cli.evaluation.answer_parsing import first_yes_or_no
-from m2pt_cli.evaluation.datasets import ImageFolders, local_source, read_json_objects
+from m2pt_cli.evaluation.datasets import local_source, read_json_objects
+from m2pt_cli.evaluation.images import BenchmarkImages
 from m2pt_cli.evaluation.metrics import BinaryCounts, accuracy_by_category
 from m2pt_cli.evaluation.task import Example, Prediction, Score, TaskOptions, answered
 from m2pt_cli.files.hub import download_matching
 
-_LINE: dict[str, cells.Check] = {
-    "image": cells.text,
-    "caption": cells.text,
-    "label": cells.label(2),
-    "relation": cells.text,
+_LINE: dict[str, validators.Check] = {
+    "image": validators.text,
+    "caption": validators.text,
+    "label": validators.label(2),
+    "relation": validators.text,
 }
 
 
@@ -34,7 +35,7 @@ class VSR:
     has_protocols = False
 
     def items(self, request: TaskOptions) -> list[Example]:
-        folders = ImageFolders(request.images, request.allow_url, needed_by=self.name)
+        folders = BenchmarkImages(request.images, request.allow_url, needed_by=self.name)
         rows = read_json_objects(self._file(request), _LINE)[: request.limit]
         return [
             Example(

@@ -6,7 +6,7 @@ import pytest
 from fixtures.stand_ins import item
 
 from m2pt_cli.errors import SettingsError
-from m2pt_cli.evaluation.runner import shuffle_images
+from m2pt_cli.evaluation.blind_baseline import shuffle_images
 
 
 def test_every_question_gets_another_image_and_groups_stay() -> None:

@@ -1,0 +1,130 @@
+"""What is asked: adapters and the bare base, read and checked before torch is imported, and the engine of each."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from m2pt_cli.errors import AdapterError
+from m2pt_cli.models.adapters import AdapterInfo, read_adapter, require_same_base
+from m2pt_cli.models.catalog import BaseEntry, entry_of, resolve_base_name
+from m2pt_cli.models.fingerprint import base_fingerprint
+
+if TYPE_CHECKING:
+    from m2pt_cli.generation.engine import AnswerEngine, Decoding
+    from m2pt_cli.models.load import LoadedBase
+
+# What --adapter calls the bare base.
+BASE_MODEL = "none"
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An adapter as the user named it, or the bare base, where both are None."""
+
+    name: str | None
+    info: AdapterInfo | None
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """A base and what is asked on it, in the order of the command line."""
+
+    base: str
+    entry: BaseEntry
+    members: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True)
+class PromptFormat:
+    """How a question becomes the model's input: chat template and image fit, with warnings about both."""
+
+    template: str
+    image_fit: str
+    warnings: tuple[str, ...] = ()
+
+
+def read_candidates(adapters: Sequence[str], base: str | None) -> Candidates:
+    """Read the adapters and choose the base: ``base``, else the adapters' own, else ``$M2PT_BASE`` or the default.
+
+    Args:
+        adapters: folders or Hub ids, ``none`` for the bare base; empty for the bare base alone.
+        base: alias, Hub id or folder, if the user named one.
+
+    Raises:
+        AdapterError: an adapter is missing, damaged or of another base, or two were trained on different bases.
+        UnavailableError: the base is unknown.
+    """
+    members = tuple(
+        Candidate(None, None) if name == BASE_MODEL else Candidate(name, read_adapter(name))
+        for name in adapters or (BASE_MODEL,)
+    )
+    infos = [member.info for member in members if member.info is not None and member.info.base is not None]
+    for other in infos[1:] if base is None else ():
+        if other.base != infos[0].base:
+            raise AdapterError(
+                f"{infos[0].name} was trained on {infos[0].base}, {other.name} on {other.base}",
+                "ask adapters of one base together, or name the base with --base",
+            )
+    name = resolve_base_name(base, infos[0].base if infos else None)
+    entry = entry_of(name)
+    if entry.folder is not None:  # a base on the Hub is compared once it is here
+        fingerprint = base_fingerprint(entry.folder)
+        for member in members:
+            if member.info is not None:
+                require_same_base(member.info, entry.name, fingerprint)
+    return Candidates(name, entry, members)
+
+
+def prompt_format(
+    entry: BaseEntry, info: AdapterInfo | None, *, template: str | None = None, image_fit: str | None = None
+) -> PromptFormat:
+    """Template and image fit: the user's, else those of the adapter's training, else the base's own."""
+    given = {"template": template, "image_fit": image_fit}
+    trained = {"template": info and info.chat_template, "image_fit": info and info.image_fit}
+    default = {"template": entry.defaults.template, "image_fit": entry.defaults.image_fit}
+    warnings = tuple(
+        f"--{name.replace('_', '-')} {value} differs from {trained[name]}, with which the adapter "
+        f"{info.name} was trained"
+        for name, value in given.items()
+        if info is not None and value is not None and trained[name] is not None and value != trained[name]
+    )
+    chosen = {name: given[name] or trained[name] or default[name] for name in given}
+    return PromptFormat(chosen["template"], chosen["image_fit"], warnings)
+
+
+def build_engine(
+    loaded: LoadedBase,
+    info: AdapterInfo | None,
+    *,
+    template: str | None = None,
+    image_fit: str | None = None,
+    decoding: Decoding | None = None,
+    batch_tokens: int | None = None,
+    report: Report | None = None,
+) -> AnswerEngine:
+    """The engine that asks an adapter, or the bare base where ``info`` is None.
+
+    The adapter is attached to ``loaded`` unless it holds it already; `detach_adapter` takes it out again.
+
+    Raises:
+        AdapterError: the adapter does not fit the base.
+    """
+    from m2pt_cli.generation.engine import AnswerEngine
+    from m2pt_cli.models.adapters import attach_adapter
+
+    if info is not None and loaded.adapter is not info:
+        loaded = dataclasses.replace(loaded, model=attach_adapter(loaded, info), adapter=info)
+    chosen = prompt_format(loaded.entry, info, template=template, image_fit=image_fit)
+    return AnswerEngine(
+        loaded,
+        template=chosen.template,
+        image_fit=chosen.image_fit,
+        decoding=decoding,
+        batch_tokens=batch_tokens,
+        report=report,
+    )
