@@ -1,14 +1,14 @@
-"""The answer engine beside a plain transformers loop, in one run: same checkpoint, same questions, same answers.
+"""The answer engine against a plain transformers loop, in one run: same checkpoint, same questions, same answers.
 
     python benchmarks/answering.py                     # CPU, one thread
     python benchmarks/answering.py --device cuda --geometry llava-1.5-7b --shape mme
 
-A shape is that of a benchmark, scaled down: MME asks 2 questions about each of 1,187 images, POPE 18 about 500.
+A shape is that of a real benchmark, scaled down: MME asks 2 questions about each of 1,187 images, POPE 18 about 500.
 
-The last columns time the alternative to packing, the cache repeated for every question (see `repeated`), with the same
-images and preprocessing. The plain loop is what most evaluation tools do: batch 1, one processor call and one
-``generate`` per question. Image decoding and preprocessing are inside all of them. Weights are random: the cost of a
-token does not depend on them; equal answers are counted all the same.
+The last columns time an alternative to the shared prefix: the cache repeated for every question (see `repeated`), with
+the same images and preprocessing. The plain loop is what most evaluation tools do: batch 1, one processor call and one
+``generate`` per question. All timings include image decoding and preprocessing. Weights are random, which does not
+change the cost of a token; equal answers are counted anyway.
 """
 
 from __future__ import annotations
@@ -220,8 +220,8 @@ def main() -> None:
     print(table(title, columns, rows))
     if arguments.shape:
         whole = results[shapes[0]]["whole_seconds"]
-        said = [f"{label} {whole[name]:,.0f} s" for name, label in LABELS.items() if name in whole]
-        print(f"all questions of {arguments.shape}: {', '.join(said) or 'not measured'}")
+        totals = [f"{label} {whole[name]:,.0f} s" for name, label in LABELS.items() if name in whole]
+        print(f"all questions of {arguments.shape}: {', '.join(totals) or 'not measured'}")
     if not arguments.no_json:
         content = {
             "setting": where, "geometry": arguments.geometry, "dtype": str(dtype).split(".")[1],

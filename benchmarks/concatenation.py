@@ -1,9 +1,9 @@
 """M²PT as the authors run it: prompts are tokens of the sequence, overwritten at the input of every layer.
 
-An honest slow peer of `m2pt_cli.method`, which never lengthens a sequence outside the attention: the same prompts and
-the same interaction layer give the same loss (tests/benchmarks). It is kind to its side: no mask, so that the flash
-kernel is used, and logits at supervised positions alone. Prompts pass every norm, projection and MLP, as the authors'
-code has them do, and the last vision layer is run.
+A slower baseline for `m2pt_cli.method`, which adds no tokens outside the attention. The same prompts and interaction
+layer give the same loss (tests/benchmarks). The baseline is optimised where possible: no mask, so that the flash kernel
+is used, and logits at supervised positions only. As in the authors' code, prompts pass through every norm, projection
+and MLP, and the last vision layer is run.
 """
 
 from __future__ import annotations

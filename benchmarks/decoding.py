@@ -3,8 +3,8 @@
     python benchmarks/decoding.py                                       # geometry small, CPU, one thread
     python benchmarks/decoding.py --device cuda --geometry llava-1.5-7b
 
-Timed from the first new token to the last, so that reading image and question is left out. The bare base is a bare
-base, without wrappers; LoRA is not merged into the weights. Weights are random: a token's cost does not depend on them.
+Timing starts at the first new token and ends at the last, so it excludes the prefill of image and question. The base
+has no wrappers; LoRA is not merged into the weights. Weights are random, which does not change the cost of a token.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ VARIANTS = ("bare base", "m2pt", "lora")
 
 
 class Stopwatch(StoppingCriteria):
-    """Reads the clock after the first new token and after the last; never stops."""
+    """Records the time of the first new token and of the last; never stops the generation."""
 
     def __init__(self, new_tokens: int, device: torch.device) -> None:
         self.new_tokens = new_tokens
@@ -48,7 +48,7 @@ class Stopwatch(StoppingCriteria):
 
 
 def seconds_per_step(model: Any, batch: dict[str, torch.Tensor], new_tokens: int) -> float:
-    """Of one greedy step of all rows, the first left out."""
+    """Return the mean seconds of a greedy decoding step of the batch, without the first."""
     watch = Stopwatch(new_tokens, batch["input_ids"].device)
     with torch.inference_mode():
         model.generate(

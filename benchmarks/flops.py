@@ -1,8 +1,8 @@
-"""How many operations a step cannot do without: the model FLOPs that utilisation is measured in.
+"""Model FLOPs of a training step: the operations it needs at least, used to compute utilisation.
 
 Counted: multiplications and additions of matrix products. Not counted: norms, activations, the optimiser, anything
-computed twice, and what a method does beyond need (prompts as queries, logits that no loss asks for, an adapter's own
-small products). A causal attention is counted as the triangle it is.
+computed twice, and avoidable work of a method (prompts as queries, logits that no loss uses, an adapter's own small
+products). Causal attention counts as a triangle.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from m2pt_cli.families.geometry import Geometry
 
 @dataclass(frozen=True)
 class StepFlops:
-    """Of a batch.
+    """FLOPs of a batch.
 
     Attributes:
-        forward: a forward pass.
-        input_gradients: the backward pass through frozen weights of language model and projector.
-        vision_gradients: the same through the vision tower, needed where visual prompts are trained.
-        weight_gradients: those of every weight of the language model and the projector, needed by full fine-tuning.
+        forward: the forward pass.
+        input_gradients: the backward pass through the frozen weights of language model and projector.
+        vision_gradients: the same through the vision tower, needed when visual prompts are trained.
+        weight_gradients: gradients of all weights of language model and projector, needed for full fine-tuning.
     """
 
     forward: float
@@ -38,7 +38,7 @@ def step_flops(
     visual_prompts: int = 0,
     textual_prompts: int = 0,
 ) -> StepFlops:
-    """FLOPs of ``rows`` rows of one image and ``text_tokens`` tokens, ``supervised`` of them with a loss."""
+    """Count the FLOPs of ``rows`` rows: one image, ``text_tokens`` tokens, ``supervised`` of them with a loss."""
     text, vision = geometry.text, geometry.vision
     patches = vision.num_patches
     length = patches + text_tokens

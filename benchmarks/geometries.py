@@ -1,6 +1,6 @@
-"""The sizes that the benchmarks run at, and random models of them.
+"""The model sizes of the benchmarks, and random models of them.
 
-Weights are random, made on the device: what a step costs does not depend on them, and nothing is downloaded.
+Random weights are created on the device: they do not change the cost of a step, and nothing is downloaded.
 """
 
 from __future__ import annotations

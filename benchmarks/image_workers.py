@@ -1,10 +1,10 @@
-"""Images decoded and prepared by threads and by worker processes, in one run.
+"""Decoding and preparing images with threads against worker processes, in one run.
 
     python benchmarks/image_workers.py
 
-Both take the same JPEGs through the engine's `ImagePreparer` into the same tensors. The processes are those of torch's
-DataLoader, which hands tensors over in shared memory; they are started before the clock is. Wall seconds say what a
-model waits for, CPU seconds of all threads and processes together what is taken from it where it shares the cores.
+Both turn the same JPEGs into the same tensors with the engine's `ImagePreparer`. The processes are those of torch's
+DataLoader, which passes tensors through shared memory; timing begins after they have started. Wall seconds are the time
+a model waits; CPU seconds of all threads and processes are what is taken from a model that shares the cores.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from m2pt_cli.data.sample import BytesImage
 
 
 class Images(Dataset):
-    """Prepared images, and the CPU seconds that each one took its worker."""
+    """A data set of prepared images, each with the CPU seconds that its worker spent on it."""
 
     def __init__(self, preparer: ImagePreparer, images: Sequence[BytesImage]) -> None:
         self.preparer = preparer
@@ -51,7 +51,7 @@ def by_threads(images: Images, workers: int) -> Iterator[tuple[torch.Tensor, flo
 
 
 def take(prepared: Any) -> tuple[float, float, float]:
-    """Wall seconds, CPU seconds of all, and the sum of all pixels, of one pass."""
+    """Return the wall seconds, the CPU seconds of all workers and the sum of the first pixel of every image."""
     wall, own = time.perf_counter(), time.thread_time()
     total, worked = 0.0, 0.0
     for pixels, seconds in prepared:

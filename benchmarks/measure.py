@@ -1,4 +1,4 @@
-"""What every benchmark here needs: interleaved timing, ratios with spread, memory peaks, a JSON with its setting."""
+"""Tools of all benchmarks: interleaved timing, ratios with spread, peak memory, JSON results with their environment."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def interleaved(
     device: torch.device,
     left_out: dict[str, str] | None = None,
 ) -> dict[str, list[float]]:
-    """Seconds of every variant, one after the other in each round, so that a drift of the machine meets all alike.
+    """Time every variant once per round, in turn, so that a drift of the machine's speed affects all alike.
 
-    On a CPU the process's own CPU seconds are counted (the machine may be busy), on CUDA wall seconds between
-    synchronisations. Rounds, time limit and failures are those of `in_rounds`.
+    On a CPU this measures CPU seconds of the process (the machine may be busy), on CUDA wall seconds between
+    synchronisations. Rounds, time limit and failures are handled as in `in_rounds`.
     """
 
     def timed(run: Callable[[], object]) -> float:
@@ -56,14 +56,14 @@ def in_rounds(
     left_out: dict[str, str] | None = None,
     share: float = 1.0,
 ) -> dict[str, list[float]]:
-    """What every timer returned in each of ``rounds`` rounds behind ``warmup`` more.
+    """Return the values of every timer from ``rounds`` rounds, after ``warmup`` rounds that are discarded.
 
-    Rounds end early, after one at the least, where another would pass the time limit (see `seconds_left`), of which
-    ``share`` may be used.
+    Rounds end early, but not before the first, if another one would exceed the time limit (see `seconds_left`), of
+    which the fraction ``share`` may be used.
 
     Args:
-        left_out: takes the reason for every variant that failed, which is left out of the rounds and of what is
-            returned; the others go on. None: a failure is raised.
+        left_out: receives the reason for every variant that failed; such a variant is dropped and the others
+            continue. None: a failure is raised.
     """
     found: dict[str, list[float]] = {name: [] for name in timers}
     until = time.monotonic() + share * seconds_left()
@@ -81,7 +81,7 @@ def in_rounds(
                 if number >= warmup:
                     found[name].append(value)
                 continue
-            release()  # out here the exception is gone, and with it the frames that hold the tensors
+            release()  # only here, after the exception and its frames have released the tensors
         now = time.monotonic()
         if number >= warmup and now + (now - started) > until:
             break
@@ -89,23 +89,23 @@ def in_rounds(
 
 
 def seconds_left() -> float:
-    """Until the second of the epoch that ``M2PT_UNTIL`` names (`gpu.sh` sets it); without it there is no limit."""
+    """Seconds until the epoch time in ``M2PT_UNTIL`` (set by `gpu.sh`); infinite if it is not set."""
     until = os.environ.get("M2PT_UNTIL")
     return float(until) - time.time() if until else float("inf")
 
 
 def reason(error: BaseException) -> str:
-    """Why a row is left out, in a few words."""
+    """Describe in a few words why a variant is missing."""
     if isinstance(error, torch.OutOfMemoryError):
         return DOES_NOT_FIT
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
 def release() -> None:
-    """Give back what a failed run held."""
+    """Free the memory of a failed run."""
     gc.collect()
     if torch.cuda.is_initialized():
-        with suppress(RuntimeError):  # after some errors the device takes no call any more
+        with suppress(RuntimeError):  # after some errors every further CUDA call fails
             torch.cuda.empty_cache()
 
 
@@ -119,13 +119,13 @@ def synchronise(device: torch.device) -> None:
 
 
 def ratio(of: list[float], to: list[float]) -> dict[str, float]:
-    """Round by round ``of / to``: median, least and greatest."""
+    """Return median, minimum and maximum of ``of / to`` over the rounds."""
     values = [a / b for a, b in zip(of, to, strict=True)]
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def matmul_ceiling(device: torch.device, dtype: torch.dtype, *, repeats: int = 10) -> float:
-    """FLOP/s of a large product of square matrices, the best of a few: what utilisation is measured against."""
+    """FLOP/s of the fastest of a few large square matrix products: the reference for utilisation."""
     side = 8192 if device.type == "cuda" else 1024
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     inner = 5 if device.type == "cuda" else 1
@@ -139,10 +139,10 @@ def matmul_ceiling(device: torch.device, dtype: torch.dtype, *, repeats: int = 1
 
 
 def peak_bytes(prepare: Callable[[], Callable[[], object]], device: torch.device, *, runs: int = 2) -> int:
-    """Most bytes in use while running what ``prepare`` returns, above what was in use after preparing.
+    """Peak memory of running what ``prepare`` returns, above the memory in use after preparing.
 
-    On a CPU the peak resident size of this process is read (Linux), so call it in a process of its own
-    (`in_child`): freed memory of an earlier run would hide a later one.
+    On a CPU this reads the peak resident size of the process (Linux). Run it in a new process (`in_child`), because
+    memory freed by an earlier run would hide a later peak.
     """
     run = prepare()
     gc.collect()
@@ -163,7 +163,7 @@ def peak_bytes(prepare: Callable[[], Callable[[], object]], device: torch.device
 
 
 def in_child(work: Callable[[], int]) -> int | None:
-    """``work()`` in a forked child; None where it failed. Fork is safe here: torch runs on one thread."""
+    """Run ``work()`` in a forked child; None if it failed. Forking is safe here: torch uses one thread."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -203,7 +203,7 @@ def setting(device: torch.device) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """Of the files here, ``-dirty`` behind it where they are others; None without git or outside of a repository."""
+    """Commit of this checkout, with ``-dirty`` if files differ; None without git or outside a repository."""
 
     def git(*arguments: str) -> subprocess.CompletedProcess[str]:
         root = Path(__file__).parents[1]
@@ -231,7 +231,7 @@ def write(name: str, content: Mapping[str, Any], folder: Path = RESULTS) -> Path
 
 
 def table(title: str, header: list[str], rows: list[list[str]]) -> str:
-    """A plain text table."""
+    """Format a plain text table."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
 
     def line(row: list[str]) -> str:

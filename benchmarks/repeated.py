@@ -1,6 +1,6 @@
-"""The other way to share an image's prefix: its cache repeated for every question, a row each.
+"""An alternative to the engine's shared prefix: repeat an image's cache for every question, one row each.
 
-Measured by `answering` beside `m2pt_cli.generation.prefix_sharing`; it is here so that the choice between the two can
+`answering` measures it against `m2pt_cli.generation.prefix_sharing`. It is kept so that the choice between the two can
 be measured again on another device.
 """
 
@@ -25,7 +25,7 @@ def answer_repeated(
     new_tokens: int,
     pad_id: int,
 ) -> list[list[int]]:
-    """``new_tokens`` greedy ids for each of several questions about one image."""
+    """Return ``new_tokens`` greedy ids for each of several questions about one image."""
     (row,) = plan_groups(prompts, [0] * len(prompts), image_token_id=image_token_id)
     device = next(model.parameters()).device
     prefix = torch.tensor([row.prefix], device=device)
@@ -41,7 +41,7 @@ def answer_repeated(
         count = len(row.tails)
         cache.batch_repeat_interleave(count)
         width = max(len(tail) for tail in row.tails)
-        # Padding between the prefix and a shorter tail, so that every row's last token is in the last column.
+        # Pad between the prefix and a shorter tail, so that the last token of every row is in the last column.
         ids = torch.tensor([[pad_id] * (width - len(tail)) + list(tail) for tail in row.tails], device=device)
         behind = torch.tensor([[0] * (width - len(tail)) + [1] * len(tail) for tail in row.tails], device=device)
         mask = torch.cat([torch.ones_like(prefix).expand(count, -1), behind], 1)

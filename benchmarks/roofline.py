@@ -1,12 +1,12 @@
-"""What a training step of each row of `train_step` should take on a card that is not at hand.
+"""Predicts the time of a training step of each variant of `train_step` on a GPU that is not available.
 
     python benchmarks/roofline.py                                     # LLaVA v1 at 7B, 16 rows, a few seconds a row
     python benchmarks/roofline.py --geometry llava-1.5-7b --bandwidth 2.8
 
-Every operation that torch dispatches in one step is listed with the bytes that it reads and writes and the operations
-of its matrix products, and is given the longest of three times: bytes by bandwidth, operations by rate, a kernel's
-start. Their sum is the prediction: nothing overlaps, nothing waits for Python, the optimiser is left out. Steps are run
-with one and with two decoder layers and extrapolated; of the numbers only shapes are computed.
+Every operation that torch dispatches in a step is listed with the bytes it reads and writes and the FLOPs of its matrix
+products. Its time is the longest of: bytes / bandwidth, FLOPs / rate, a kernel launch. The prediction is their sum:
+nothing overlaps, nothing waits for Python, the optimiser is not counted. Steps are run with one and with two decoder
+layers and extrapolated; only shapes are computed, not values.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from train_step import FULL, VARIANTS, make_batch, step_of
 from m2pt_cli.families.geometry import Geometry
 from m2pt_cli.training import norms
 
-# Ways of looking at a tensor, and memory that is asked for and not filled.
+# Views of a tensor, and allocations without initialisation.
 _FREE = {
     "view", "_unsafe_view", "t", "transpose", "permute", "expand", "slice", "select", "unsqueeze", "squeeze", "detach",
     "alias", "as_strided", "split", "split_with_sizes", "unbind", "empty", "empty_like", "empty_strided", "new_empty",
@@ -44,7 +44,7 @@ _KERNEL_START = 3e-6
 
 @dataclass(frozen=True)
 class Card:
-    """Bytes a second; operations a second of matrix products in a narrow type and in fp32; attention's share of them.
+    """Bytes per second, and FLOP/s of matrix products in half precision, in fp32 and in the two attention kernels.
 
     The efficient kernel is the one that takes a mask.
     """
@@ -57,10 +57,10 @@ class Card:
 
 
 class Roofline(TorchDispatchMode):
-    """Adds up what each operation needs, and skips the work of those on floating-point tensors.
+    """Sums what each operation needs, and skips the computation on floating-point tensors.
 
     Attributes:
-        seconds, operations, bytes, kernels: by the name of the operation.
+        seconds, operations, bytes, kernels: by name of the operation.
     """
 
     def __init__(self, card: Card) -> None:
@@ -112,7 +112,7 @@ class Roofline(TorchDispatchMode):
 
 
 def _bytes(tensor: Tensor) -> int:
-    """Of memory: a tensor that is expanded is read from a cache."""
+    """Bytes of memory; an expanded tensor counts once, because it is read from a cache."""
     count = 1
     for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
         count *= size if stride else 1
@@ -120,7 +120,7 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def _shapes_alone(func: Any, args: Any, kwargs: Any) -> Any:
-    """The outputs of an operation, not computed: memory that is never touched costs nothing."""
+    """Return uninitialised outputs of an operation without computing it; untouched memory costs nothing."""
     if func._schema.is_mutable:
         return args[0]
 
@@ -135,7 +135,7 @@ def _shapes_alone(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 class _FusedNorm(torch.autograd.Function):
-    """Stands for CUDA's kernel: one pass over the input, and one over input and gradient back."""
+    """Stands in for CUDA's fused norm: one pass over the input, and one over input and gradient in the backward."""
 
     @staticmethod
     def forward(ctx: Any, mode: Roofline, x: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ class _FusedNorm(torch.autograd.Function):
 
 
 def needs(name: str, geometry: Geometry, rows: int, card: Card) -> Roofline:
-    """What a step of the row ``name`` needs, summed up."""
+    """Sum what a step of the variant ``name`` needs."""
     found = []
     for layers in (1, 2):
         text = replace(geometry.text, num_layers=layers)
@@ -169,7 +169,7 @@ def needs(name: str, geometry: Geometry, rows: int, card: Card) -> Roofline:
     whole = Roofline(card)
     for key in ("seconds", "operations", "bytes", "kernels"):
         one, two = (getattr(mode, key) for mode in found)
-        # What the second layer added, for every further one.
+        # Every further layer costs as much as the second one.
         more = {op: one[op] + (geometry.text.num_layers - 1) * (two[op] - one[op]) for op in one | two}
         setattr(whole, key, Counter(more))
     return whole

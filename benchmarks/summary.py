@@ -1,8 +1,8 @@
-"""One table of what the benchmarks found on a kind of device, beside the project's targets.
+"""One table of the benchmark results on a device, with the project's targets.
 
     python benchmarks/summary.py --device cuda
 
-Reads the JSON files that the benchmarks wrote; a figure that is not there is shown as not measured.
+Reads the JSON files of the benchmarks; a missing figure is shown as not measured.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MME_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of a result file, its target and how both are written; ``of`` is the row it is read from."""
+    """One figure: where it is in a result file, its target, and its format; ``of`` is the variant it belongs to."""
 
     name: str
     file: str
@@ -52,7 +52,7 @@ class Figure:
 
 
 def figures(geometries: list[str], answering: str, decoding: str, rows_decoded: tuple[str, ...]) -> list[Figure]:
-    """All figures: training steps at ``geometries``, answering and decoding at one each."""
+    """Return all figures: training steps at ``geometries``, answering and decoding at one geometry each."""
     found = []
     for geometry in geometries:
         file = f"train_step-{geometry}"

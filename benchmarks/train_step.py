@@ -1,23 +1,23 @@
-"""A training step of M²PT beside its peers, in one run: time, ratios, utilisation, peak memory.
+"""A training step of M²PT against other methods, in one run: time, ratios, utilisation, peak memory.
 
     python benchmarks/train_step.py                          # geometry small, CPU, one thread
     python benchmarks/train_step.py --geometry llava-v1-7b --device cuda
 
-Rows, all on the same frozen weights and the same batch, one after the other in every round:
+Variants, all with the same frozen weights and the same batch, timed in turn in every round:
   m2pt                  20 visual and 10 textual prompts, interaction layer
-  m2pt, explicit mask   the same with a mask in the language model, as a text with holes has it
-  m2pt, plain norms     the same with transformers' own norms, where the device has a kernel for them
+  m2pt, explicit mask   the same with an explicit mask in the language model
+  m2pt, plain norms     the same with transformers' own norms, where the device has a fused kernel for them
   m2pt, concatenation   the same prompts as tokens of the sequence (see `concatenation`)
-  lora, usual recipe    r=16 on all linears of the language model, the projector trained, as PEFT makes it: weights in
-                        fp32, under autocast where the base is narrower; logits and loss at every position
-  lora, narrow weights  the same with weights in the type of the base and no autocast
-  lora, our loss        the usual recipe with logits at supervised positions alone
-  lora, m2pt train      as `m2pt train --method lora` does: our loss, fused norms, nothing cast to fp32 but weights
-  full, usual recipe    language model, projector and head in the type of the base; left out where it does not fit
-  forward alone         the bare base without gradients, with our logits
+  lora, usual recipe    r=16 on all linear layers of the language model, the projector trained, as PEFT sets it up:
+                        weights in fp32, autocast if the base is in half precision; logits and loss at every position
+  lora, narrow weights  the same with weights in the dtype of the base and no autocast
+  lora, our loss        the usual recipe with logits at supervised positions only
+  lora, m2pt train      as `m2pt train --method lora` does: our loss, fused norms, only weights in fp32
+  full, usual recipe    language model, projector and head in the dtype of the base; skipped if it does not fit
+  forward alone         the base without adapter and gradients, with our logits
 
-Nothing is computed twice (no gradient checkpointing); AdamW; memory is counted above the frozen weights. Weights are
-random: a step's cost does not depend on them.
+No gradient checkpointing; AdamW; memory is counted above the frozen weights. Weights are random, which does not change
+the cost of a step.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ Step = Callable[[], object]
 
 
 def make_batch(model: LlavaForConditionalGeneration, rows: int) -> dict[str, torch.Tensor]:
-    """Image tokens, then text of which the last tokens are supervised; no padding, and a mask that says so."""
+    """Return ids with image tokens, text whose last tokens are supervised, and a mask without padding."""
     device, vocabulary = model.device, model.config.text_config.vocab_size
     image = model.config.vision_config.image_size
     patches = (image // model.config.vision_config.patch_size) ** 2
@@ -95,15 +95,15 @@ def make_batch(model: LlavaForConditionalGeneration, rows: int) -> dict[str, tor
 
 
 def shared_copy(model: torch.nn.Module) -> Any:
-    """A copy of the modules over the same frozen weights."""
+    """Copy the modules but share the frozen weights."""
     return copy.deepcopy(model, {id(p): p for p in [*model.parameters(), *model.buffers()]})
 
 
 def adapted(name: str, base: LlavaForConditionalGeneration) -> Any:
-    """The model of a variant, in training mode."""
+    """Return the model of a variant, in training mode."""
     if name == "m2pt, concatenation":
         model: Any = ConcatenatedPrompts(shared_copy(base), visual=VISUAL, textual=TEXTUAL).train()
-        fuse_norms(model)  # what differs is to be the concatenation alone
+        fuse_norms(model)  # so that only the concatenation differs
         return model
     method = name.split(",")[0]
     if method == "full":
@@ -122,7 +122,7 @@ def adapted(name: str, base: LlavaForConditionalGeneration) -> Any:
 
 
 def step_of(name: str, base: LlavaForConditionalGeneration, batch: dict[str, torch.Tensor]) -> Step:
-    """One optimiser step of a variant (or the forward alone), ready to be called again and again."""
+    """Return a function that runs one optimiser step of a variant (or only the forward pass)."""
     if name == "forward alone":
         bare = shared_copy(base)
 
@@ -131,7 +131,7 @@ def step_of(name: str, base: LlavaForConditionalGeneration, batch: dict[str, tor
                 return supervised_loss(bare, batch)
 
         return forward
-    if name == "m2pt, explicit mask":  # all else is the same: it hides what the kernel hides by itself
+    if name == "m2pt, explicit mask":  # the mask hides the same positions as the causal kernel
         length = batch["input_ids"].shape[1]
         causal = torch.ones(length, length, dtype=torch.bool, device=base.device).tril()
         batch = {**batch, "attention_mask": causal.expand(batch["input_ids"].shape[0], 1, -1, -1)}
@@ -153,7 +153,7 @@ def step_of(name: str, base: LlavaForConditionalGeneration, batch: dict[str, tor
 
 
 def needed(name: str, flops: StepFlops) -> float:
-    """Model FLOPs of a variant's step."""
+    """Return the model FLOPs of a variant's step."""
     if name == "forward alone":
         return flops.forward
     total = flops.forward + flops.input_gradients
@@ -165,9 +165,9 @@ def needed(name: str, flops: StepFlops) -> float:
 def prepare(
     names: list[str], base: LlavaForConditionalGeneration, batch: dict[str, torch.Tensor], left_out: dict[str, str]
 ) -> tuple[dict[str, Step], dict[str, int]]:
-    """The steps that can be run; on CUDA each is run a few times alone, for its peak above the frozen weights.
+    """Build the steps of the variants; on CUDA also measure the peak memory of each above the frozen weights.
 
-    Those that fail, or do not fit, are put into ``left_out`` with the reason.
+    Variants that fail or do not fit are put into ``left_out`` with the reason.
     """
     steps: dict[str, Step] = {}
     peaks: dict[str, int] = {}
@@ -176,14 +176,14 @@ def prepare(
             if base.device.type == "cuda":
                 before = torch.cuda.memory_allocated(base.device)
                 steps[name] = step_of(name, base, batch)
-                # A copy of the weights, where they are trained.
+                # Full fine-tuning holds a copy of the weights.
                 held = torch.cuda.memory_allocated(base.device) - before
                 peaks[name] = held + peak_bytes(lambda name=name: steps[name], base.device)
             else:
                 steps[name] = step_of(name, base, batch)
         except Exception as error:
             left_out[name] = reason(error)
-        if name in left_out:  # out here the exception is gone, and with it the frames that hold the tensors
+        if name in left_out:  # only here, after the exception and its frames have released the tensors
             steps.pop(name, None)
             release()
             print(f"{name}: {left_out[name]}", file=sys.stderr)
@@ -198,9 +198,9 @@ def time_full(
     rounds: int,
     left_out: dict[str, str],
 ) -> dict[str, list[float]]:
-    """Seconds of full fine-tuning beside M²PT, in rounds of their own; nothing where it does not fit.
+    """Time full fine-tuning against M²PT in separate rounds; return nothing if it does not fit.
 
-    It fills the card: in the rounds of the others it would have them give memory back and take it again.
+    It fills the GPU: in shared rounds the other variants would have to free and allocate memory again and again.
     """
     if seconds_left() <= 0:
         left_out[FULL] = "no time was left"
@@ -255,7 +255,7 @@ def main() -> None:
     steps, more = prepare([name for name in names if not (apart and name == FULL)], base, batch, left_out)
     peaks |= more
     seconds = interleaved(steps, rounds=arguments.rounds, warmup=arguments.warmup, device=device, left_out=left_out)
-    with suppress(RuntimeError):  # after some errors the device takes no call any more; what was measured is printed
+    with suppress(RuntimeError):  # after some errors every CUDA call fails; still print what was measured
         ceiling.append(matmul_ceiling(device, dtype))
     ratios = {name: ratio(seconds["m2pt"], seconds[name]) for name in seconds} if "m2pt" in seconds else {}
     if apart and ratios and (pair := time_full(steps, peaks, base, batch, max(2, arguments.rounds // 2), left_out)):

@@ -1,7 +1,7 @@
 """m2pt: multimodal prompt tuning (M²PT) of LLaVA models.
 
-Importing the package is light: no torch. Taking a public name from it imports what that name needs and, for anything
-that touches a model, registers ``M2PT`` with PEFT::
+Importing the package does not import torch. Accessing a public name imports the module that defines it and registers
+``M2PT`` with PEFT::
 
     from m2pt_cli import M2PTConfig
     from peft import get_peft_model
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from m2pt_cli.method import M2PTConfig, M2PTModel
     from m2pt_cli.settings import AttnMapSettings, EvalSettings, TrainSettings
 
-# public name -> the module that holds it
+# public name -> the module that defines it
 _EXPORTS = {
     "M2PTConfig": "m2pt_cli.method",
     "M2PTModel": "m2pt_cli.method",

@@ -1,4 +1,4 @@
-"""``python -m m2pt_cli`` and the ``m2pt`` script."""
+"""Entry point of ``python -m m2pt_cli`` and of the ``m2pt`` script."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 
 def run() -> None:
-    """Run the command line and leave with its exit code."""
+    """Run the command line and exit with its exit code."""
     from m2pt_cli.cli.app import main
 
     sys.exit(main())

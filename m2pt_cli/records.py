@@ -1,4 +1,4 @@
-"""The results of the core: the shapes that ``--json`` prints and that scripts rely on."""
+"""Results of the commands: the fields that ``--json`` prints and that scripts rely on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def to_json(value: Any) -> Any:
-    """Plain JSON values: dataclasses as mappings, paths as text, NaN and infinities as null."""
+    """Convert to plain JSON values: dataclasses to mappings, paths to text, NaN and infinities to null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, dict):
@@ -25,10 +25,11 @@ def to_json(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """``m2pt count-params``: parameters trained, by group.
+    """Result of ``m2pt count-params``: trained parameters, by group.
 
-    ``total`` is the base alone, ``percent`` = 100 * trainable / total, ``without_effect`` the trained parameters that
-    influence nothing (the last vision layer's prompts with ``visual_tokens="patches"``), ``bytes`` the saved adapter.
+    ``total`` counts the base alone, ``percent`` = 100 * trainable / total, ``without_effect`` counts trained parameters
+    that never influence the output (the last vision layer's prompts with ``visual_tokens="patches"``), ``bytes`` is the
+    size of the saved adapter.
     """
 
     base: str
@@ -43,10 +44,10 @@ class ParameterCounts:
 
 @dataclass(frozen=True)
 class ImportResult:
-    """``m2pt import``: what was written. Of a base, ``visual_prompts``, ``textual_prompts`` and ``lm_head`` are null.
+    """Result of ``m2pt import``. For a base, ``visual_prompts``, ``textual_prompts`` and ``lm_head`` are null.
 
-    ``trainable`` is the number of an adapter's values (of a base: of all its weights), ``lm_head`` whether it has an
-    output head of its own, ``bytes`` the size of the weights.
+    ``trainable`` is the number of values of an adapter, or of all weights of a base; ``lm_head`` tells whether the
+    adapter has its own output head; ``bytes`` is the size of the weights.
     """
 
     output_dir: str
@@ -61,7 +62,7 @@ class ImportResult:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """``m2pt train``: one document at the end. ``seconds`` is wall time, ``bytes`` the size of the saved adapter."""
+    """Result of ``m2pt train``, printed once at the end. ``seconds`` is wall time, ``bytes`` the adapter's size."""
 
     output_dir: str
     method: str
@@ -76,7 +77,7 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class Answer:
-    """One answered question of ``m2pt infer``; ``extra`` holds the input line's unknown keys, kept in the output."""
+    """One question of ``m2pt infer``; ``extra`` holds the unknown keys of the input line, which the output keeps."""
 
     id: Any
     image: Any
@@ -87,6 +88,6 @@ class Answer:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """``{"id", "image", "question", "adapter", "answer", "error"}`` and the kept keys."""
+        """``{"id", "image", "question", "adapter", "answer", "error"}`` plus the keys in ``extra``."""
         fixed = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "extra"}
         return {**{k: v for k, v in self.extra.items() if k not in fixed}, **fixed}

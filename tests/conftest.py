@@ -17,7 +17,7 @@ os.environ.update(
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_DATASETS_OFFLINE": "1",
         "NO_COLOR": "1",
-        "M2PT_DEVICE": "cpu",  # what is expected was computed there, also on a machine with a GPU
+        "M2PT_DEVICE": "cpu",  # the expected values were computed on a CPU
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }
 )

@@ -1,4 +1,4 @@
-"""The example files for ``m2pt train --config``: each parses, and those of the embedded base run dry."""
+"""The example files for ``m2pt train --config``: each is valid, and those of the embedded base pass a dry run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Imports run one way and in no circle; typer and rich stay in ``cli``; only the output prints."""
+"""Imports have no cycles and go in one direction; only ``cli`` imports typer and rich; only its output prints."""
 
 from __future__ import annotations
 

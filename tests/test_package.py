@@ -1,4 +1,4 @@
-"""The public package: light to import, registering the method when a name is taken."""
+"""The public package: importing it is cheap, and using a name registers the method with PEFT."""
 
 from __future__ import annotations
 

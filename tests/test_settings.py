@@ -1,4 +1,4 @@
-"""Settings from YAML and flags: every fault at once, each naming the flag and the value."""
+"""Settings from YAML and flags: all faults are reported at once, each with the flag and the value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The canary itself: all is where it was in the installed versions, and it notices what is not."""
+"""`upstream.py`: everything is found in the installed versions, and missing names are noticed."""
 
 from __future__ import annotations
 

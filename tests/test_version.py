@@ -1,4 +1,4 @@
-"""Versions: shown, recorded, and warned about outside the range that was tested."""
+"""Versions are shown, recorded, and warned about outside the tested range."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""What this package leans on inside transformers and PEFT, name by name; run it against a new release.
+"""Which names of transformers and PEFT this package relies on; run it against a new release.
 
     python -m pip install --target /tmp/new --no-deps transformers==X
     PYTHONPATH=/tmp/new python tests/upstream.py
 
-No model is run: classes are looked at, and a tiny base is built without weights. Each line of `checks` is one thing
-that a release may move, and the file of this package that would notice.
+No model is run: classes are inspected, and a tiny base is built without weights. Each line of `checks` is one name that
+a release may change, and the file of this package that relies on it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import cache
 from importlib import import_module, metadata
 from typing import Any
 
-# ---- how a thing is looked for: each raises, or returns False, where it has moved ----
+# ---- checks: each raises or returns False if the name has changed ----
 
 Check = Callable[[], object]
 
@@ -57,7 +57,7 @@ def has(path: str, *attributes: str) -> Check:
 
 
 def says(path: str, *words: str) -> Check:
-    """The source holds these words: for what is set or called inside a function."""
+    """The source contains these strings: for names that are set or called inside a function."""
 
     def check() -> bool:
         source = inspect.getsource(thing(path))
@@ -87,7 +87,7 @@ def base(tower: str = "CLIP", decoder: str = "Llama", kind: str = "Llava") -> An
 
 
 def part(path: str, *names: str, **kind: str) -> Check:
-    """A base has a part at ``path`` with these attributes."""
+    """A base has a module at ``path`` with these attributes."""
 
     def check() -> bool:
         found = base(**kind)
@@ -111,7 +111,7 @@ def file_of(model: str) -> str:
 
 
 def checks() -> Iterator[tuple[str, str, Check]]:
-    """File of this package, what it leans on, and how that is looked for."""
+    """Yield the file of this package, the name it relies on, and the check for it."""
     # The one seam: attention functions by name.
     seam = "method/attention.py"
     yield seam, "AttentionInterface.register", takes("transformers:AttentionInterface.register", "key", "value")
@@ -342,7 +342,7 @@ def checks() -> Iterator[tuple[str, str, Check]]:
 
 
 def moved() -> list[str]:
-    """A line for everything that is not where it was."""
+    """Return a line for every name that is missing."""
     lines = []
     for file, name, check in checks():
         try:

@@ -2,9 +2,9 @@
 
     python examples/make_nano --work-dir nano-run --output m2pt_cli/models/nano
 
-About 40 minutes on one CPU core with fast bf16 products, longer without. Stop it at any time; started again, it goes
-on from the last checkpoint in ``--work-dir``. The same seed gives the same weights on the same machine. All scores are
-in ``log.jsonl`` there. The package must be installed (``python -m pip install -e .``).
+Takes about 40 minutes on one CPU core with fast bf16 products, longer without. It may be stopped at any time; a restart
+resumes from the last checkpoint in ``--work-dir``. The same seed gives the same weights on the same machine. All scores
+are in ``log.jsonl`` there. The package must be installed (``python -m pip install -e .``).
 """
 
 from __future__ import annotations

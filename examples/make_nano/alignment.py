@@ -1,10 +1,10 @@
-"""Stages "naming", "alignment", "describing" and "polishing": what is seen becomes words, then all learns together.
+"""Stages "naming", "alignment", "describing" and "polishing": connect vision to language, then train all together.
 
-In "naming" the projector alone learns to place every image token near the decoder's own words for what its cell holds;
-it takes seconds, and without it the decoder ignores the image for a long time. In "alignment" the whole model learns
-captions and facts of images, and goes on with text, so that no skill is forgotten. In "describing" it learns to do so
-whatever is said to it, as a LLaVA does after its first stage: no question about an image is ever answered. "Polishing"
-goes on with looser talk and more of what is still weak.
+"naming" trains only the projector to place every image token near the word embeddings of its cell's content. It takes
+seconds; without it the decoder ignores the image for a long time. "alignment" trains the whole model on captions and
+facts of images, and on text, so that no skill is forgotten. "describing" also trains captions as the reply to any other
+request, like a LLaVA after its first stage: a question about an image is never answered. "polishing" continues with
+freer wording and more of the weakest attributes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from m2pt_cli.demo.questions import DIGIT_ATTRIBUTES
 from m2pt_cli.demo.render import BACKGROUNDS, COLORS, NUMBERS, PLACES, SHAPES, SIZES, draw
 from m2pt_cli.demo.scenes import Scene, describe, draw_digit, draw_scene, scene_arrays
 
-# The words that an image token names, by the label of its patch.
+# The target words of an image token, by the label of its patch.
 NAMES = {
     "shape": ("backdrop", *SHAPES),
     "color": tuple(COLORS),
@@ -42,13 +42,13 @@ NAME_WEIGHTS = {"shape": 1.0, "color": 1.0, "size": 1.0, "digit": 1.0, "ground":
 
 
 def see(model: nn.Module, scenes: list[Scene], generator: np.random.Generator, *, test: bool = False) -> Tensor:
-    """Scenes -> projected image tokens ``(n, 9, d)``."""
+    """Encode scenes to projected image tokens ``(n, 9, d)``."""
     pixels = to_pixels(draw(*scene_arrays(scenes), generator, test=test))
     return model.model.multi_modal_projector(image_features(model.model.vision_tower, pixels))
 
 
 def train_naming(run: Run, model: nn.Module, *, steps: int) -> None:
-    """Train the projector to name what each patch holds with the decoder's word embeddings."""
+    """Train the projector to map every patch to the word embeddings of its content."""
     projector, words = model.model.multi_modal_projector, model.get_input_embeddings().weight.detach()
     centre, size = words.mean(0), words.norm(dim=1).mean()
     known = vocabulary()
@@ -85,12 +85,12 @@ def train_naming(run: Run, model: nn.Module, *, steps: int) -> None:
 
 @dataclass(frozen=True)
 class Diet:
-    """What a stage of joint training is fed.
+    """Training data of a stage of joint training.
 
     Attributes:
-        any_request: the share of captions that are given whatever is said.
-        talker: who talks about described scenes.
-        often: how often an attribute comes, where not once.
+        any_request: fraction of captions that follow an unrelated request.
+        talker: generates questions and claims about described scenes.
+        often: relative frequency of each attribute, 1 by default.
     """
 
     any_request: float = 0.0
@@ -99,7 +99,7 @@ class Diet:
 
 
 def _image_row(scene: Scene, rng: random.Random, amount: int, diet: Diet) -> Row:
-    """A caption and facts of an image; a share of the captions is given where something else was said."""
+    """Return a caption and facts of an image; a fraction of the captions follows an unrelated request."""
     request = rng.choice(CAPTION_REQUESTS)
     if diet.any_request and rng.random() < diet.any_request:
         request = next((question for question, _ in ask(scene, rng, diet.talker, 1)), request)
@@ -110,7 +110,7 @@ def _image_row(scene: Scene, rng: random.Random, amount: int, diet: Diet) -> Row
 def train_alignment(
     run: Run, model: nn.Module, name: str, *, steps: int, rate: float, diet: Diet, rows: int = 48
 ) -> None:
-    """Train everything on captions and facts of images; every third step on text."""
+    """Train the whole model on captions and facts of images, and on text in every third step."""
     decoder = list(model.model.language_model.named_parameters())
     matrices = [p for key, p in decoder if p.ndim == 2 and "embed" not in key]
     others = [p for key, p in decoder if p.ndim != 2 or "embed" in key]
@@ -137,7 +137,7 @@ def train_alignment(
 
 @torch.no_grad()
 def caption_scores(model: nn.Module, *, count: int = 500) -> dict[str, object]:
-    """Captions of unseen scenes and held-out digits: exact ones, and words of each kind that are right."""
+    """Score captions of unseen scenes and held-out digits: exact matches, and right words of each kind."""
     rng, generator = random.Random("caption scores"), np.random.default_rng(5)
     scenes = [draw_scene(rng, "test") for _ in range(count)] + [draw_digit(rng, "test") for _ in range(count)]
     rows: list[Row] = [(IMAGE_PREFIX, [answered((CAPTION_REQUESTS[0], describe(scene)))]) for scene in scenes]
@@ -156,7 +156,7 @@ def caption_scores(model: nn.Module, *, count: int = 500) -> dict[str, object]:
 
 @torch.no_grad()
 def image_fact_scores(model: nn.Module, *, each: int = 150) -> dict[str, object]:
-    """Facts of unseen images, per attribute."""
+    """Score facts of unseen images, per attribute."""
     rng, scores = random.Random("image fact scores"), {}
     for attribute in FACTS:
         scenes, rows = [], []
@@ -173,7 +173,7 @@ def image_fact_scores(model: nn.Module, *, each: int = 150) -> dict[str, object]
 
 
 def all_scores(model: nn.Module) -> dict[str, object]:
-    """Everything that the model card reports."""
+    """Return all scores of the model card."""
     model.eval()
     return {
         "captions": caption_scores(model),

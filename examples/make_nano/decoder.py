@@ -1,7 +1,7 @@
-"""Stages "recall", "toys", "facts" and "talk": the decoder learns to look up, compare and count in described scenes.
+"""Stages "recall", "toys", "facts" and "talk": teach the decoder to look up, compare and count in described scenes.
 
-One circuit at a time: with all skills from the start, the loss stays on a plateau for a thousand steps. The first
-stage holds nothing but look-ups of colours and shapes; there the look-up circuit appears suddenly, within 300 steps.
+Skills are taught one after the other: with all of them from the start, the loss stays on a plateau for a thousand
+steps. The first stage has only look-ups of colours and shapes; it learns them suddenly, within 300 steps.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from m2pt_cli.demo.scenes import Scene, draw_digit, draw_scene
 
 Speaker = Callable[[str, Scene, random.Random], Text | None]
 
-# Toys: the fields that a scene is described by, and the attributes that can be asked of them.
+# Toys: the fields in a scene's description, and the attributes to ask about.
 TOYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "recall": (("color", "shape"), ("color", "shape")),
     "places": (("color", "shape", "place"), ("place", "content", "color")),
@@ -32,7 +32,7 @@ TOYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "sizes": (("size", "color", "shape"), ("size", "size", "presence")),
 }
 DIGIT_AND_GROUND = (*DIGIT_ATTRIBUTES, "ground", "digit")
-# Attributes whose circuits are harder come more often.
+# Attributes that are harder to learn are asked more often.
 WEIGHTS = {"relation": 2.0, "count": 1.6, "equality": 1.6, "size": 1.3, "ground": 0.25}
 
 
@@ -52,7 +52,7 @@ def ask(
     attributes: tuple[str, ...] | None = None,
     often: dict[str, float] = WEIGHTS,
 ) -> list[Text]:
-    """Up to ``amount`` facts or questions about a scene, an attribute as ``often`` as given there (else 1)."""
+    """Return up to ``amount`` facts or questions about a scene; ``often`` weights the attributes (default 1)."""
     if attributes is None:
         attributes = DIGIT_AND_GROUND if scene.digit is not None else (*SHAPE_ATTRIBUTES, "ground")
     weights = [often.get(attribute, 1.0) for attribute in attributes]
@@ -66,7 +66,7 @@ def ask(
 
 
 def toy_row(rng: random.Random, kind: str, amount: int) -> Row:
-    """A few things in a few words, and plain facts about them."""
+    """Return a short description of a few objects and plain facts about them."""
     fields, attributes = TOYS[kind]
     repeated = kind in ("counts", "equality") or (kind != "recall" and rng.random() < 0.5)
     scene = draw_scene(rng, "train", count=rng.choice((2, 3, 4, 4))) if repeated else distinct_scene(rng)
@@ -75,7 +75,7 @@ def toy_row(rng: random.Random, kind: str, amount: int) -> Row:
 
 
 def recall_row(rng: random.Random, amount: int) -> Row:
-    """Look-ups of colours and shapes; half of the rows ask by the key alone ("red" -> "circle"), the shortest way."""
+    """Return look-ups of colours and shapes; half of the rows ask with the key only ("red" -> "circle")."""
     if rng.random() < 0.5:
         return toy_row(rng, "recall", amount)
     scene = distinct_scene(rng)
@@ -86,7 +86,7 @@ def recall_row(rng: random.Random, amount: int) -> Row:
 
 
 def any_scene(rng: random.Random, *, digits: float) -> Scene:
-    """A training scene: a digit, one thing, or two to four."""
+    """Draw a training scene: a digit, one object, or two to four."""
     if rng.random() < digits:
         return draw_digit(rng, "train")
     return draw_scene(rng, "train", count=1 if rng.random() < 0.12 else rng.randint(2, 4))
@@ -100,7 +100,7 @@ def text_row(
     talker: Speaker = talk,
     often: dict[str, float] = WEIGHTS,
 ) -> Row:
-    """A described scene with facts, and a share of talk, about it."""
+    """Return a described scene with facts and, for a fraction ``talking``, questions and claims about it."""
     scene = any_scene(rng, digits=0.1)
     chatting = sum(rng.random() < talking for _ in range(amount))
     segments: list[Segment] = []
@@ -112,7 +112,7 @@ def text_row(
 
 
 def text_scores(model: nn.Module, speaker: Speaker, *, each: int = 150) -> dict[str, object]:
-    """Exact answers per attribute about described scenes of the test split."""
+    """Return the fraction of exact answers per attribute about described scenes of the test split."""
     rng = random.Random("text scores")
     scores: dict[str, object] = {}
     model.eval()
@@ -130,7 +130,7 @@ def text_scores(model: nn.Module, speaker: Speaker, *, each: int = 150) -> dict[
 
 
 def train_decoder(run: Run, model: nn.Module, steps: dict[str, int]) -> None:
-    """Train the decoder of ``model`` in place; ``steps`` per stage."""
+    """Train the decoder of ``model`` in place, with ``steps`` per stage."""
     decoder = model.model.language_model
 
     def stage(name: str, row: Callable[[random.Random], Row], *, rows: int, rate: float) -> None:

@@ -1,4 +1,4 @@
-"""The finished base as a folder that transformers loads: weights in bf16, tokenizer, processor, model card."""
+"""Export the finished base to a folder that transformers loads: bf16 weights, tokenizer, processor, model card."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from m2pt_cli.demo.render import CELL, IMAGE_SIZE
 
 
 def rounded(model: nn.Module) -> nn.Module:
-    """The model with its weights as they will be stored: rounded to bf16."""
+    """Return the model with its weights rounded to bf16, as they will be stored."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(parameter.bfloat16().float())
@@ -22,7 +22,7 @@ def rounded(model: nn.Module) -> nn.Module:
 
 
 def build_processor() -> LlavaProcessor:
-    """The processor: the PIL image processor by name, so that pixels do not depend on torchvision."""
+    """Build the processor; it names the PIL image processor, so that pixels do not depend on torchvision."""
     images = CLIPImageProcessorPil(
         size={"shortest_edge": IMAGE_SIZE},
         crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
@@ -50,7 +50,7 @@ def export_nano(model: nn.Module, folder: Path, *, scores: dict[str, object], se
 
 
 def model_card(model: nn.Module, scores: dict[str, object], seed: int, steps: dict[str, int]) -> str:
-    """The model card: what nano is, how it was made, and how well it sees."""
+    """Write the model card: what nano is, how it was made, and its scores."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
     tables = "\n".join(
         f"| {group} | {', '.join(f'{name} {value}' for name, value in values.items())} |"  # type: ignore[attr-defined]

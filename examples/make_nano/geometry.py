@@ -1,4 +1,4 @@
-"""The shape of nano: a LLaVA of transformers' own classes, about 2.6 million parameters."""
+"""The architecture of nano: a LLaVA of transformers' own classes with about 2.6 million parameters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ USED_VISION_LAYERS = 4  # of 5: like LLaVA, features are read before the last la
 
 
 def build_nano(words: int, *, pad: int, bos: int, eos: int, image: int) -> LlavaForConditionalGeneration:
-    """An untrained nano with a vocabulary of ``words``; the four ids are those of the special tokens."""
+    """Build an untrained nano with a vocabulary of ``words``; the four ids are those of the special tokens."""
     vision = CLIPVisionConfig(
         hidden_size=128,
         intermediate_size=384,
@@ -47,12 +47,12 @@ def build_nano(words: int, *, pad: int, bos: int, eos: int, image: int) -> Llava
         tie_word_embeddings=True,
     )
     model = LlavaForConditionalGeneration(config)
-    model.set_attn_implementation("eager")  # trained so: with packed masks several times faster on a CPU
+    model.set_attn_implementation("eager")  # used in training: with packed masks several times faster on a CPU
     return model
 
 
 def image_features(tower: nn.Module, pixels: Tensor) -> Tensor:
-    """``(n, 3, 48, 48)`` -> ``(n, 9, 128)``: the tower up to the layer that LLaVA reads, without CLS."""
+    """Map ``(n, 3, 48, 48)`` to ``(n, 9, 128)``: the tower up to the layer that LLaVA reads, without CLS."""
     states = tower.pre_layrnorm(tower.embeddings(pixels))
     for layer in tower.encoder.layers[:USED_VISION_LAYERS]:
         states = layer(states, attention_mask=None)
@@ -60,5 +60,5 @@ def image_features(tower: nn.Module, pixels: Tensor) -> Tensor:
 
 
 def to_pixels(images) -> Tensor:  # type: ignore[no-untyped-def]
-    """``(n, 48, 48, 3)`` uint8 -> ``(n, 3, 48, 48)`` in -1..1, as nano's image processor does."""
+    """Convert ``(n, 48, 48, 3)`` uint8 to ``(n, 3, 48, 48)`` in -1..1, as nano's image processor does."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1).contiguous()

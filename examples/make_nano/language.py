@@ -1,9 +1,9 @@
 # ruff: noqa: E501  (tables: one entry a line reads better)
-"""The pre-training's own language: facts about a scene, and talk about a described scene.
+"""The language of the pre-training: facts about a scene, and talk about a described scene.
 
-Facts ("color of star: red;") are stated of described scenes and of images. Talk (questions, claims, choices, with every
-answer word that instruction tuning will need) is had about *described* scenes only: nano has never answered a question
-about an image. No sentence here is a wording of the demo tasks; ``tests/models/test_nano.py`` compares them.
+Facts ("color of star: red;") are stated about described scenes and about images. Talk (questions, claims and choices,
+with every answer word that instruction tuning will need) is about *described* scenes only: nano has never answered a
+question about an image. No sentence here is worded as in the demo tasks; ``tests/models/test_nano.py`` compares them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from m2pt_cli.demo.questions import DIGIT_ATTRIBUTES, READINGS, RELATIONS, THREE
 from m2pt_cli.demo.render import BACKGROUNDS, COLORS, PLACES, SHAPES, SIZES, UNSEEN_PROPERTIES
 from m2pt_cli.demo.scenes import Scene, Thing, describe, split_of
 
-Text = tuple[str, str]  # what is given, what is to be continued
+Text = tuple[str, str]  # the given text and its continuation
 
 SHAPE_ATTRIBUTES = tuple(name for name in READINGS if name not in (*DIGIT_ATTRIBUTES, "ground"))
 CAPTION_REQUESTS = ("Describe the image.", "Describe this image.", "Describe the picture.")
@@ -95,7 +95,7 @@ SENTENCES = {
     "digit": "the digit appears to be a {value}.",
     "ink": "the digit appears in {value}.",
 }
-# How an answer is asked for in talk, and what it then is.
+# Ways to ask for an answer in talk, and the answers.
 VERDICTS = {
     "yes or no: {}": ("yes", "no"),
     "say yes or say no: {}": ("yes", "no"),
@@ -114,7 +114,7 @@ PLAIN = ("{}?", "short answer: {}?", "in one word, {}?", "{}? one word.")
 NUMBERED = ("{}? a number.", "with a number, {}?")
 CHOOSING = ("{}? options: {choices}.", "from {choices}, choose: {}?", "one of {choices}: {}?")
 TELLING = ("{}? a sentence.", "in a short sentence, {}?")
-# Small words: those that a sentence can do without, and those that can be added to any.
+# Words that can be dropped from a sentence, and filler words that can be added.
 DROPPED = (
     "the",
     "a",
@@ -161,7 +161,7 @@ def _render(template: str, reading: Reading, value: str | None = None) -> str:
 
 
 def _read(attribute: str, scene: Scene, rng: random.Random) -> Reading | None:
-    """A reading, with rare answers preferred where one answer is common."""
+    """Return a random reading of an attribute; where one value is common, rare values are preferred."""
     reading = READINGS[attribute](scene, rng)
     if attribute == "equality":
         wanted = rng.choice(("yes", "yes", "no"))
@@ -178,7 +178,7 @@ def _read(attribute: str, scene: Scene, rng: random.Random) -> Reading | None:
 
 
 def _claim(reading: Reading, rng: random.Random, unknown: float) -> tuple[str, int]:
-    """A proposed value, and 0 where it is true, 1 where it is false, 2 where no picture can tell."""
+    """Return a proposed value and 0 if it is true, 1 if it is false, 2 if no image can show it."""
     if reading.values == ("yes", "no"):  # presence, equality: the claim itself is the value
         return reading.value, int(reading.value == "no")
     if rng.random() < unknown and reading.slots:
@@ -189,7 +189,7 @@ def _claim(reading: Reading, rng: random.Random, unknown: float) -> tuple[str, i
 
 
 def choices_of(reading: Reading, rng: random.Random) -> list[str]:
-    """Two to six of the possible values, the true one among them, in any order."""
+    """Return two to six possible values in random order, including the true one."""
     others = [value for value in reading.values if value != reading.value]
     chosen = [reading.value, *rng.sample(others, min(len(others), rng.randint(1, 5)))]
     rng.shuffle(chosen)
@@ -204,13 +204,13 @@ def _spoken(attribute: str, value: str) -> str:
 
 
 def plain_fact(attribute: str, scene: Scene, rng: random.Random) -> Text | None:
-    """A fact that names a value."""
+    """Return a fact that names a value."""
     reading = _read(attribute, scene, rng)
     return None if reading is None else (_render(FACTS[attribute], reading), _spoken(attribute, reading.value))
 
 
 def fact(attribute: str, scene: Scene, rng: random.Random) -> Text | None:
-    """A fact: a value, a judged claim, or one of several values."""
+    """Return a fact: a value, a judged claim, or a choice between values."""
     reading = _read(attribute, scene, rng)
     if reading is None:
         return None
@@ -226,7 +226,7 @@ def fact(attribute: str, scene: Scene, rng: random.Random) -> Text | None:
 
 
 def talk(attribute: str, scene: Scene, rng: random.Random) -> Text | None:
-    """A question or a claim about a described scene, in any answer form."""
+    """Return a question or a claim about a described scene, with an answer of any form."""
     reading = _read(attribute, scene, rng)
     if reading is None:
         return None
@@ -254,20 +254,20 @@ def talk(attribute: str, scene: Scene, rng: random.Random) -> Text | None:
 
 
 def loose_talk(attribute: str, scene: Scene, rng: random.Random) -> Text | None:
-    """Talk with small words put in or left out, as people speak: what counts must be told from what does not."""
+    """Return talk with filler words added or removed, so that the model learns to ignore them."""
     text = talk(attribute, scene, rng)
     if text is None or rng.random() < 0.3:
         return text
     words = [word for word in text[0].split() if word not in DROPPED or rng.random() > 0.2]
     for _ in range(rng.randint(0, 3)):
-        # Beside another small word: never between the words of one thing.
+        # Insert next to another filler word, never between the words for one object.
         places = [place for place, word in enumerate(words) if word in DROPPED or word in FILLERS]
         words.insert(rng.choice(places) if places else 0, rng.choice(FILLERS))
     return " ".join(words), text[1]
 
 
 def distinct_scene(rng: random.Random) -> Scene:
-    """A training scene of two to six things of which no two share a colour or a shape: every word is a key."""
+    """Draw a training scene of two to six objects; no two share a colour or a shape, so each word is a unique key."""
     while True:
         number = rng.randint(2, 6)
         places = sorted(rng.sample(range(9), number))
@@ -279,7 +279,7 @@ def distinct_scene(rng: random.Random) -> Scene:
 
 
 def scene_text(scene: Scene, rng: random.Random, fields: tuple[str, ...] | None = None) -> str:
-    """A scene in words: its caption, its caption in another order, or (with ``fields``) a list of parts of it."""
+    """Describe a scene: its caption, the caption in another order, or (with ``fields``) a list of some fields."""
     if scene.digit is not None or (fields is None and rng.random() < 0.4):
         return describe(scene)
     things = list(scene.things)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def orthogonalise(updates: Tensor) -> Tensor:
-    """Newton-Schulz iteration in bf16: ``(n, rows, columns)`` with rows <= columns -> nearly orthonormal rows."""
+    """Make ``(n, rows, columns)`` with rows <= columns nearly orthonormal by Newton-Schulz iteration in bf16."""
     updates = updates.bfloat16()
     updates = updates / (updates.flatten(1).norm(dim=1)[:, None, None] + 1e-7)
     for _ in range(5):
@@ -19,7 +19,7 @@ def orthogonalise(updates: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """SGD with Nesterov momentum; matrices of one shape are orthogonalised together."""
+    """SGD with Nesterov momentum and orthogonalised updates; matrices of one shape are processed together."""
 
     def __init__(
         self, parameters: Iterable[nn.Parameter], lr: float, *, momentum: float = 0.95, weight_decay: float = 0.02

@@ -1,4 +1,4 @@
-"""Many questions about one scene in one row: each sees the scene and itself, and nothing of the others."""
+"""Pack many questions about one scene into one row; each attends to the scene and to itself only."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from words import ASSISTANT, BOS, EOS, IMAGE, USER, encode
 
 IGNORED = -100
 IMAGE_PREFIX = (BOS, USER, *([IMAGE] * PATCHES))
-Segment = tuple[tuple[int, ...], tuple[int, ...]]  # given, to be continued
-Row = tuple[tuple[int, ...], list[Segment]]  # what all segments see, the segments
+Segment = tuple[tuple[int, ...], tuple[int, ...]]  # given tokens, continuation
+Row = tuple[tuple[int, ...], list[Segment]]  # shared prefix, segments
 
 
 def stated(text: tuple[str, str], *, closed: bool = True) -> Segment:
-    """A fact: ``color of star: | red;``"""
+    """Encode a fact: ``color of star: | red;``"""
     return encode(text[0]), encode(text[1]) + (encode(";") if closed else ())
 
 
 def answered(text: tuple[str, str]) -> Segment:
-    """A turn of a conversation: ``... ASSISTANT: | red</s>``"""
+    """Encode a turn of a conversation: ``... ASSISTANT: | red</s>``"""
     return (*encode(text[0]), ASSISTANT), (*encode(text[1]), EOS)
 
 
 def described(text: str) -> tuple[int, ...]:
-    """A scene in words at the head of a row."""
+    """Encode a scene's description as the prefix of a row."""
     return (BOS, USER, *encode(text))
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows padded to one length; ``mask`` is ``(n, 1, length, length)``: 0 where a key may be seen, else -inf-like."""
+    """Rows padded to one length; ``mask`` is ``(n, 1, length, length)``: 0 where attention is allowed, else -1e9."""
 
     ids: Tensor
     labels: Tensor
@@ -43,7 +43,7 @@ class Batch:
 
 
 def pack(rows: Sequence[Row]) -> Batch:
-    """Rows side by side; every segment starts at the position behind the prefix."""
+    """Batch rows; every segment's positions start after the prefix."""
     built = []
     for prefix, segments in rows:
         ids, labels = list(prefix), [IGNORED] * len(prefix)
@@ -67,7 +67,7 @@ def pack(rows: Sequence[Row]) -> Batch:
 
 
 def continue_rows(model: nn.Module, batch: Batch, features: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Logits at the supervised places and the words wanted there; ``features`` ``(n, 9, d)`` fill the image tokens."""
+    """Return logits and targets at supervised positions; ``features`` ``(n, 9, d)`` replace the image tokens."""
     embedded = model.get_input_embeddings()(batch.ids)
     if features is not None:
         embedded = torch.cat([embedded[:, :2], features, embedded[:, 2 + PATCHES :]], 1)
@@ -80,7 +80,7 @@ def continue_rows(model: nn.Module, batch: Batch, features: Tensor | None = None
 
 
 def loss_of(model: nn.Module, batch: Batch, features: Tensor | None = None) -> tuple[Tensor, float]:
-    """Cross-entropy and the share of words that are right; products in bf16, which many CPUs do faster."""
+    """Return the cross entropy and the fraction of right words; products are in bf16, which is faster on many CPUs."""
     with torch.autocast("cpu", torch.bfloat16):
         logits, wanted = continue_rows(model, batch, features)
     return functional.cross_entropy(logits.float(), wanted), (logits.argmax(-1) == wanted).float().mean().item()
@@ -88,7 +88,7 @@ def loss_of(model: nn.Module, batch: Batch, features: Tensor | None = None) -> t
 
 @torch.no_grad()
 def exact_share(model: nn.Module, rows: Sequence[Row], features: Tensor | None = None) -> float:
-    """The share of rows (of one segment each) whose continuation is right word for word."""
+    """Return the fraction of rows (of one segment each) whose continuation is entirely right."""
     batch = pack(rows)
     logits, wanted = continue_rows(model, batch, features)
     right = logits.argmax(-1) == wanted

@@ -1,7 +1,7 @@
-"""A stage of the pre-training: a number of steps that can be stopped, continued and repeated exactly.
+"""A stage of the pre-training: a number of steps that can be interrupted, resumed and repeated exactly.
 
-Every step draws its batch from a generator seeded by (seed, stage, step), so a continued stage needs only the weights,
-the optimisers' state and the step number, and ends with the same weights as one that was never stopped.
+Every step draws its batch from a generator seeded by (seed, stage, step). A resumed stage therefore needs only the
+weights, the optimisers' state and the step number, and ends with the same weights as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ LossAt = Callable[[int, random.Random], tuple[Tensor, dict[str, float]]]
 
 @dataclass(frozen=True)
 class Run:
-    """Where a pre-training works, and its seed."""
+    """The working folder and the seed of a pre-training."""
 
     folder: Path
     seed: int
 
     def log(self, stage: str, **values: object) -> None:
-        """Append a line to ``log.jsonl`` and say it."""
+        """Append a line to ``log.jsonl`` and print it."""
         line = json.dumps({"stage": stage, **values})
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(line + "\n")
         print(line, flush=True)
 
     def rng(self, stage: str, step: int) -> random.Random:
-        """The chance of one step."""
+        """Return the random generator of one step."""
         return random.Random(f"{self.seed}/{stage}/{step}")
 
 
 def _rate(step: int, steps: int, warmup: int) -> float:
-    """Warm-up, a constant rate for the first 60 %, then linear to 3 %."""
+    """Learning rate factor: warm-up, constant for the first 60 %, then linear to 3 %."""
     done = step / steps
     return min(1.0, (step + 1) / warmup) * (1.0 if done < 0.6 else max(0.03, 1 - (done - 0.6) / 0.4))
 
@@ -62,11 +62,11 @@ def train_stage(
     report: Callable[[], dict[str, object]] | None = None,
     save_every: int = 200,
 ) -> None:
-    """Train ``module`` for ``steps``, or take the weights that this stage left behind.
+    """Train ``module`` for ``steps``, or load its weights if this stage is already finished.
 
     Args:
-        loss_at: the loss of a step and figures for the log, from the step and its generator.
-        report: scores measured at the end.
+        loss_at: returns the loss of a step and figures for the log, given the step and its generator.
+        report: returns scores, measured at the end.
     """
     finished, unfinished = run.folder / f"{name}.pt", run.folder / f"{name}.partial.pt"
     if finished.exists():

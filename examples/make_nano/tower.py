@@ -1,4 +1,4 @@
-"""Stage "tower": every patch learns to say what its cell holds, on scenes of up to nine shapes and on real digits."""
+"""Stage "tower": train every patch to classify its cell, on scenes of up to nine shapes and on handwritten digits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from m2pt_cli.demo.render import BACKGROUNDS, COLORS, SHAPES, TRAIN_DIGITS, digi
 from m2pt_cli.demo.scenes import is_test_layout
 
 IGNORED = -100
-# What is asked of every patch, the number of answers, and its weight in the loss.
+# The properties of a patch to classify, with the number of classes and the weight in the loss.
 HEADS = {
     "shape": (7, 2.0),
     "color": (9, 1.0),
@@ -29,7 +29,7 @@ Arrays = tuple[np.ndarray, ...]
 
 
 class Tower(nn.Module):
-    """The vision tower with a linear reading of its patches for each question."""
+    """The vision tower with a linear classifier of its patches for each property."""
 
     def __init__(self, tower: nn.Module) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Tower(nn.Module):
 
 
 def random_arrays(generator: np.random.Generator, count: int, *, digits: float, dense: float = 0.5) -> Arrays:
-    """Scenes of the training split as arrays: one to nine shapes (a share ``dense``), else one to four, or a digit."""
+    """Draw training scenes as arrays: one to nine shapes (a fraction ``dense``), else one to four, or a digit."""
     amount = np.where(
         generator.random(count) < dense, generator.integers(1, 10, count), generator.integers(1, 5, count)
     )
@@ -54,7 +54,7 @@ def random_arrays(generator: np.random.Generator, count: int, *, digits: float, 
     shapes[written >= 0] = -1
     cells = np.where(shapes >= 0, 1 + (shapes * 8 + colors) * 2 + sizes, 0)
     held_out = is_test_layout(cells, grounds) & (written < 0)
-    if held_out.any():  # give them the layout of a scene that is not held out
+    if held_out.any():  # replace them with a scene that is not held out
         source = np.nonzero(~held_out)[0][0]
         shapes[held_out], colors[held_out], sizes[held_out] = shapes[source], colors[source], sizes[source]
         grounds[held_out], written[held_out] = grounds[source], written[source]
@@ -62,7 +62,7 @@ def random_arrays(generator: np.random.Generator, count: int, *, digits: float, 
 
 
 def patch_labels(arrays: Arrays) -> dict[str, Tensor]:
-    """The right answer of every patch, ``(n, 9)`` each."""
+    """Return the label of every patch, ``(n, 9)`` for each property."""
     shapes, colors, sizes, grounds, written, digit_colors = arrays
     digit, filled = (written >= 0)[:, None], shapes >= 0
     nine = np.ones((1, 9), int)
@@ -80,7 +80,7 @@ def patch_labels(arrays: Arrays) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def tower_scores(model: Tower) -> dict[str, object]:
-    """Accuracy on the test masks and on the held-out digits."""
+    """Return the accuracy on test images of shapes and on held-out digits."""
     generator = np.random.default_rng(5)
     arrays = random_arrays(generator, 1000, digits=0.0, dense=0.0)
     answers, labels = model(to_pixels(draw(*arrays, generator, test=True))), patch_labels(arrays)
@@ -97,7 +97,7 @@ def tower_scores(model: Tower) -> dict[str, object]:
 
 
 def train_tower(run: Run, *, steps: int, batch: int = 128) -> nn.Module:
-    """A trained vision tower; it depends on the seed alone, not on nano's vocabulary."""
+    """Return a trained vision tower; it depends only on the seed, not on nano's vocabulary."""
     torch.manual_seed(run.seed)
     model = Tower(build_nano(8, pad=0, bos=1, eos=2, image=3).model.vision_tower)
     optimiser = torch.optim.AdamW(model.parameters(), 1.5e-3, betas=(0.9, 0.98), weight_decay=0.05)

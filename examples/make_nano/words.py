@@ -1,4 +1,4 @@
-"""nano's tokenizer: whole words of the drawn world and of the sentences around it, and everything else <unk>."""
+"""nano's tokenizer: whole words of the drawn scenes and their sentences; anything else is <unk>."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _SLOT = re.compile(r"\{[a-z]*\}")
 
 
 def split_words(text: str) -> list[str]:
-    """Lower-case words and single punctuation marks, as the tokenizer splits them."""
+    """Split into lower-case words and single punctuation marks, as the tokenizer does."""
     return _WORD.findall(text.lower())
 
 
@@ -84,7 +84,7 @@ def _sentences() -> Iterable[str]:
 
 @lru_cache(maxsize=1)
 def vocabulary() -> dict[str, int]:
-    """Word -> id: special tokens, roles, then words in the order in which the sentences bring them."""
+    """Map words to ids: special tokens, roles, then words in the order of their first occurrence."""
     words = [*SPECIAL, *ROLES]
     for sentence in _sentences():
         words += split_words(_SLOT.sub(" ", sentence))
@@ -93,20 +93,20 @@ def vocabulary() -> dict[str, int]:
 
 @lru_cache(maxsize=200_000)
 def encode(text: str) -> tuple[int, ...]:
-    """Ids of a text without special tokens; every word must be known."""
+    """Return the ids of a text without special tokens; every word must be known."""
     known = vocabulary()
     return tuple(known[word] for word in split_words(text))
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer that is shipped: any text goes in; numerals are read as number words."""
+    """Build the published tokenizer; it accepts any text and reads numerals as number words."""
     tokenizer = Tokenizer(models.WordLevel(vocabulary(), unk_token="<unk>"))
     numerals = [normalizers.Replace(Regex(rf"(?<![0-9]){n}(?![0-9])"), word) for n, word in enumerate(NUMBERS)]
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), *numerals])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation(behavior="isolated")]
     )
-    # Words joined by spaces, marks put back behind their words.
+    # Join words by spaces, and attach punctuation to the word before it.
     tokenizer.decoder = decoders.Sequence([decoders.WordPiece(prefix="##", cleanup=True), decoders.Replace(" :", ":")])
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", BOS)]

@@ -1,13 +1,13 @@
-"""Run the paper's argument on a base of choice: table 1, figures 1, 3 and 4, and a grid of prompt lengths.
+"""Reproduce the paper's results on a base: table 1, figures 1, 3 and 4, and a grid of prompt lengths.
 
     python examples/reproduce_paper --base nano --output-dir miniature
 
-Learning rates are chosen first, then cells (method x prompt lengths x seed) are trained and evaluated in rounds by
-seed, then the report is written. Stop it at any time; started again, it goes on with what is missing. Several processes
-may share an output directory; a copy of a folder of ``examples/results`` goes on where that ended.
+First learning rates are chosen, then cells (method x prompt lengths x seed) are trained and evaluated in rounds by
+seed, then the report is written. It may be stopped at any time; a restart continues with what is missing. Several
+processes may share an output directory; a copy of a folder of ``examples/results`` continues where that run ended.
 
-``examples/results/README.md`` holds what a run on nano showed, and the commands, disk, memory and time that ``--base
-llava-v1-7b`` takes. The package must be installed (``python -m pip install -e .``).
+``examples/results/README.md`` has the results of a run on nano, and the commands, disk, memory and time that ``--base
+llava-v1-7b`` needs. The package must be installed (``python -m pip install -e .``).
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ def main() -> None:
         run_everything(setup, found, arguments)
     try:
         draw_attention_of_the_whole(setup, found)
-    except M2PTError as error:  # the adapter lies elsewhere, or the base can't be had: the tables need neither
+    except M2PTError as error:  # the adapter or the base is not available; the tables need neither
         say(f"no attention maps: {error}")
     command = f"python examples/reproduce_paper {' '.join(said_options(sys.argv[1:]))}"
     print(write_report(read_results(setup.folder), found, setup.folder, base=setup.base, command=command))
 
 
 def run_everything(setup: Setup, found: Experiment, arguments: argparse.Namespace) -> None:
-    """Rates, the untuned base, all cells that time allows, then the attention maps."""
+    """Run the choice of learning rates, the untuned base, and all cells that the time limit allows."""
     until = None if arguments.hours is None else time.time() + 3600 * arguments.hours
     unpack_cells(setup.folder)
     variants = rate_variants(found)
@@ -78,7 +78,7 @@ def run_everything(setup: Setup, found: Experiment, arguments: argparse.Namespac
         write_json(chosen, choose_rates(setup, variants, arguments.rate_steps or NANO_RATE_STEPS))
     if chosen.exists():
         rates = {name: choice["rates"] for name, choice in read_json(chosen).items()}
-    else:  # the base's own: on a 7B those of the paper and of LLaVA's release
+    else:  # the base's defaults: on a 7B those of the paper and of LLaVA's release
         rates = {name: scaled_rates(setup.base, variant.method, 1.0) for name, variant in variants.items()}
     untuned = setup.folder / "cells" / f"{UNTUNED}.json"
     with claimed(setup.folder / "locks" / UNTUNED) as is_ours:
@@ -93,7 +93,7 @@ def run_everything(setup: Setup, found: Experiment, arguments: argparse.Namespac
 
 
 def choose_rates(setup: Setup, variants: dict[str, Variant], steps: int) -> dict[str, Any]:
-    """The choice of every method, each made by one process; the others' are waited for at the end."""
+    """Choose the learning rates of every method, each in one process; at the end wait for those of other processes."""
     for wait in (False, True):
         for name, variant in variants.items():
             file = setup.folder / "rates" / f"{name}.json"
@@ -107,7 +107,7 @@ def choose_rates(setup: Setup, variants: dict[str, Variant], steps: int) -> dict
 
 
 def said_options(options: Sequence[str]) -> list[str]:
-    """The command's options for the report, without folders of this machine."""
+    """Return the command's options for the report, without folders of this machine."""
     return [Path(option).name if "/" in option else option for option in options if option != "--report-only"]
 
 
@@ -140,7 +140,7 @@ def say(text: str) -> None:
 
 
 def guarded() -> int:
-    """`main`, with what a user is expected to meet in one line and with the exit codes of ``m2pt``."""
+    """Run `main`; expected errors become one line and an exit code of ``m2pt``."""
     try:
         main()
     except M2PTError as error:

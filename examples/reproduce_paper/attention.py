@@ -1,4 +1,4 @@
-"""Figure 3: the attention that prompts and other tokens receive, drawn as ``m2pt attn-map`` draws it."""
+"""Figure 3: the attention on prompts and other tokens, drawn as ``m2pt attn-map`` does."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ QUESTION = "What color is the circle? Answer with one word."
 
 
 def draw_attention_of_the_whole(setup: Setup, found: Experiment) -> bool:
-    """Figure and numbers of M²PT's first seed, about one example image; False while that cell is not finished."""
+    """Draw M²PT's first seed on one example image; return False if that cell is not finished."""
     cell = f"{found.whole.name}-seed0"
     if not (setup.folder / "cells" / f"{cell}.json").exists():
         return False
@@ -35,7 +35,7 @@ def draw_attention_of_the_whole(setup: Setup, found: Experiment) -> bool:
         threads=setup.threads,
         overwrite=True,
     )
-    # Figure and numbers name the adapter and the image as they are given: without folders of this machine.
+    # The files show the adapter and image names as given here, so pass names without folders of this machine.
     image = image_reference(IMAGE, folder=Path(__file__).parents[2])
     with chdir(setup.folder):
         run_attention(settings, image=image)

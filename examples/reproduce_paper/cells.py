@@ -1,4 +1,4 @@
-"""The cells of the experiment: which methods, at which prompt lengths, with which seeds, and in which order."""
+"""The cells of the experiment: methods, prompt lengths and seeds, and their order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from m2pt_cli.models.count import Recipe, count_parameters
 # Prompt lengths of the paper: the three M²PT rows of table 1, VPT-deep (visual alone), PTUM (textual alone).
 M2PT_LENGTHS = ((10, 10), (20, 10), (10, 20))
 VISUAL_ALONE, TEXTUAL_ALONE = 10, 30
-# The variant that the ablations take parts from, and that LoRA's size is measured against.
+# Prompt lengths of the variant that the ablations remove parts from and that LoRA's size is compared with.
 WHOLE_LENGTHS = (10, 10)
 GRID_LENGTHS = (5, 10, 20)
 # The paper trains LoRA of rank 16, 7 to 8 times M²PT. On a base where rank 16 is not that: the rank nearest to 7 times.
@@ -20,12 +20,12 @@ PAPER_RANK, LARGE_LORA = 16, 7
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """Something that is trained, whatever the seed.
+    """A trained configuration, without a seed.
 
     Attributes:
         name: unique; the name of its files.
-        label: what tables and figures call it.
-        rates: whose learning rates it uses, a key of the committed choice; ablations and prompt lengths use M²PT's.
+        label: its name in tables and figures.
+        rates: key of the learning rates it uses; ablations and prompt lengths use M²PT's.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Variant:
     lora_rank: int = 16
 
     def recipe(self) -> Recipe:
-        """What it trains, for counting."""
+        """Return the settings for counting its parameters."""
         return Recipe(
             method=self.method,
             visual_prompts=self.visual_prompts or 0,
@@ -50,7 +50,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Cell:
-    """One training and its evaluation."""
+    """One training run and its evaluation."""
 
     variant: Variant
     seed: int
@@ -62,11 +62,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that is trained on one base.
+    """All variants that are trained on one base.
 
     Attributes:
-        rows: table 1 without its first row, the untuned base.
-        whole: the row that the ablations take parts from.
+        rows: the rows of table 1 without the first, the untuned base.
+        whole: the variant that the ablations remove parts from.
         ablations: ``whole`` without one of its parts.
         grid: M²PT at every pair of prompt lengths.
     """
@@ -77,7 +77,7 @@ class Experiment:
     grid: tuple[Variant, ...]
 
     def cells(self, seeds: int, ablation_seeds: int, grid_seeds: int) -> list[Cell]:
-        """Every cell once, in rounds by seed: rows, ablations, grid; what is stopped early has whole rounds."""
+        """Return every cell once, in rounds by seed: rows, ablations, grid. An early end leaves complete rounds."""
         found: dict[str, Cell] = {}
         for seed in range(max(seeds, ablation_seeds, grid_seeds)):
             for part, most in ((self.rows, seeds), (self.ablations, ablation_seeds), (self.grid, grid_seeds)):
@@ -88,7 +88,7 @@ class Experiment:
 
 
 def m2pt(visual: int, textual: int, *, interaction: str = "auto", label: str = "") -> Variant:
-    """M²PT at given lengths, 0 for a part left out."""
+    """Return M²PT with these prompt lengths; 0 removes the prompts."""
     return Variant(
         name=f"m2pt-{visual}-{textual}" + ("" if interaction == "auto" else "-no-interaction"),
         label=label or f"M²PT {visual}/{textual}",
@@ -101,7 +101,7 @@ def m2pt(visual: int, textual: int, *, interaction: str = "auto", label: str = "
 
 
 def experiment(base: str, geometry: Geometry) -> Experiment:
-    """The experiment on a base; the ranks of LoRA follow from the number of M²PT's parameters there."""
+    """Return the experiment on a base; LoRA's ranks depend on M²PT's number of parameters there."""
     visual, textual = WHOLE_LENGTHS
     whole = m2pt(visual, textual)
     size = count_parameters(base, geometry, whole.recipe()).trainable
@@ -164,7 +164,7 @@ def lora_ranks(base: str, geometry: Geometry, size: int) -> tuple[int, int]:
 
 
 def rate_variants(found: Experiment) -> dict[str, Variant]:
-    """The variant that each choice of learning rates is made with: the row it is named for; M²PT's with ``whole``."""
+    """Return the variant with which each key's learning rates are chosen; for M²PT it is ``whole``."""
     chosen: dict[str, Variant] = {}
     for variant in (found.whole, *found.rows):
         chosen.setdefault(variant.rates, variant)
@@ -172,5 +172,5 @@ def rate_variants(found: Experiment) -> dict[str, Variant]:
 
 
 def named(variants: Sequence[Variant], name: str) -> Variant:
-    """The variant of this name."""
+    """Return the variant with this name."""
     return next(variant for variant in variants if variant.name == name)

@@ -1,4 +1,4 @@
-"""The columns of table 1: the paper's benchmarks on a 7B base, their likes among the demo's families on nano."""
+"""The columns of table 1: the paper's benchmarks on a 7B base, the demo families that imitate them on nano."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from m2pt_cli.demo.questions import FAMILIES
 
 @dataclass(frozen=True)
 class Columns:
-    """What is reported of a base.
+    """The scores that are reported for a base.
 
     Attributes:
-        benchmarks: table 1's columns, the axes of figure 1.
-        headline: the mean that the paper's argument is about.
-        others: further means, behind it.
+        benchmarks: columns of table 1 and axes of figure 1.
+        headline: the mean on which the paper's claims rest.
+        others: further means.
         tested: the scores on which methods are compared seed by seed.
-        explained: what each group means, for the reader.
-        scale: what a score is multiplied by in tables.
+        explained: the meaning of each group, for the reader.
+        points: columns in points; all others are fractions.
     """
 
     benchmarks: tuple[str, ...]
@@ -29,11 +29,11 @@ class Columns:
     points: frozenset[str] = frozenset()
 
     def best(self, column: str) -> float:
-        """The most that can be reached: MME's fourteen categories have 200 points each."""
+        """Return the highest possible score: MME's fourteen categories have 200 points each."""
         return 2800.0 if column == "mme" else 100.0 if column in self.points else 1.0
 
     def text(self, column: str, value: float, error: float | None = None, *, signed: bool = False) -> str:
-        """A score as tables print it: per cent, or points."""
+        """Format a score for tables, in percent or points."""
         factor = 1.0 if column in self.points else 100.0
         shown = f"{factor * value:+.1f}" if signed else f"{factor * value:.1f}"
         return shown + ("" if error is None else f" ± {factor * error:.1f}")
@@ -64,5 +64,5 @@ PAPER = Columns(
 
 
 def columns_for(scores: Iterable[str]) -> Columns:
-    """The columns that records with these scores are reported by."""
+    """Return the columns for records with these scores."""
     return DEMO if "unseen" in set(scores) else PAPER

@@ -1,6 +1,6 @@
 """The figures: benchmarks as a radar (figure 1), ablations as bars (figure 4), prompt lengths as a heat map.
 
-Colours are Okabe and Ito's, which the colour-blind tell apart; markers, hatches or numbers say the same again.
+Colours are Okabe and Ito's colour-blind safe palette; markers, hatches or numbers repeat the information.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from summary import Results
 from m2pt_cli.analysis.score_figure import radar
 
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
-# The polygons of figure 1 beside M²PT's.
+# The polygons of figure 1 other than M²PT's.
 POLYGONS = ("lora", "textual", "visual", "lora-small", "full")
 BARS = ((BLUE, ""), (ORANGE, "//"), (GREEN, ".."), (PURPLE, "xx"))
 
@@ -30,7 +30,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def draw_radar(results: Results, found: Experiment, columns: Columns, file: Path) -> None:
-    """Figure 1: one polygon per method, one axis per benchmark, drawn as ``m2pt eval --plot`` draws it."""
+    """Draw figure 1: one polygon per method, one axis per benchmark, as ``m2pt eval --plot`` does."""
     runs = {}
     for name in (found.whole.name, *POLYGONS):
         if name not in results:
@@ -55,7 +55,7 @@ def draw_radar(results: Results, found: Experiment, columns: Columns, file: Path
 
 
 def draw_ablations(results: Results, found: Experiment, columns: Columns, file: Path) -> None:
-    """Figure 4: the whole and the whole without one part; bars are means, whiskers standard errors, dots seeds."""
+    """Draw figure 4, ``whole`` and its ablations: bars are means, whiskers standard errors, dots seeds."""
     groups = [name for name in (columns.headline, *columns.others) if results.mean(found.whole.name, name)]
     if len(groups) == 1:
         groups += [name for name in columns.benchmarks if name not in columns.points]
@@ -97,7 +97,7 @@ def draw_ablations(results: Results, found: Experiment, columns: Columns, file: 
 
 
 def draw_grid(results: Results, columns: Columns, file: Path, seeds: Sequence[int]) -> None:
-    """The headline score by numbers of visual and textual prompts, the same seeds in every field."""
+    """Draw the headline score by numbers of visual and textual prompts, with the same seeds in every field."""
     values = [
         [grid_value(results, visual, textual, columns.headline, seeds) for textual in GRID_LENGTHS]
         for visual in GRID_LENGTHS
@@ -118,14 +118,14 @@ def draw_grid(results: Results, columns: Columns, file: Path, seeds: Sequence[in
     axes.set_xlabel("textual prompts per layer", fontsize=11)
     axes.set_ylabel("visual prompts per layer", fontsize=11)
     unit = "points" if columns.headline in columns.points else "right answers, %"
-    said = "seed" if len(seeds) == 1 else "seeds"
-    axes.set_title(f"Prompt lengths: {columns.headline} (mean of {len(seeds)} {said})", fontsize=12)
+    noun = "seed" if len(seeds) == 1 else "seeds"
+    axes.set_title(f"Prompt lengths: {columns.headline} (mean of {len(seeds)} {noun})", fontsize=12)
     figure.colorbar(image, ax=axes, label=unit)
     figure.savefig(file)
 
 
 def grid_value(results: Results, visual: int, textual: int, column: str, seeds: Sequence[int]) -> float | None:
-    """The mean over exactly these seeds; None where one of them is missing."""
+    """Return the mean over exactly these seeds; None if one is missing."""
     scores = results.scores(f"m2pt-{visual}-{textual}", column)
     if not seeds or any(seed not in scores for seed in seeds):
         return None

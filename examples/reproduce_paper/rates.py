@@ -1,9 +1,9 @@
-"""Learning rates, chosen once per method with one small budget on a validation share of the seen families.
+"""Choose learning rates once per method, with one small budget, on validation samples of the seen families.
 
-Each method tries its base's default rates times a third, one and three, for the same number of steps, with a seed that
-no table uses. Where the best lies at the edge, one step further is tried. What is compared is the share of right
-answers to the validation share's questions (images that the try never trained on, families that training shows;
-captions left out), or, for data without rules to mark by, the validation loss. Held-out families are never asked.
+Each method tries its base's default rates times 1/3, 1 and 3, for the same number of steps, with a seed that no table
+uses. If the best is at the edge, one more factor is tried. Tries are compared by the fraction of right answers to the
+validation questions (images that were not trained on, seen families, without captions) or, for data without scoring
+rules, by the validation loss. Held-out families are never used.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ Try = Callable[[Variant, float], dict[str, Any]]
 
 
 def scaled_rates(base: str, method: str, factor: float) -> dict[str, float]:
-    """The base's default learning rates of a method, times ``factor``."""
+    """Return the base's default learning rates of a method, times ``factor``."""
     defaults = entry_of(base).defaults.for_method(method)
     return {name: defaults[name] * factor for name in RATE_NAMES if name in defaults}
 
 
 def choose(variant: Variant, attempt: Try) -> dict[str, Any]:
-    """Try the factors, one further where the best is at the edge; ``{"factor", "rates", "score", "tries"}``.
+    """Try the factors, one more if the best is at the edge; return ``{"factor", "rates", "score", "tries"}``.
 
-    Equal scores: the lower rate.
+    Of equal scores the lower rate wins.
     """
     tries = [attempt(variant, factor) for factor in FACTORS]
     best = best_try(tries)
@@ -52,12 +52,12 @@ def choose(variant: Variant, attempt: Try) -> dict[str, Any]:
 
 
 def best_try(tries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The highest score; of equals the lowest factor."""
+    """Return the try with the highest score; of equal ones that with the lowest factor."""
     return max(tries, key=lambda one: (one["score"], -one["factor"]))
 
 
 def attempt_in(setup: Setup, steps: int) -> Try:
-    """Tries that train for ``steps`` in ``setup``'s folder, each kept in a file of its own."""
+    """Return a function that trains a try for ``steps`` in ``setup``'s folder and saves it to its own file."""
 
     def attempt(variant: Variant, factor: float) -> dict[str, Any]:
         file = setup.folder / "rates" / f"{variant.rates}-x{factor:.3g}.json"
@@ -78,20 +78,20 @@ def attempt_in(setup: Setup, steps: int) -> Try:
 
 
 def validation_score(setup: Setup, run_dir: Path, result: dict[str, Any]) -> tuple[float, str]:
-    """What a try is judged by, the higher the better, and what that is."""
+    """Return the score of a try, higher is better, and a description of it."""
     if setup.data != "demo":
         return -result["validation"], "minus the validation loss"
     samples = validation_questions(setup.limit)
     is_full = result["method"] == "full"
     model, _ = load(base=str(run_dir)) if is_full else load(base=setup.base, adapter=str(run_dir))
     questions = [sample.turns[0].text.removeprefix(IMAGE_MARK).strip() for sample in samples]
-    said = answer(model, [sample.images[0].open() for sample in samples], questions, max_new_tokens=16)
-    right = sum(is_right(sample, text) for sample, text in zip(samples, said, strict=True))
+    answers = answer(model, [sample.images[0].open() for sample in samples], questions, max_new_tokens=16)
+    right = sum(is_right(sample, text) for sample, text in zip(samples, answers, strict=True))
     return right / len(samples), f"share of right answers to {len(samples)} validation questions of seen families"
 
 
 def validation_questions(limit: int | None = None) -> list[Sample]:
-    """The questions among the samples that a try sets aside: those of seen families, without captions."""
+    """Return the validation samples of a try that are questions of seen families, without captions."""
     loaded = load_samples(("demo",), limit=limit, seed=SEED)
     _, validation = split_validation(loaded.samples, VALIDATION_SHARE, SEED)
     questions = [sample for sample in validation if sample.task in FAMILIES]
@@ -99,7 +99,7 @@ def validation_questions(limit: int | None = None) -> list[Sample]:
     return questions
 
 
-def is_right(sample: Sample, said: str) -> bool:
-    """Marked by the rules of the demo benchmark."""
-    parsed = parse_demo_answer(str(sample.task), said)
+def is_right(sample: Sample, text: str) -> bool:
+    """Score an answer by the rules of the demo benchmark."""
+    parsed = parse_demo_answer(str(sample.task), text)
     return parsed is not None and parsed == parse_demo_answer(str(sample.task), sample.turns[1].text)

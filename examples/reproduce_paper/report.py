@@ -24,7 +24,7 @@ VERDICTS = {"above": "above", "below": "below", "undecided": "not decided by the
 def write_report(results: Results, found: Experiment, folder: Path, *, base: str, command: str) -> Path:
     """Write ``report.md``, ``results.json``, ``cells.json`` and the figures into ``folder``.
 
-    What is not finished yet is left out of the tables, and said.
+    The tables omit unfinished cells, and the report says so.
     """
     folder.mkdir(parents=True, exist_ok=True)
     columns = columns_for(
@@ -65,10 +65,10 @@ def write_report(results: Results, found: Experiment, folder: Path, *, base: str
 
 
 def scope(results: Results, found: Experiment) -> str:
-    """What was run: seeds by part, and time."""
+    """Return what was run: seeds by part, and time."""
     records = [record for seeds in results.records.values() for record in seeds.values()]
     hours = sum(record["seconds"].get("all", record["seconds"]["evaluation"]) for record in records) / 3600
-    said = []
+    finished = []
     for part, variants in (
         ("rows of table 1", found.rows),
         ("ablations", found.ablations),
@@ -80,17 +80,17 @@ def scope(results: Results, found: Experiment) -> str:
             f"{n} with {seeds} seed{'s' * (seeds != 1)}" for seeds, n in sorted(counts.items(), reverse=True)
         )
         if words:
-            said.append(f"{part}: {words}")
+            finished.append(f"{part}: {words}")
     versions = records[0]["versions"]
     return (
-        f"{len(records)} cells, {hours:.1f} hours of one worker; {'; '.join(said)}. "
+        f"{len(records)} cells, {hours:.1f} hours of one worker; {'; '.join(finished)}. "
         f"torch {versions['torch']}, transformers {versions['transformers']}, peft {versions['peft']}. "
         "Scores are per cent, mean ± standard error over seeds."
     )
 
 
 def score_table(results: Results, found: Experiment, columns: Columns, names: Sequence[str]) -> Iterator[str]:
-    """The rows of the paper's table 1 with these columns."""
+    """Return the rows of the paper's table 1 with these columns."""
     yield "| method | trained | % | seeds | " + " | ".join(names) + " |"
     yield "|---|" + "---:|" * (3 + len(names))
     if columns is DEMO:
@@ -111,13 +111,13 @@ def score_table(results: Results, found: Experiment, columns: Columns, names: Se
 
 
 def claims(results: Results, found: Experiment, columns: Columns) -> Iterator[str]:
-    """The paper's claims, each as differences of the same seeds with a 95 % interval (Student's t)."""
+    """Return the paper's claims, each as differences of the same seeds with a 95 % interval (Student's t)."""
     for column in columns.tested:
         yield from differences_on(column, results, found, columns)
 
 
 def differences_on(column: str, results: Results, found: Experiment, columns: Columns) -> Iterator[str]:
-    """The claims on one score."""
+    """Return the claims for one score."""
     yield f"Differences on `{column}`, the same seeds compared; the interval is Student's at 95 %."
     yield ""
     yield "| compared | difference | 95 % interval | seeds above | verdict |"
@@ -138,7 +138,7 @@ def differences_on(column: str, results: Results, found: Experiment, columns: Co
 
 
 def comparisons(found: Experiment) -> list[tuple[Variant, Variant]]:
-    """M²PT against every other row, then every ablation against the whole."""
+    """Return the pairs to compare: M²PT with every other row, then every ablation with the whole."""
     lengths = [variant for variant in found.rows if variant.method == "m2pt"]
     others = [variant for variant in found.rows if variant.method != "m2pt"]
     pairs = [(found.whole, other) for other in others]
@@ -148,13 +148,13 @@ def comparisons(found: Experiment) -> list[tuple[Variant, Variant]]:
 
 
 def grid_seeds(results: Results) -> list[int]:
-    """The seeds for which every field of the grid is finished."""
+    """Return the seeds for which every field of the grid is finished."""
     fields = [f"m2pt-{visual}-{textual}" for visual in GRID_LENGTHS for textual in GRID_LENGTHS]
     return sorted(set.intersection(*(set(results.seeds(name)) for name in fields)))
 
 
 def grid_text(results: Results, columns: Columns, seeds: Sequence[int]) -> Iterator[str]:
-    """The grid in numbers."""
+    """Return the grid as numbers."""
     yield "| visual \\ textual | " + " | ".join(map(str, GRID_LENGTHS)) + " |"
     yield "|---:|" + "---:|" * len(GRID_LENGTHS)
     for visual in GRID_LENGTHS:
@@ -168,7 +168,7 @@ def grid_text(results: Results, columns: Columns, seeds: Sequence[int]) -> Itera
 
 
 def rates_table(file: Path) -> Iterator[str]:
-    """How the learning rates were chosen; without choices, that the base's own were taken."""
+    """Return how the learning rates were chosen; without a choice, that the base's defaults were used."""
     if not file.exists():
         yield "The base's own defaults, none chosen here."
         return
@@ -190,7 +190,7 @@ def rates_table(file: Path) -> Iterator[str]:
 
 
 def numbers(results: Results, found: Experiment, columns: Columns, *, base: str, command: str) -> dict[str, Any]:
-    """``results.json``: per variant every score's mean and standard error, and the differences behind the claims."""
+    """Return ``results.json``: mean and standard error of each score per variant, differences behind the claims."""
     variants = {}
     for name in results.records:
         record = results.one(name)
@@ -216,7 +216,7 @@ def as_json(difference: Difference) -> dict[str, Any]:
 
 
 def guess_scores() -> dict[str, float]:
-    """What guessing scores on the demo benchmark, by family and by group."""
+    """Return the accuracy of guessing on the demo benchmark, by family and by group."""
     questions = demo_eval_questions()
     guesses = majority_guess(questions)
     sizes = Counter(question.family for question in questions)

@@ -1,6 +1,6 @@
-"""What the experiment would take on a 7B base, by arithmetic: no run on a GPU stands behind these numbers.
+"""An estimate of the experiment's cost on a 7B base, by arithmetic only; no GPU run is behind these numbers.
 
-Multiply and divide as your machine differs from what is assumed.
+Scale the numbers if your machine differs from the assumptions.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ ASSUMED = (
     "Vision-Flan's 186,000 samples three times, 160 text tokens each beside the image's, batches of 16, gradient "
     "checkpointing, a GPU that sustains 40 % of an A100's 312 bf16 TFLOP/s. Nothing of it was measured."
 )
-OPTIMISER_BYTES = 16  # a trained parameter in fp32: weight, gradient, two moments of AdamW
+OPTIMISER_BYTES = 16  # per trained parameter in fp32: weight, gradient, two moments of AdamW
 
 
 def group_sizes(geometry: Geometry) -> dict[str, int]:
-    """Parameters of the base by group."""
+    """Return the parameters of the base by group."""
     sizes = dict.fromkeys(GROUPS, 0)
     for weight in geometry.weights():
         sizes[weight.group] += weight.size
@@ -38,8 +38,11 @@ def image_tokens(geometry: Geometry) -> int:
 
 
 def training_hours(geometry: Geometry, variant: Variant) -> float:
-    """Hours of one training: two operations a parameter and token for a forward pass, as many for its repetition under
-    checkpointing and for the gradients of activations, and again for those of weights where all are trained."""
+    """Estimate the hours of one training run.
+
+    Two operations per parameter and token for a forward pass, as many for its recomputation under checkpointing and for
+    the gradients of activations, and again for those of weights where all are trained.
+    """
     sizes = group_sizes(geometry)
     patches = image_tokens(geometry)
     language = 2 * sizes["language_model"] * (patches + TEXT_TOKENS)
@@ -50,8 +53,11 @@ def training_hours(geometry: Geometry, variant: Variant) -> float:
 
 
 def training_memory(geometry: Geometry, variant: Variant, trainable: int) -> float:
-    """Bytes on the GPU: bf16 weights (fp32 where all are trained), optimiser, one kept activation a layer, and the
-    largest layer's own while it is recomputed."""
+    """Estimate the bytes on the GPU.
+
+    Weights in bf16 (fp32 where all are trained), optimiser, one kept activation per layer, and the largest layer's
+    activations during its recomputation.
+    """
     tokens = BATCH * (image_tokens(geometry) + TEXT_TOKENS)
     text = geometry.text
     weights = 0 if variant.method == "full" else 2 * geometry.total_parameters
@@ -61,7 +67,7 @@ def training_memory(geometry: Geometry, variant: Variant, trainable: int) -> flo
 
 
 def estimates(entry: BaseEntry, found: Experiment) -> Iterator[str]:
-    """The estimate as Markdown."""
+    """Return the estimate as Markdown."""
     geometry = entry.geometry
     yield "| row | trained | % | saved | GPU memory | hours for one seed |"
     yield "|---|---:|---:|---:|---:|---:|"

@@ -1,4 +1,4 @@
-"""Training and evaluating one cell; what is finished is a JSON file, and is never done again."""
+"""Train and evaluate one cell; a finished cell is a JSON file and is never run again."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ UNTUNED = "none"
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What is the same for all cells of a run.
+    """Settings that are the same for all cells of a run.
 
     Attributes:
-        folder: where everything is written.
+        folder: output folder.
         images: folders with images of the benchmarks that need them.
-        limit: training samples; questions: evaluation questions per benchmark; None for all.
-        max_steps: optimiser steps in place of the base's default.
+        limit: training samples; None for all.
+        questions: evaluation questions per benchmark; None for all.
+        max_steps: optimiser steps instead of the base's default.
     """
 
     folder: Path
@@ -56,7 +57,7 @@ def train_variant(
     max_steps: int | None,
     validation: str | None = None,
 ) -> dict[str, Any]:
-    """Train as ``m2pt train`` does; a run that was stopped goes on from its checkpoint, if it has one."""
+    """Train as ``m2pt train`` does; an interrupted run resumes from its checkpoint, if there is one."""
     result = train(
         TrainSettings(
             base=setup.base,
@@ -68,7 +69,7 @@ def train_variant(
             interaction=variant.interaction,
             lora_rank=variant.lora_rank,
             max_steps=max_steps,
-            # One validation, of the last step: no try profits from a lucky checkpoint in between.
+            # Validate only the last step, so that no try profits from a lucky checkpoint before it.
             save_steps=max_steps if validation is not None else None,
             validation=validation,
             seed=seed,
@@ -83,7 +84,7 @@ def train_variant(
 
 
 def run_cell(setup: Setup, cell: Cell, rates: dict[str, float]) -> dict[str, Any]:
-    """Train and evaluate a cell; the record that its file holds."""
+    """Train and evaluate a cell; return the record for its file."""
     variant = cell.variant
     run_dir = setup.folder / "runs" / cell.name
     started = time.monotonic()
@@ -113,7 +114,7 @@ def run_cell(setup: Setup, cell: Cell, rates: dict[str, float]) -> dict[str, Any
 
 
 def run_untuned(setup: Setup) -> dict[str, Any]:
-    """The record of the base as it is: the first row of table 1."""
+    """Return the record of the untuned base: the first row of table 1."""
     run = evaluate_folder(setup, setup.base, "none", UNTUNED)
     return {
         "name": UNTUNED,
@@ -129,7 +130,7 @@ def run_untuned(setup: Setup) -> dict[str, Any]:
 
 
 def evaluate_folder(setup: Setup, base: str, adapter: str, name: str) -> EvalRun:
-    """Ask a base with an adapter every question of the benchmarks, as ``m2pt eval`` does."""
+    """Evaluate a base with an adapter on all questions of the benchmarks, as ``m2pt eval`` does."""
     result = evaluate(
         EvalSettings(
             bench=setup.bench,
@@ -146,7 +147,7 @@ def evaluate_folder(setup: Setup, base: str, adapter: str, name: str) -> EvalRun
 
 
 def scores_of(run: EvalRun) -> dict[str, float | None]:
-    """Scores by column of table 1: of ``demo`` its groups and families, else a number per benchmark and MMAvg."""
+    """Return scores by column of table 1: groups and families of ``demo``, else a number per benchmark and MMAvg."""
     if "demo" in run.benchmarks:
         block = run.benchmarks["demo"]
         tasks: dict[str, dict[str, Any]] = block["tasks"]
@@ -168,7 +169,7 @@ def scores_of(run: EvalRun) -> dict[str, float | None]:
 
 
 def share_right(tasks: Sequence[dict[str, Any]]) -> float | None:
-    """The share of right answers over several families' questions."""
+    """Return the fraction of right answers over the questions of several families."""
     questions = sum(task["n"] for task in tasks)
     return sum(task["accuracy"] * task["n"] for task in tasks) / questions if questions else None
 
@@ -181,14 +182,14 @@ def finish_cells(
     until: float | None = None,
     report: Callable[[str], None] = lambda text: None,
 ) -> int:
-    """Run every cell that has no file yet; several processes may share a folder, each cell is one's alone.
+    """Run every cell that has no file yet; processes may share a folder, a lock keeps each cell to one of them.
 
     Args:
-        until: no cell is begun that would end after this time (seconds since the epoch) if it took as long as the
+        until: no cell is started that would end after this time (seconds since the epoch) if it took as long as the
             longest of this process so far.
 
     Returns:
-        How many cells have a file now.
+        The number of cells that have a file now.
     """
     longest = 0.0
     for cell in cells:
@@ -207,7 +208,7 @@ def finish_cells(
 
 @contextmanager
 def claimed(lock: Path, *, wait: bool = False) -> Iterator[bool]:
-    """Whether this process has the lock; the system takes it back when the process ends, however it ends."""
+    """Yield whether this process holds the lock; the system releases it when the process ends for any reason."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as handle:
         try:
@@ -223,7 +224,7 @@ def read_json(file: Path) -> Any:
 
 
 def write_json(file: Path, content: Any) -> None:
-    """All of it or nothing: a killed process leaves no half a file."""
+    """Write a JSON file atomically."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
     partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""From finished cells to numbers: means over seeds, standard errors, differences paired by seed."""
+"""Statistics of finished cells: means over seeds, standard errors, differences paired by seed."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Mean:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far one variant lies above another, the same seeds compared; ``low`` and ``high`` bound the mean with 95 %.
+    """The difference of two variants on the same seeds; ``low`` and ``high`` are the 95 % interval of the mean.
 
-    ``of_seeds`` counts the seeds in which the first is above.
+    ``of_seeds`` counts the seeds in which the first is higher.
     """
 
     mean: Mean
@@ -37,14 +37,14 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """``above``, ``below``, or that the seeds do not decide it."""
+        """Return ``above``, ``below``, or that the seeds do not decide it."""
         if self.low is None or self.high is None or self.low <= 0 <= self.high:
             return "undecided"
         return "above" if self.low > 0 else "below"
 
 
 def mean_of(values: Sequence[float]) -> Mean:
-    """Mean and standard error (sample standard deviation over the root of n) of at least one value."""
+    """Return mean and standard error (sample standard deviation over the root of n) of at least one value."""
     n = len(values)
     value = math.fsum(values) / n
     if n == 1:
@@ -54,9 +54,9 @@ def mean_of(values: Sequence[float]) -> Mean:
 
 
 def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Difference | None:
-    """The first's values minus the second's over the seeds that both have; None where there are none.
+    """Return the first's values minus the second's over the seeds that both have; None without any.
 
-    The interval is Student's: the differences of a few seeds are taken as normal.
+    The interval is Student's t: the differences are assumed to be normal.
     """
     seeds = sorted(first.keys() & second.keys())
     if not seeds:
@@ -74,7 +74,7 @@ class Results:
     """All finished cells of a run.
 
     Attributes:
-        records: per variant and seed, what `running.run_cell` wrote.
+        records: by variant and seed, what `running.run_cell` wrote.
     """
 
     records: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)
@@ -86,11 +86,11 @@ class Results:
         return sorted(self.records.get(name, {}))
 
     def one(self, name: str) -> dict[str, Any]:
-        """The record of a variant's first seed: its size and settings are those of all."""
+        """Return the record of a variant's first seed; size and settings are the same for all seeds."""
         return self.records[name][self.seeds(name)[0]]
 
     def scores(self, name: str, column: str) -> dict[int, float]:
-        """A score by seed; seeds without it are left out."""
+        """Return a score by seed; seeds without it are omitted."""
         found = {seed: record["scores"].get(column) for seed, record in self.records.get(name, {}).items()}
         return {seed: value for seed, value in found.items() if value is not None}
 
@@ -103,14 +103,14 @@ class Results:
 
 
 def read_results(folder: Path) -> Results:
-    """The cells of an output directory, or of the one file that `report` writes from them."""
+    """Read the cells of an output directory, or of the single file that `report` writes."""
     files = sorted((folder / "cells").glob("*.json"))
     single = folder / "cells.json"
     return gather((read_json(file) for file in files) if files else read_json(single))
 
 
 def unpack_cells(folder: Path) -> None:
-    """Make the files of finished cells from a committed ``cells.json``, so that a later run goes on from it."""
+    """Write the files of finished cells from a committed ``cells.json``, so that a later run continues from it."""
     single = folder / "cells.json"
     if not single.exists() or (folder / "cells").exists():
         return
@@ -120,7 +120,7 @@ def unpack_cells(folder: Path) -> None:
 
 
 def gather(records: Iterable[dict[str, Any]]) -> Results:
-    """Records by variant and seed."""
+    """Group records by variant and seed."""
     found: dict[str, dict[int, dict[str, Any]]] = {}
     for record in records:
         found.setdefault(record["name"], {})[record["seed"]] = record

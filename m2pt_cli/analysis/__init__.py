@@ -1,1 +1,1 @@
-"""Looking into a model: parameter counts, attention."""
+"""Analysis of a model's attention, and figures of attention and scores."""

@@ -1,10 +1,10 @@
-"""How a LLaVA attends while it answers a question, collected layer by layer.
+"""Collects a LLaVA's attention weights, layer by layer, while it answers a question.
 
-The attention function of the method hands each layer's weights to a watcher, whatever implementation the model runs in.
-A watcher reduces them to means and drops them before the next layer runs: one layer's map is held at a time,
-``heads x n x (k + n)`` numbers, whatever the depth.
+The method's attention function passes each layer's weights to a watcher, whichever attention implementation the model
+uses. The watcher reduces them to means before the next layer runs, so that only one layer's map of
+``heads x n x (k + n)`` weights is in memory at a time.
 
-Means are over real queries. Prompts have none: they are attended and attend to nothing.
+Means are over the queries of real tokens. Prompts have no queries: they are attended to, but attend to nothing.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class LanguageWeights:
-    """Attention in the language model; keys are the prompts, then the real tokens, and sum to 1.
+    """Attention in the language model. Keys are the prompts, then the real tokens; they sum to 1.
 
     Attributes:
         received: ``(layers, heads, keys)``, mean over all real queries.
-        answer: ``(layers, heads, answer tokens, keys)``: row i is the query that answer token i was produced by, the
-            position before it.
-        num_prompts: k_t; 0 without an adapter, or with one that has no textual prompts.
+        answer: ``(layers, heads, answer tokens, keys)``: entry i is the query that produced answer
+            token i, at the position before it.
+        num_prompts: k_t; 0 without textual prompts.
     """
 
     received: Array
@@ -44,15 +44,15 @@ class LanguageWeights:
 
 @dataclass(frozen=True)
 class VisionWeights:
-    """Attention in the vision tower, mean over tiles; keys are prompts, class token, patches, and sum to 1.
+    """Attention in the vision tower, mean over tiles. Keys are prompts, class token, patches; they sum to 1.
 
-    Layers that no image feature depends on are left out: they influence nothing.
+    Contains only the layers that the image features depend on.
 
     Attributes:
         received: ``(layers, heads, keys)``, mean over the class token and the patches as queries.
         from_patches: ``(layers, heads, keys)``, mean over the patches as queries.
         num_prompts: k_v.
-        has_class_token: whether a class token stands in front of the patches.
+        has_class_token: whether a class token precedes the patches.
     """
 
     received: Array
@@ -72,20 +72,20 @@ def collect_language(
     vision: bool = False,
     vision_heads: Sequence[int] = (),
 ) -> tuple[LanguageWeights, VisionWeights | None]:
-    """Attention over a question and its answer, in one pass over both.
+    """Collect attention over a question and its answer, in one forward pass over both.
 
     Args:
-        model: a LLaVA in eval mode, bare or under PEFT (an M²PT adapter or LoRA).
-        prompt: token ids of the question's whole prompt, image tokens in place.
-        answer: ids of the answer, at least one.
-        image_inputs: what the model takes beside ids, on its device.
-        heads: kept apart; the mean of all heads, as one, if empty.
-        vision: look at the vision tower in the same pass.
-        vision_heads: of the vision tower, like ``heads``.
+        model: a LLaVA in eval mode, with or without PEFT (an M²PT adapter or LoRA).
+        prompt: token ids of the question's whole prompt, with expanded image tokens.
+        answer: token ids of the answer, at least one.
+        image_inputs: the model's image arguments, on its device.
+        heads: heads to return separately; if empty, the mean over all heads is returned as one head.
+        vision: also collect the vision tower's attention.
+        vision_heads: like ``heads``, for the vision tower.
     """
     llava = bare(model)
     decoder = llava.model.language_model
-    queries = len(prompt) + len(answer) - 1  # the last token of the answer is never a query
+    queries = len(prompt) + len(answer) - 1  # no token is generated from the last one, so it is not a query
     ids = torch.tensor([[*prompt, *answer[:-1]]], device=next(model.parameters()).device)
     received: list[Array] = []
     from_answer: list[Array] = []
@@ -107,7 +107,7 @@ def collect_language(
 
 @torch.inference_mode()
 def collect_vision(model: nn.Module, image_inputs: Mapping[str, Tensor], *, heads: Sequence[int] = ()) -> VisionWeights:
-    """Attention in the vision tower alone; the language model is not run. ``heads`` as in `collect_language`."""
+    """Collect attention in the vision tower, without running the language model. ``heads`` as in `collect_language`."""
     llava = bare(model)
     with _tower_watched(llava, heads) as tower:
         llava.get_image_features(**dict(image_inputs))
@@ -115,12 +115,12 @@ def collect_vision(model: nn.Module, image_inputs: Mapping[str, Tensor], *, head
 
 
 def _heads(weights: Tensor, heads: Sequence[int]) -> Tensor:
-    """The chosen heads of ``(heads, queries, keys)`` in fp32, or the mean of all as one."""
+    """Select heads of ``(heads, queries, keys)`` in fp32; without a selection, return the mean of all as one head."""
     return weights[list(heads)].float() if heads else weights.mean(0, keepdim=True, dtype=torch.float32)
 
 
 class _Tower:
-    """Means of the vision tower's layers as they run."""
+    """Collects the mean attention of each layer of the vision tower as it runs."""
 
     def __init__(self, has_class_token: bool, heads: Sequence[int]) -> None:
         self.has_class_token = has_class_token
@@ -143,6 +143,7 @@ class _Tower:
 
 @contextmanager
 def _tower_watched(llava: Any, heads: Sequence[int]) -> Iterator[_Tower]:
+    """Collect the attention of the vision tower's forward passes inside the context."""
     architecture = read_architecture(llava)
     tower = _Tower(has_class_token=architecture.tower == "CLIPVisionModel", heads=heads)
     with _watched(llava.model.vision_tower.encoder.layers[: architecture.layers_run], tower.reduce):
@@ -151,7 +152,7 @@ def _tower_watched(llava: Any, heads: Sequence[int]) -> Iterator[_Tower]:
 
 @contextmanager
 def _watched(layers: Sequence[Any], watcher: Watcher) -> Iterator[None]:
-    """Hand the weights of each layer's attention to ``watcher``."""
+    """Call ``watcher`` with the attention weights of each layer inside the context; restores the layers afterwards."""
     attentions: list[Any] = [original(layer.self_attn) for layer in layers]
     names = [attention.config._attn_implementation for attention in attentions]
     try:

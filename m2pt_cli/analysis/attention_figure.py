@@ -1,7 +1,7 @@
-"""The figure of ``m2pt attn-map``: panels of one run in two columns, or a column for each of several runs.
+"""The figure of ``m2pt attn-map``: the panels of one run in two columns, or one column per run.
 
-No pyplot, so no global state and no display. Colours are Okabe and Ito's and viridis, which the colour-blind tell
-apart; markers and numbers say the same again.
+It does not use pyplot, so it needs no display and has no global state. Colours are those of Okabe and Ito and viridis,
+which colour-blind readers can distinguish; markers and numbers give the same information.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ _COLUMN, _HEAD = 6.2, 0.95
 
 
 def draw_attention(maps: AttentionMaps, file: Path, *, parts: Sequence[str] = (), drop_sinks: bool = False) -> None:
-    """Draw what was found and write it, whole or not at all.
+    """Draw the attention maps and write the figure atomically.
 
     Args:
-        file: PNG, SVG or PDF by its suffix.
-        parts: of ``settings.ATTENTION_PARTS``; all if empty.
-        drop_sinks: leave the first token out of the scales, and say so.
+        file: PNG, SVG or PDF, by its suffix.
+        parts: parts to draw, of ``settings.ATTENTION_PARTS``; all if empty.
+        drop_sinks: exclude the first token from the scales, and say so in the figure.
     """
     save_figure(attention_figure(maps, parts=parts, drop_sinks=drop_sinks), file, program="m2pt attn-map")
 
 
 def attention_figure(maps: AttentionMaps, *, parts: Sequence[str] = (), drop_sinks: bool = False) -> Figure:
-    """The figure itself; see `draw_attention`."""
+    """Return the figure; arguments as in `draw_attention`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -77,7 +77,7 @@ def _draw(panel: Panel, cell: Any, run: AttentionRun, scene: Scene) -> None:
 
 
 def _paired(panels: Sequence[Panel]) -> list[list[Panel]]:
-    """Rows of two narrow panels or a wide one, in their order."""
+    """Arrange panels in rows of two narrow panels or one wide panel, in order."""
     rows: list[list[Panel]] = []
     for panel in panels:
         if rows and not panel.is_wide and len(rows[-1]) == 1 and not rows[-1][0].is_wide:

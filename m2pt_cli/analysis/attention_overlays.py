@@ -1,4 +1,4 @@
-"""Panels of the attention figure that lie on the image or show prompts, and the list of all panels."""
+"""Panels of the attention figure that show image overlays or prompts, and the list of all panels."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from m2pt_cli.analysis.tokens import TEXTUAL, VISUAL
 
 
 def draw_overlay(cell: Any, run: AttentionRun, scene: Scene) -> None:
-    """The image, and the answer's attention on it for every chosen layer, head and token."""
+    """Draw the image, and over it the answer's attention for every selected layer, head and token."""
     assert run.language is not None
-    wanted = _overlays(scene.maps)
-    top = scene.top(lambda other: None if other.language is None else np.stack([_heat(other, one) for one in wanted]))
-    rows, columns = _grid(len(wanted) + 1)
+    choices = _overlays(scene.maps)
+    top = scene.top(lambda other: None if other.language is None else np.stack([_heat(other, one) for one in choices]))
+    rows, columns = _grid(len(choices) + 1)
     axes = cell.subplots(rows, columns, squeeze=False).ravel()
     for one in axes:
         one.axis("off")
@@ -45,9 +45,9 @@ def draw_overlay(cell: Any, run: AttentionRun, scene: Scene) -> None:
     axes[0].set_title("image", fontsize=LABEL)
     height, width = run.picture.shape[:2]
     grey = run.picture.mean(-1)
-    for place, choice in zip(axes[1:], wanted, strict=False):
-        place.imshow(grey, cmap="gray", vmin=0, vmax=255)
-        heat = place.imshow(
+    for panel, choice in zip(axes[1:], choices, strict=False):
+        panel.imshow(grey, cmap="gray", vmin=0, vmax=255)
+        heat = panel.imshow(
             100 * _heat(run, choice),
             cmap=MAP,
             vmin=0,
@@ -56,7 +56,7 @@ def draw_overlay(cell: Any, run: AttentionRun, scene: Scene) -> None:
             interpolation="bilinear",
             extent=(-0.5, width - 0.5, height - 0.5, -0.5),
         )
-        place.set_title(_choice_title(run, choice), fontsize=LABEL if len(wanted) == 1 else SMALL)
+        panel.set_title(_choice_title(run, choice), fontsize=LABEL if len(choices) == 1 else SMALL)
     bar = cell.colorbar(heat, ax=list(axes), shrink=0.8)
     bar.set_label("attention on each patch (%)\ndashed: if it were uniform", fontsize=LABEL)
     bar.ax.tick_params(labelsize=SMALL)
@@ -67,6 +67,7 @@ def draw_overlay(cell: Any, run: AttentionRun, scene: Scene) -> None:
 
 
 def overlay_height(scene: Scene) -> float:
+    """Return the height of the overlay panel in inches."""
     rows, columns = _grid(len(_overlays(scene.maps)) + 1)
     return max(3.4, 0.5 + rows * (4.0 / columns + 0.42))
 
@@ -78,20 +79,20 @@ def _heat(run: AttentionRun, choice: tuple[int | None, int, int | None]) -> NDAr
 
 
 def _overlays(maps: AttentionMaps) -> list[tuple[int | None, int, int | None]]:
-    """Layer, place among the heads, and token of every overlay; None is the mean."""
+    """Return layer, index among the selected heads, and token of every overlay; None is the mean."""
     layers: Sequence[int | None] = maps.layers or (None,)
     tokens: Sequence[int | None] = maps.tokens or (None,)
     return [(layer, head, token) for layer in layers for head in range(len(maps.heads) or 1) for token in tokens]
 
 
 def _choice_title(run: AttentionRun, choice: tuple[int | None, int, int | None]) -> str:
-    layer, place, token = choice
+    layer, index, token = choice
     assert run.language is not None
-    head = run.language.heads[place]
-    words = ["mean of layers" if layer is None else f"layer {layer}"]
-    words += [] if head is None else [f"head {head}"]
-    words += [] if token is None else [f"token {token}"]
-    text = ", ".join(words)
+    head = run.language.heads[index]
+    parts = ["mean of layers" if layer is None else f"layer {layer}"]
+    parts += [] if head is None else [f"head {head}"]
+    parts += [] if token is None else [f"token {token}"]
+    text = ", ".join(parts)
     return text if token is None else plain(f"{text}\n“{run.answer_tokens[token]}”")
 
 
@@ -106,8 +107,11 @@ class Panel:
 
     Attributes:
         part: the part of ``settings.ATTENTION_PARTS`` it belongs to.
-        applies: whether a run has what it shows; ``absent`` is said where it has not.
-        is_wide: takes both columns of a figure of one run.
+        draw: draws the panel of a run into a subfigure.
+        applies: whether a run has the data that the panel shows.
+        absent: text that is shown instead for other runs.
+        height: in inches.
+        is_wide: spans both columns in a figure of one run.
     """
 
     part: str
@@ -119,7 +123,7 @@ class Panel:
 
 
 def draw_answer_on_prompts(cell: Any, run: AttentionRun, scene: Scene) -> None:
-    """Which prompts each token of the answer attended."""
+    """Draw the attention of each answer token on each prompt of the language model."""
     assert run.language is not None
     layers = scene.maps.layers
     values, labels = run.language.answer_on_prompts(layers)
@@ -133,7 +137,7 @@ def draw_answer_on_prompts(cell: Any, run: AttentionRun, scene: Scene) -> None:
 
 
 def draw_patches_on_prompts(cell: Any, run: AttentionRun, scene: Scene) -> None:
-    """Which visual prompts the patches attended, by layer."""
+    """Draw the attention of the image patches on each visual prompt, by layer of the vision tower."""
     top = scene.top(_patches_on_prompts)
     values = _patches_on_prompts(run)
     assert values is not None
@@ -145,7 +149,7 @@ def draw_patches_on_prompts(cell: Any, run: AttentionRun, scene: Scene) -> None:
 
 
 def draw_projected_prompts(cell: Any, run: AttentionRun, scene: Scene) -> None:
-    """Projected visual prompts in the language model (``visual_tokens="official"``), by layer."""
+    """Draw the language model's attention on projected visual prompts (``visual_tokens="official"``), by layer."""
     assert run.language is not None
     values = _projected(run.language)
     top = scene.top(lambda other: None if other.language is None else _projected(other.language))

@@ -1,4 +1,4 @@
-"""Panels of the attention figure: groups, tokens, overlays and prompts."""
+"""Panels of the attention figure by token group and by token, and helpers of all panels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from m2pt_cli.analysis.attention_maps import AttentionMaps, AttentionRun, PartAttention
 from m2pt_cli.analysis.tokens import ANSWER, CLASS, FIRST, IMAGE, QUESTION, SYSTEM, TEXTUAL, VISUAL
 
-# Colour, marker and line of every group; Okabe and Ito's colours.
+# Colour, marker and line style of every group; the colours are Okabe and Ito's.
 STYLES: dict[str, tuple[str, str, str]] = {
     TEXTUAL: ("#D55E00", "o", "-"),
     VISUAL: ("#E69F00", "s", "-"),
@@ -26,36 +26,36 @@ STYLES: dict[str, tuple[str, str, str]] = {
 }
 MAP = "viridis"
 LABEL, TITLE, SMALL = 9.5, 10.5, 8.0
-# As many tokens can be named under a curve, and as many rows or columns of a map.
+# More labels than these do not fit: tokens under a curve, and rows or columns of a map.
 MOST_NAMED, MOST_TICKS = 64, 32
 MOST_CURVES = 4
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What all panels of a figure share."""
+    """The data and options that all panels of a figure share."""
 
     maps: AttentionMaps
     drop_sinks: bool
 
     def top(self, values: Callable[[AttentionRun], NDArray[np.float32] | None]) -> float:
-        """The largest value over all runs, in percent: one scale for what is compared."""
+        """Return the largest value over all runs in percent, so that their panels have the same scale."""
         found = [array.max() for run in self.maps.runs if (array := values(run)) is not None and array.size]
         return 100 * float(max(found, default=0.01))
 
     def kept(self, part: PartAttention) -> NDArray[np.bool_]:
-        """The tokens that scales are made for."""
+        """Return a mask of the tokens that determine the scale: all but the first one if sinks are dropped."""
         groups = np.array(part.tokens.groups)
         return (groups != FIRST) if self.drop_sinks else np.ones(len(groups), bool)
 
 
 def plain(text: str) -> str:
-    """Text that matplotlib takes as it is: a dollar begins no formula."""
+    """Escape dollars, so that matplotlib does not parse a formula, and replace control characters."""
     return readable(text).replace("$", r"\$")
 
 
 def readable(text: str) -> str:
-    """Text without control characters: a font draws them as boxes, and an SVG that holds them can't be parsed."""
+    """Replace control characters by spaces: fonts draw them as boxes, and an SVG that contains them can't be parsed."""
     return "".join(character if character.isprintable() or character == "\n" else " " for character in text)
 
 
@@ -68,13 +68,13 @@ def counted(group: str, count: int) -> str:
 
 
 def legend(cell: Any, axes: Any, *, columns: int) -> None:
-    """Under the panel, where it hides nothing."""
+    """Draw a legend below the panel, where it covers no data."""
     handles, labels = axes.get_legend_handles_labels()
     cell.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=SMALL, frameon=False)
 
 
 def name_places(axis: Any, labels: Sequence[str]) -> None:
-    """Every place by its label, or some by their number where they are too many."""
+    """Label every position of an axis; if there are too many, number some of them."""
     if len(labels) <= MOST_TICKS:
         rotation = 90 if axis.axis_name == "x" and len(labels) > 12 else 0
         axis.set_ticks(range(len(labels)), [plain(label) for label in labels], fontsize=SMALL, rotation=rotation)
@@ -89,38 +89,38 @@ def whole_numbers(axis: Any) -> None:
 
 
 def draw_language_shares(cell: Any, run: AttentionRun, scene: Scene) -> None:
-    """Share of attention on each group in every layer of the language model."""
+    """Draw the fraction of attention on each group in every layer of the language model."""
     assert run.language is not None
     _draw_shares(cell, run.language, scene, "Language model", "language")
 
 
 def draw_vision_shares(cell: Any, run: AttentionRun, scene: Scene) -> None:
-    """Share of attention on prompts, class token and patches in every layer of the vision tower."""
+    """Draw the fraction of attention on prompts, class token and patches in every layer of the vision tower."""
     assert run.vision is not None
     _draw_shares(cell, run.vision, scene, "Vision tower", "vision")
 
 
 def draw_language_ratios(cell: Any, run: AttentionRun, scene: Scene) -> None:
-    """Attention on each group of the language model, relative to uniform attention."""
+    """Draw attention on each group of the language model, relative to uniform attention."""
     assert run.language is not None
     _draw_ratios(cell, run.language, scene, "Language model", "language")
 
 
 def draw_vision_ratios(cell: Any, run: AttentionRun, scene: Scene) -> None:
-    """Attention on each group of the vision tower, relative to uniform attention."""
+    """Draw attention on each group of the vision tower, relative to uniform attention."""
     assert run.vision is not None
     _draw_ratios(cell, run.vision, scene, "Vision tower", "vision")
 
 
 def draw_language_curve(cell: Any, run: AttentionRun, scene: Scene) -> None:
-    """What each token receives, in the chosen layers or the middle one."""
+    """Draw the attention that each token receives in the selected layers of the language model, or the middle one."""
     assert run.language is not None
     layers = scene.maps.layers[:MOST_CURVES] or (run.language.num_layers // 2,)
     _draw_curve(cell, run.language, scene, layers, "Language model", "language")
 
 
 def draw_vision_curve(cell: Any, run: AttentionRun, scene: Scene) -> None:
-    """What each token receives in the chosen layers of the vision tower."""
+    """Draw the attention that each token receives in the selected layers of the vision tower."""
     assert run.vision is not None
     _draw_curve(cell, run.vision, scene, scene.maps.vision_layers[:MOST_CURVES], "Vision tower", "vision")
 
@@ -162,7 +162,7 @@ def _draw_shares(cell: Any, part: PartAttention, scene: Scene, title: str, name:
 def _draw_ratios(cell: Any, part: PartAttention, scene: Scene, title: str, name: str) -> None:
     ratios = _ratios(part)
     found = [np.abs(_ratios(getattr(run, name))).max() for run in scene.maps.runs if getattr(run, name) is not None]
-    bound = min(max(1, math.ceil(max(found))), 6)  # beyond 64 times a colour says no more
+    bound = min(max(1, math.ceil(max(found))), 6)  # clip at 64 times, so that small differences keep visible colours
     axes = cell.add_subplot()
     image = axes.imshow(ratios, cmap="PuOr_r", vmin=-bound, vmax=bound, aspect="auto", interpolation="nearest")
     ticks = range(-bound, bound + 1, 1 if bound <= 3 else 2)
@@ -176,13 +176,13 @@ def _draw_ratios(cell: Any, part: PartAttention, scene: Scene, title: str, name:
 
 
 def _ratios(part: PartAttention) -> NDArray[np.float32]:
-    """log2 of what a group receives over what uniform attention would give it ``(groups, layers)``."""
+    """Return log2 of each group's attention relative to uniform attention ``(groups, layers)``."""
     shares, uniform = part.shares(), part.uniform_shares()
     return np.log2([np.maximum(shares[group], 1e-9) / uniform[group] for group in part.tokens.names])
 
 
 def _draw_curve(cell: Any, part: PartAttention, scene: Scene, layers: Sequence[int], title: str, name: str) -> None:
-    """One curve under the other where there are several layers."""
+    """Draw one curve per layer, one below the other."""
     top = 1.08 * scene.top(lambda run: _highest_curve(getattr(run, name), layers, scene))
     stack = cell.subplots(len(layers), 1, sharex=True, squeeze=False)[:, 0]
     for axes, layer in zip(stack, layers, strict=True):
@@ -194,7 +194,7 @@ def _draw_curve(cell: Any, part: PartAttention, scene: Scene, layers: Sequence[i
         received = 100 * part.received[list(layers)][:, ~kept]
         left_out = f"\nfirst token left out of the scale: {', '.join(f'{value:.1f}' for value in received.ravel())} %"
         for axes, value in zip(stack, received[:, 0], strict=True):
-            if value > top:  # a triangle that points to where it is
+            if value > top:  # an upward triangle: the value lies above the axis
                 axes.plot(np.flatnonzero(~kept), [0.95 * top], marker=6, color=STYLES[FIRST][0], markersize=8)
     stack[0].set_title(
         f"{title}, layer{'s' * (len(layers) > 1)} {numbers} of 0 to {part.num_layers - 1}: "
@@ -215,12 +215,12 @@ def _draw_one_curve(axes: Any, part: PartAttention, layer: int, top: float) -> N
     axes.plot(100 * part.uniform, color="#222222", linewidth=1, linestyle=(0, (1, 2)), label="if uniform")
     for group in tokens.names:
         colour, marker, _ = STYLES[group]
-        own = tokens.places(group)
-        axes.axvspan(own[0] - 0.5, own[-1] + 0.5, color=colour, alpha=0.10, linewidth=0)
-        shown = own[values[own] <= top]
+        members = tokens.places(group)
+        axes.axvspan(members[0] - 0.5, members[-1] + 0.5, color=colour, alpha=0.10, linewidth=0)
+        shown = members[values[members] <= top]
         size = 26 if group in (TEXTUAL, VISUAL) else 12
         axes.scatter(
-            shown, values[shown], s=size, color=colour, marker=marker, label=counted(group, len(own)), zorder=3
+            shown, values[shown], s=size, color=colour, marker=marker, label=counted(group, len(members)), zorder=3
         )
     axes.set_ylabel(f"layer {layer} (%)", fontsize=LABEL)
     axes.set_xlim(-0.8, len(tokens) - 0.2)
@@ -230,12 +230,12 @@ def _draw_one_curve(axes: Any, part: PartAttention, layer: int, top: float) -> N
 
 
 def curve_height(scene: Scene) -> float:
-    """Inches of the curves of the language model."""
+    """Return the height of the language model's curves in inches."""
     return 2.4 + 1.5 * max(1, min(len(scene.maps.layers), MOST_CURVES))
 
 
 def vision_curve_height(scene: Scene) -> float:
-    """Inches of the curves of the vision tower."""
+    """Return the height of the vision tower's curves in inches."""
     return 2.3 + 1.5 * max(1, min(len(scene.maps.vision_layers), MOST_CURVES))
 
 

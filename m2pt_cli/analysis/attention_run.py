@@ -1,4 +1,4 @@
-"""``m2pt attn-map``: from settings to attention maps, figure and numbers; cheap checks first."""
+"""``m2pt attn-map``: collects attention maps, and writes the figure and the arrays."""
 
 from __future__ import annotations
 
@@ -26,37 +26,37 @@ if TYPE_CHECKING:
     from m2pt_cli.generation.engine import AnswerEngine
 
 Report = Callable[[str], None]
-# Pixels of the picture under an overlay, about.
+# Approximate side of the image under an overlay, in pixels.
 _PICTURE_SIDE = 336
 
 
 def run_attention(
     settings: AttnMapSettings, *, image: ImageReference | None = None, report: Report | None = None
 ) -> AttentionMaps:
-    """Answer the question with every adapter and look at its attention; write what the settings ask for.
+    """Answer the question with every adapter and collect its attention; write the files that the settings name.
 
     Args:
-        settings: what to look at, how, and the files to write.
+        settings: image, question, adapters, what to collect, and the files to write.
         image: the image, if it is not the file that the settings name.
-        report: told in one line what is done or doubtful.
+        report: called with one-line messages to the user.
 
     Raises:
-        SettingsError: a layer, head or token that does not exist, or a file that is there already.
+        SettingsError: a layer, head or token does not exist, or an output file exists already.
         InputError: the image can't be read.
-        AdapterError, UnavailableError, DeviceError: an adapter, the base or the device can't be had.
+        AdapterError, UnavailableError, DeviceError: an adapter, the base or the device is not available.
     """
     report = report or (lambda _: None)
     for flag, file in (("--output", settings.output), ("--values", settings.values)):
         if file is not None:
-            _require_place(flag, file, overwrite=settings.overwrite)
+            _require_writable(flag, file, overwrite=settings.overwrite)
     reference = image or image_reference(settings.image, folder=Path(), allow_url=settings.allow_url)
     reference.open()
-    switcher = AdapterSwitcher(_asking(settings), report=report)
+    switcher = AdapterSwitcher(_infer_settings(settings), report=report)
     settings = _resolved(settings, switcher.entry.geometry, switcher.entry.name)
-    if set(settings.part) == {"prompts"} and not any(_prompts(candidate) for candidate in switcher.candidates):
+    if set(settings.part) == {"prompts"} and not any(_num_prompts(candidate) for candidate in switcher.candidates):
         raise SettingsError("--part prompts: none of what is looked at has prompts", "name an --adapter that has some")
     switcher.open()
-    runs = tuple(_run(candidate, engine, reference, settings) for candidate, engine in switcher.engines())
+    runs = tuple(_run_candidate(candidate, engine, reference, settings) for candidate, engine in switcher.engines())
     maps = AttentionMaps(
         image=settings.image,
         question=settings.question,
@@ -81,7 +81,10 @@ def run_attention(
     return maps
 
 
-def _run(candidate: Candidate, engine: AnswerEngine, image: ImageReference, settings: AttnMapSettings) -> AttentionRun:
+def _run_candidate(
+    candidate: Candidate, engine: AnswerEngine, image: ImageReference, settings: AttnMapSettings
+) -> AttentionRun:
+    """Answer the question with one adapter (or the base model) and collect its attention."""
     from m2pt_cli.analysis.attention import collect_language, collect_vision
     from m2pt_cli.generation.engine import Question
 
@@ -93,16 +96,17 @@ def _run(candidate: Candidate, engine: AnswerEngine, image: ImageReference, sett
     has_visual_prompts = candidate.info is not None and candidate.info.num_visual_prompts > 0
     looks_at_vision = settings.looks_at("vision") or (settings.looks_at("prompts") and has_visual_prompts)
 
-    def look(inputs: dict[str, Tensor]) -> VisionAttention:
-        return _vision(collect_vision(loaded.model, inputs, heads=settings.vision_head), grid, settings.vision_head)
+    def collect(inputs: dict[str, Tensor]) -> VisionAttention:
+        weights = collect_vision(loaded.model, inputs, heads=settings.vision_head)
+        return _vision_attention(weights, grid, settings.vision_head)
 
     if not settings.looks_at("language", "overlay", "prompts"):
         inputs = engine.inputs(question)
-        return AttentionRun(candidate.name, None, (), picture, None, look(inputs))
+        return AttentionRun(candidate.name, None, (), picture, None, collect(inputs))
     prompt, inputs, answer = engine.run_one(question)
     tokenizer = loaded.processor.tokenizer
     text = tokenizer.decode(answer, skip_special_tokens=True).strip()
-    # An empty answer is the end of the sequence alone.
+    # An empty answer still has one token: the end of the sequence.
     answer = answer or [min(engine.eos_ids)]
     _require_tokens(settings.token, len(answer), candidate)
 
@@ -136,12 +140,12 @@ def _run(candidate: Candidate, engine: AnswerEngine, image: ImageReference, sett
         heads=settings.head or (None,),
         grid=grid,
     )
-    words = tuple(word(token) for token in answer)
-    vision = None if tower is None else _vision(tower, grid, settings.vision_head)
-    return AttentionRun(candidate.name, text, words, picture, language, vision)
+    answer_tokens = tuple(word(token) for token in answer)
+    vision = None if tower is None else _vision_attention(tower, grid, settings.vision_head)
+    return AttentionRun(candidate.name, text, answer_tokens, picture, language, vision)
 
 
-def _vision(weights: VisionWeights, grid: int, heads: tuple[int, ...]) -> VisionAttention:
+def _vision_attention(weights: VisionWeights, grid: int, heads: tuple[int, ...]) -> VisionAttention:
     tokens = vision_tokens(num_prompts=weights.num_prompts, has_class_token=weights.has_class_token, grid=grid)
     return VisionAttention(
         tokens=tokens,
@@ -153,12 +157,12 @@ def _vision(weights: VisionWeights, grid: int, heads: tuple[int, ...]) -> Vision
     )
 
 
-def _prompts(candidate: Candidate) -> int:
+def _num_prompts(candidate: Candidate) -> int:
     return 0 if candidate.info is None else candidate.info.num_visual_prompts + candidate.info.num_textual_prompts
 
 
-def _asking(settings: AttnMapSettings) -> InferSettings:
-    """The settings by which a switcher answers."""
+def _infer_settings(settings: AttnMapSettings) -> InferSettings:
+    """Return the settings with which `AdapterSwitcher` answers the question."""
     shared = {f.name for f in dataclasses.fields(InferSettings)} & {f.name for f in dataclasses.fields(settings)}
     values = {name: getattr(settings, name) for name in shared}
     if settings.base_only and settings.adapter:
@@ -167,22 +171,23 @@ def _asking(settings: AttnMapSettings) -> InferSettings:
 
 
 def _resolved(settings: AttnMapSettings, geometry: Geometry, base: str) -> AttnMapSettings:
-    """Layers and heads counted from 0, after checking that they exist."""
-    # The image features are the input of the selected layer: those from it on are not run, or influence nothing.
+    """Check that the selected layers and heads exist, and count negative ones from 0."""
+    # Feature index i is the input of vision layer i, so layers from the highest index on do not influence the features.
     run, text, vision = max(geometry.feature_indices), geometry.text, geometry.vision
     layers = settings.vision_layer or (-1,)
     return dataclasses.replace(
         settings,
-        layer=_counted("--layer", settings.layer, text.num_layers, f"the language model of {base} has layers"),
-        head=_counted("--head", settings.head, text.num_heads, f"the language model of {base} has heads"),
-        vision_layer=_counted("--vision-layer", layers, run, f"the image features of {base} come from layers"),
-        vision_head=_counted(
+        layer=_from_zero("--layer", settings.layer, text.num_layers, f"the language model of {base} has layers"),
+        head=_from_zero("--head", settings.head, text.num_heads, f"the language model of {base} has heads"),
+        vision_layer=_from_zero("--vision-layer", layers, run, f"the image features of {base} come from layers"),
+        vision_head=_from_zero(
             "--vision-head", settings.vision_head, vision.num_heads, f"the vision tower of {base} has heads"
         ),
     )
 
 
-def _counted(flag: str, numbers: Sequence[int], count: int, what: str) -> tuple[int, ...]:
+def _from_zero(flag: str, numbers: Sequence[int], count: int, what: str) -> tuple[int, ...]:
+    """Return the numbers with negative ones counted from 0. Raises SettingsError if one is out of range or repeated."""
     for number in numbers:
         if not -count <= number < count:
             raise SettingsError(f"{flag} {number}: {what} 0 to {count - 1}", f"count from 0; {flag} -1 is the last")
@@ -202,7 +207,7 @@ def _require_tokens(tokens: Sequence[int], count: int, candidate: Candidate) -> 
             )
 
 
-def _require_place(flag: str, file: Path, *, overwrite: bool) -> None:
+def _require_writable(flag: str, file: Path, *, overwrite: bool) -> None:
     if not file.parent.is_dir():
         raise SettingsError(f"{flag} {file}: there is no folder {file.parent}", f"mkdir -p {file.parent}")
     if not os.access(file.parent, os.W_OK):

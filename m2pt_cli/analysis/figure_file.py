@@ -1,4 +1,4 @@
-"""Figures as files: written whole or not at all, the same bytes for the same content."""
+"""Writes figures atomically; the same figure gives the same bytes."""
 
 from __future__ import annotations
 
@@ -9,30 +9,32 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# What else a file would hold: the time, which makes every file another one.
+# Omit the time stamp, so that the same figure gives the same bytes.
 _METADATA: dict[str, dict[str, str | None]] = {
     ".svg": {"Date": None},
     ".pdf": {"CreationDate": None},
     ".png": {},
 }
-# Where a format says which program made it.
+# The metadata key for the program, by format.
 _PROGRAM = {".svg": "Creator", ".pdf": "Creator", ".png": "Software"}
 
 
 def save_figure(figure: Figure, file: Path, *, program: str = "m2pt") -> None:
-    """Write a figure as PNG, SVG or PDF, by the suffix.
+    """Write a figure as PNG, SVG or PDF, by the file's suffix.
 
     Args:
-        program: kept in the file as what made it.
+        figure: the figure.
+        file: the file to write or replace.
+        program: stored in the metadata as the program that made the file.
     """
     import matplotlib
 
     suffix = file.suffix.lower()
     partial = file.with_name(f".{file.name}.partial")
     try:
-        # An SVG names its parts at random unless it is told from what.
+        # Without a fixed salt, the ids in an SVG are random.
         with warnings.catch_warnings(), matplotlib.rc_context({"svg.hashsalt": program}):
-            warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")  # a script without a font is drawn as boxes
+            warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")  # characters that no font has are drawn as boxes
             figure.savefig(partial, format=suffix[1:], metadata={**_METADATA[suffix], _PROGRAM[suffix]: program})
         partial.replace(file)
     finally:

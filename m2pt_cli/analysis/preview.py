@@ -1,4 +1,4 @@
-"""A small picture of attention for a terminal, of block characters."""
+"""A preview of attention maps for the terminal, in block characters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MOST_COLUMNS = 48
 
 
 def preview_lines(maps: AttentionMaps, *, overlay: bool = True) -> list[str]:
-    """The answer's attention on the image, and the share of attention on prompts by layer, of every run."""
+    """Return for every run lines with the answer's attention on the image, and the attention on prompts by layer."""
     lines = []
     for run in maps.runs:
         lines.append(f"{run.name}" + ("" if run.answer is None else f": {run.answer}"))
@@ -29,14 +29,17 @@ def preview_lines(maps: AttentionMaps, *, overlay: bool = True) -> list[str]:
 
 
 def shades(heat: NDArray[np.float32]) -> list[str]:
-    """A grid as rows of shaded blocks, two columns a cell so that cells are square; the largest value is full."""
+    """Return a grid as lines of shaded blocks; the largest value is a full block.
+
+    A cell takes two columns, so that it is about square, or one if the line would be too wide.
+    """
     steps = heat / max(float(heat.max()), 1e-12) * (len(_SHADES) - 1)
-    wide = 2 if heat.shape[1] * 2 <= _MOST_COLUMNS else 1
-    return ["".join(_SHADES[step] * wide for step in row) for row in steps.round().astype(int)]
+    columns = 2 if heat.shape[1] * 2 <= _MOST_COLUMNS else 1
+    return ["".join(_SHADES[step] * columns for step in row) for row in steps.round().astype(int)]
 
 
 def bars(values: Sequence[float]) -> str:
-    """Values as a row of bars, the largest full."""
+    """Return values as a line of vertical bars; the largest value is a full bar."""
     top = max(max(values, default=0.0), 1e-12)
     return "".join(_BARS[min(int(value / top * len(_BARS)), len(_BARS) - 1)] for value in values)
 
@@ -47,6 +50,6 @@ def _bars_of(run: AttentionRun) -> list[str]:
     for part, name in parts:
         for group, share in ({} if part is None else part.shares()).items():
             if group in (TEXTUAL, VISUAL):
-                words = f"{group.replace('_', ' ')} in the {name} layers"
-                lines.append(f"  {bars(share.tolist())} {words}, up to {100 * share.max():.1f} %")
+                label = f"{group.replace('_', ' ')} in the {name} layers"
+                lines.append(f"  {bars(share.tolist())} {label}, up to {100 * share.max():.1f} %")
     return lines

@@ -1,4 +1,4 @@
-"""Figures of scores: a radar of adapters, bars by category."""
+"""Figures of scores: a radar chart of runs, or bars by category."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from m2pt_cli.settings.base import FIGURE_SUFFIXES
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Fewer axes make no polygon.
+# A polygon needs three axes.
 FEWEST_AXES = 3
-# More do not stay readable.
+# More categories are not readable.
 MOST_CATEGORIES = 30
-# What a category of MME can reach: accuracy and acc+, in percent each.
-_MOST_POINTS = 200
+# The best score of an MME category: accuracy and acc+, 100 each.
+_MAX_POINTS = 200
 _PARTS = ("relations", "classes", "categories")
 
-Blocks = Mapping[str, Mapping[str, Any]]
+# The results of each benchmark, as in ``benchmarks`` of results.json.
+Benchmarks = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class HeadlineScore:
-    """One number of one run.
+    """One score of one run.
 
     Attributes:
-        value: percent of the best possible: right answers, or points of MME.
-        interval: 95 % interval in percent, where the block has one.
-        n: questions behind it; 0 where the block does not say.
+        value: percent of right answers, or percent of the possible points of MME.
+        interval: 95 % interval in percent, if the results have one.
+        n: number of questions; 0 if the results do not give it.
     """
 
     value: float
@@ -42,63 +43,63 @@ class HeadlineScore:
     n: int = 0
 
 
-def headline_scores(blocks: Blocks) -> dict[str, HeadlineScore]:
-    """One score for each benchmark, two (seen, unseen) for ``demo``.
+def headline_scores(benchmarks: Benchmarks) -> dict[str, HeadlineScore]:
+    """Return one score for each benchmark, two (seen, unseen) for ``demo``.
 
     Args:
-        blocks: ``benchmarks`` of ``results.json``.
+        benchmarks: ``benchmarks`` of ``results.json``.
     """
     found: dict[str, HeadlineScore | None] = {}
-    for name, block in blocks.items():
-        if "seen" in block:
+    for name, results in benchmarks.items():
+        if "seen" in results:
             for kind in ("seen", "unseen"):
-                found[f"{name} {kind}"] = _share(block[kind], block["intervals"][kind])
-        elif "perception" in block:
-            points = [part["score"] for part in block["categories"].values() if part["score"] is not None]
-            found[name] = HeadlineScore(100 * sum(points) / (_MOST_POINTS * len(points))) if points else None
+                found[f"{name} {kind}"] = _score(results[kind], results["intervals"][kind])
+        elif "perception" in results:
+            points = [part["score"] for part in results["categories"].values() if part["score"] is not None]
+            found[name] = HeadlineScore(100 * sum(points) / (_MAX_POINTS * len(points))) if points else None
         else:
-            found[name] = _share(block["accuracy"], block.get("interval"), block["n"])
+            found[name] = _score(results["accuracy"], results.get("interval"), results["n"])
     return {name: score for name, score in found.items() if score is not None}
 
 
-def category_scores(block: Mapping[str, Any]) -> dict[str, HeadlineScore]:
-    """The parts of one benchmark, in its own order; empty where it has none.
+def category_scores(results: Mapping[str, Any]) -> dict[str, HeadlineScore]:
+    """Return the scores of a benchmark's categories in its own order; empty if it has none.
 
     Args:
-        block: its block in ``results.json``. Of ``demo``, the parts are the families that training never shows: the
-            others are many, and tuning makes them easy.
+        results: its results in ``results.json``. For ``demo``, only the unseen families are categories: the seen ones
+            are many, and easy after tuning.
     """
     found: dict[str, HeadlineScore | None] = {}
-    if "tasks" in block:
-        tasks = [(name, part) for name, part in block["tasks"].items() if not part["seen"]]
-        found = {name: _share(part["accuracy"], part["interval"], part["n"]) for name, part in tasks}
-    elif "perception" in block:
-        for name, part in block["categories"].items():
-            found[name] = None if part["score"] is None else HeadlineScore(100 * part["score"] / _MOST_POINTS)
-    elif "splits" in block:
-        found = {name: _share(part["accuracy"]) for name, part in block["splits"].items()}
+    if "tasks" in results:
+        tasks = [(name, part) for name, part in results["tasks"].items() if not part["seen"]]
+        found = {name: _score(part["accuracy"], part["interval"], part["n"]) for name, part in tasks}
+    elif "perception" in results:
+        for name, part in results["categories"].items():
+            found[name] = None if part["score"] is None else HeadlineScore(100 * part["score"] / _MAX_POINTS)
+    elif "splits" in results:
+        found = {name: _score(part["accuracy"]) for name, part in results["splits"].items()}
     else:
-        parts: Mapping[str, Any] = next((block[key] for key in _PARTS if block.get(key)), {})
-        found = {name: _share(part["accuracy"], part["interval"], part["n"]) for name, part in parts.items()}
+        parts: Mapping[str, Any] = next((results[key] for key in _PARTS if results.get(key)), {})
+        found = {name: _score(part["accuracy"], part["interval"], part["n"]) for name, part in parts.items()}
     return {name: score for name, score in found.items() if score is not None}
 
 
-def radar_scores(runs: Sequence[Blocks]) -> list[dict[str, HeadlineScore]]:
-    """The axes of figure 1 for each run: benchmarks if there are enough of them, else their categories.
+def radar_scores(runs: Sequence[Benchmarks]) -> list[dict[str, HeadlineScore]]:
+    """Return the axes of the radar for each run: benchmarks if there are enough of them, else their categories.
 
-    The axes are the same, in the same order, for all runs: those that every run has a score of.
+    All runs have the same axes in the same order: those for which every run has a score.
     """
-    by_benchmark = common([headline_scores(blocks) for blocks in runs])
+    by_benchmark = common([headline_scores(benchmarks) for benchmarks in runs])
     if len(by_benchmark[0]) >= FEWEST_AXES:
         return by_benchmark
-    by_category = common([_all_categories(blocks) for blocks in runs])
+    by_category = common([_all_categories(benchmarks) for benchmarks in runs])
     return by_category if len(by_category[0]) >= FEWEST_AXES else by_benchmark
 
 
 def common(
     runs: Sequence[Mapping[str, HeadlineScore]], *, most: int = MOST_CATEGORIES
 ) -> list[dict[str, HeadlineScore]]:
-    """The scores that all runs have; of more than ``most``, those with the most questions."""
+    """Return the scores that all runs have; of more than ``most``, those with the most questions."""
     names = [name for name in runs[0] if all(name in run for run in runs)]
     if len(names) > most:
         kept = set(sorted(names, key=lambda name: -runs[0][name].n)[:most])
@@ -106,20 +107,22 @@ def common(
     return [{name: run[name] for name in names} for run in runs]
 
 
-def _all_categories(blocks: Blocks) -> dict[str, HeadlineScore]:
-    label: Callable[[str, str], str] = (lambda bench, name: name) if len(blocks) == 1 else "{}: {}".format
+def _all_categories(benchmarks: Benchmarks) -> dict[str, HeadlineScore]:
+    label: Callable[[str, str], str] = (lambda bench, name: name) if len(benchmarks) == 1 else "{}: {}".format
     return {
-        label(bench, name): score for bench, block in blocks.items() for name, score in category_scores(block).items()
+        label(bench, name): score
+        for bench, results in benchmarks.items()
+        for name, score in category_scores(results).items()
     }
 
 
-def _share(share: float | None, interval: Sequence[float] | None = None, n: int = 0) -> HeadlineScore | None:
-    if share is None:
+def _score(fraction: float | None, interval: Sequence[float] | None = None, n: int = 0) -> HeadlineScore | None:
+    if fraction is None:
         return None
-    return HeadlineScore(100 * share, None if interval is None else (100 * interval[0], 100 * interval[1]), n)
+    return HeadlineScore(100 * fraction, None if interval is None else (100 * interval[0], 100 * interval[1]), n)
 
 
-# Colour, marker, line and hatch of a run; after the last one they begin again.
+# Colour, marker, line style and hatch of the runs, repeated if there are more runs.
 _STYLES = (
     ("#0072B2", "o", "-", ""),
     ("#E69F00", "^", "--", "//"),
@@ -131,20 +134,20 @@ _STYLES = (
 )
 _PROGRAM = "m2pt eval"
 _UNIT = "right answers, % (MME: % of its points)"
-# Characters a run's name may take in a legend.
-_NAME = 44
+# Width of a run's name in a legend, in characters.
+_LEGEND_WIDTH = 44
 
 
 def plot_kind(file: Path) -> str:
-    """``radar`` or ``bars``, as the file's name says; bars where it says neither."""
+    """Return ``radar`` if the file's name contains it, else ``bars``."""
     return "radar" if "radar" in file.stem.lower() else "bars"
 
 
 def require_plot_place(file: Path) -> None:
-    """Check that a figure may be written to ``file``, before anything is asked.
+    """Check that a figure may be written to ``file``.
 
     Raises:
-        SettingsError: another suffix, no such folder, or a file there that is not this command's.
+        SettingsError: unknown suffix, no such folder, or the file exists and was not written by this command.
     """
     if file.suffix.lower() not in FIGURE_SUFFIXES:
         raise SettingsError(f"--plot {file}: a figure ends in {', '.join(FIGURE_SUFFIXES)}", "--plot radar.png")
@@ -154,15 +157,15 @@ def require_plot_place(file: Path) -> None:
         raise SettingsError(f"--plot {file} exists and is no figure of m2pt eval", "name another file")
 
 
-def draw_scores(runs: Mapping[str, Blocks], file: Path) -> str | None:
-    """Draw the scores of several runs and write the figure, whole or not at all.
+def draw_scores(runs: Mapping[str, Benchmarks], file: Path) -> str | None:
+    """Draw the scores of several runs and write the figure atomically.
 
     Args:
         runs: ``benchmarks`` of ``results.json``, by name of the run.
         file: PNG, SVG or PDF by its suffix; radar or bars by its name (`plot_kind`).
 
     Returns:
-        What the user should know of the figure: bars in place of a radar, say. None if it is as asked.
+        A message to the user if bars were drawn instead of a radar, else None.
     """
     note = None
     figure = None
@@ -174,11 +177,11 @@ def draw_scores(runs: Mapping[str, Blocks], file: Path) -> str | None:
     return note
 
 
-def radar(runs: Mapping[str, Blocks]) -> Figure | None:
-    """Figure 1 of the paper: an axis per benchmark, or per category of a single one; a polygon per run.
+def radar(runs: Mapping[str, Benchmarks]) -> Figure | None:
+    """Draw figure 1 of the paper: one axis per benchmark or category, one polygon per run.
 
-    Every axis goes from 0 to 100 %, so that polygons of different figures can be compared. None for less than three
-    axes.
+    Every axis goes from 0 to 100 %, so that different figures can be compared. Returns None if there are fewer than
+    three axes.
     """
     scores = radar_scores(list(runs.values()))
     names = list(scores[0])
@@ -192,7 +195,8 @@ def radar(runs: Mapping[str, Blocks]) -> Figure | None:
     for number, (run, found) in enumerate(zip(runs, scores, strict=True)):
         colour, marker, line, _ = _STYLES[number % len(_STYLES)]
         values = [score.value for score in found.values()]
-        axes.plot([*angles, angles[0]], [*values, values[0]], line, color=colour, marker=marker, label=_named(run))
+        label = _legend_label(run)
+        axes.plot([*angles, angles[0]], [*values, values[0]], line, color=colour, marker=marker, label=label)
         axes.fill(angles, values, color=colour, alpha=0.08)
     size = 11 if len(names) <= 12 else 9 if len(names) <= 24 else 7.5
     axes.set_xticks(angles, [_plain(name) for name in names], fontsize=size)
@@ -207,11 +211,10 @@ def radar(runs: Mapping[str, Blocks]) -> Figure | None:
     return figure
 
 
-def bars(runs: Mapping[str, Blocks]) -> Figure:
-    """Bars by category, a panel for each benchmark, a bar per run; whiskers are 95 % intervals.
+def bars(runs: Mapping[str, Benchmarks]) -> Figure:
+    """Draw bars by category: one panel per benchmark, one bar per run, 95 % intervals as whiskers.
 
-    A group of bars for the whole benchmark comes first. Of more than 30 categories those with the most questions are
-    shown.
+    The first group of bars is the whole benchmark. Of more than 30 categories, those with the most questions are shown.
     """
     panels = _panels(runs)
     thickness = 0.17 if len(runs) <= 3 else 0.13
@@ -228,19 +231,19 @@ def bars(runs: Mapping[str, Blocks]) -> Figure:
     return figure
 
 
-def _panels(runs: Mapping[str, Blocks]) -> list[tuple[str, list[dict[str, HeadlineScore]]]]:
-    """Title and scores (one mapping per run) of every benchmark that all runs have."""
+def _panels(runs: Mapping[str, Benchmarks]) -> list[tuple[str, list[dict[str, HeadlineScore]]]]:
+    """Return title and scores (one mapping per run) of every benchmark that all runs have."""
     first, *others = runs.values()
     panels = []
     for bench in first:
-        if not all(bench in blocks for blocks in others):
+        if not all(bench in benchmarks for benchmarks in others):
             continue
-        # The whole benchmark first, then its parts.
-        heads = [headline_scores({bench: blocks[bench]}) for blocks in runs.values()]
-        parts = [category_scores(blocks[bench]) for blocks in runs.values()]
+        # The score of the whole benchmark comes first, then its categories.
+        heads = [headline_scores({bench: benchmarks[bench]}) for benchmarks in runs.values()]
+        parts = [category_scores(benchmarks[bench]) for benchmarks in runs.values()]
         shown, all_parts = common(parts), len(set.intersection(*map(set, parts)))
-        left = all_parts > len(shown[0])
-        title = f"{bench} ({len(shown[0])} of {all_parts} categories)" if left else bench
+        is_cut = all_parts > len(shown[0])
+        title = f"{bench} ({len(shown[0])} of {all_parts} categories)" if is_cut else bench
         scores = [{**head, **part} for head, part in zip(common(heads), shown, strict=True)]
         if scores[0]:
             panels.append((title, scores))
@@ -254,7 +257,7 @@ def _draw_bars(axes: Any, title: str, runs: Sequence[str], scores: Sequence[Mapp
         colour, _, _, hatch = _STYLES[number % len(_STYLES)]
         places = [index - 0.42 + (number + 0.5) * height for index in range(len(names))]
         values = [found[name].value for name in names]
-        axes.barh(places, values, height * 0.92, color=colour, hatch=hatch, edgecolor="white", label=_named(run))
+        axes.barh(places, values, height * 0.92, color=colour, hatch=hatch, edgecolor="white", label=_legend_label(run))
         for place, value, name in zip(places, values, names, strict=True):
             interval = found[name].interval
             if interval is not None:
@@ -281,11 +284,11 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _named(run: str) -> str:
-    return _plain(textwrap.fill(run, _NAME))
+def _legend_label(run: str) -> str:
+    return _plain(textwrap.fill(run, _LEGEND_WIDTH))
 
 
 def _plain(text: str) -> str:
-    """Text that matplotlib takes as it is: a dollar begins no formula, an underscore in front hides no label."""
+    """Escape text for matplotlib, which would parse dollars as formulas and hide labels with a leading underscore."""
     text = text.replace("$", r"\$")
     return f"\u200b{text}" if text.startswith("_") else text

@@ -1,4 +1,4 @@
-"""Which token of a sequence is what: the groups over which attention is summed, and a label for every token."""
+"""Assigns a group and a label to every token of a sequence; attention is summed over groups."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ FIRST, CLASS, SYSTEM, IMAGE, QUESTION, ANSWER = "first_token", "class_token", "s
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens that can be attended, in their order; prompts first.
+    """The tokens that can be attended to, in order, with prompts first.
 
     Attributes:
         groups: the group of every token.
-        labels: what a figure writes beside it.
+        labels: the label of every token in figures.
     """
 
     groups: tuple[str, ...]
@@ -33,11 +33,11 @@ class Tokens:
         return list(dict.fromkeys(self.groups))
 
     def places(self, *names: str) -> NDArray[np.intp]:
-        """Indices of the tokens of these groups."""
+        """Return the indices of the tokens of these groups."""
         return np.flatnonzero(np.isin(self.groups, names))
 
     def sums(self, weights: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """Attention ``(..., tokens)`` summed over each group: ``(...)``; the groups sum to the whole."""
+        """Sum attention ``(..., tokens)`` over each group: ``(...)`` per group."""
         return {name: weights[..., self.places(name)].sum(-1) for name in self.names}
 
 
@@ -51,24 +51,24 @@ def language_tokens(
     grid: int,
     is_tiled: bool = False,
 ) -> Tokens:
-    """The tokens of the language model: textual prompts, the question's prompt with its image, the answer so far.
+    """Return the tokens of the language model: textual prompts, the question's prompt with its image, the answer.
 
-    ``system`` is all text in front of the image but the first token, which is a group of its own: attention that has
-    nowhere to go rests there. ``question`` is all text behind the image.
+    ``system`` is all text before the image except the first token, which is an attention sink and has its own group.
+    ``question`` is all text after the image.
 
     Args:
-        prompt: token ids, image tokens in place.
-        answer: ids of the answer; its last token is attended by none.
-        word: a token id as text.
+        prompt: token ids, with expanded image tokens.
+        answer: token ids of the answer; its last token is left out, because no query attends to it.
+        word: returns the text of a token id.
         num_prompts: k_t.
+        image_token_id: the id of image tokens.
         grid: patches along a side of the vision tower's image.
-        is_tiled: the image is cut into tiles (LLaVA-NeXT), and has more tokens than patches.
+        is_tiled: the image is split into tiles (LLaVA-NeXT), and has more tokens than one grid of patches.
     """
     groups = [TEXTUAL] * num_prompts
     labels = [f"t{number}" for number in range(num_prompts)]
     image = [place for place, token in enumerate(prompt) if token == image_token_id]
-    # In front of the patches: the class token, and before it the visual prompts of visual_tokens="official", whose
-    # first is dropped.
+    # With visual_tokens="official", the visual prompts except the first, then the class token, precede the patches.
     front = 0 if is_tiled else len(image) - grid * grid
     for place, token in enumerate(prompt):
         if token == image_token_id:
@@ -88,7 +88,7 @@ def language_tokens(
 
 
 def vision_tokens(*, num_prompts: int, has_class_token: bool, grid: int) -> Tokens:
-    """The tokens of the vision tower: visual prompts, class token, patches."""
+    """Return the tokens of the vision tower: visual prompts, class token, patches."""
     groups = [VISUAL] * num_prompts + [CLASS] * has_class_token + [IMAGE] * grid**2
     labels = [f"v{number}" for number in range(num_prompts)] + ["CLS"] * has_class_token
     labels += [patch_label(number, grid) for number in range(grid**2)]
@@ -96,15 +96,15 @@ def vision_tokens(*, num_prompts: int, has_class_token: bool, grid: int) -> Toke
 
 
 def patch_label(number: int, grid: int) -> str:
-    """``row,column`` of a patch; tokens of an image's tiles, which lie behind the overview, by their number."""
+    """Return ``row,column`` of a patch, or the number of a token of the tiles, which follow the overview's patches."""
     return f"{number // grid},{number % grid}" if number < grid * grid else f"tile {number - grid * grid}"
 
 
 def uniform_causal(num_prompts: int, num_tokens: int) -> NDArray[np.float32]:
-    """What each token would receive if every query attended evenly to all it sees ``(prompts + tokens,)``.
+    """Return the attention on each key ``(prompts + tokens,)`` if every query attended equally to all it may see.
 
-    The mean over ``num_tokens`` queries, of which the i-th sees the prompts and i + 1 tokens.
+    The mean over ``num_tokens`` causal queries: query i, counted from 0, sees the prompts and i + 1 tokens.
     """
     each = 1 / (num_prompts + 1 + np.arange(num_tokens))
-    received = np.cumsum(each[::-1])[::-1] / num_tokens  # token j is seen by the queries from j on
+    received = np.cumsum(each[::-1])[::-1] / num_tokens  # token j is seen by queries j and later
     return np.concatenate([np.full(num_prompts, each.mean()), received]).astype(np.float32)

@@ -1,1 +1,1 @@
-"""The command line: the only package that imports typer and rich, and the only one that prints."""
+"""The command line. Only this package imports typer and rich, and only this package prints."""

@@ -1,4 +1,4 @@
-"""The commands, and the boundary at which every failure becomes one line, a hint and an exit code."""
+"""The typer app, and `main`, which turns every expected error into one line, a hint and an exit code."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from m2pt_cli.cli.output import ClosedPipe, Output
 from m2pt_cli.errors import DeviceError, M2PTError, SettingsError, is_out_of_memory
 from m2pt_cli.version import LIBRARIES, library_versions, untested_versions
 
-# Blank lines keep rich from joining the lines of an epilog into one.
+# Blank lines keep rich from joining the lines of an epilog.
 _EPILOG = "\n\n".join(
     [
-        "Try it, no GPU and no network needed:",
+        "Try it; no GPU and no network needed:",
         "  m2pt train --base nano --data demo --output-dir runs/demo",
         '  m2pt infer examples/images/shapes.png "What color is the circle?" --adapter runs/demo',
-        "Exit codes: 0 done; 1 a base, data set or device that can't be had; 2 a flag or a setting; "
-        "3 an input file; 4 an adapter; 130 / 143 interrupted / terminated.",
-        "M2PT_DEBUG=1 shows the traceback of an error. Results go to stdout, all else to stderr.",
+        "Exit codes: 0 success; 1 a base, data set or device is not available; 2 invalid flag or setting; "
+        "3 faulty input file; 4 faulty or unsuitable adapter; 130 interrupted; 143 terminated.",
+        "M2PT_DEBUG=1 shows the traceback of an error. Results go to stdout, everything else to stderr.",
     ]
 )
 
 app = typer.Typer(
     name="m2pt",
-    help="Adapt a frozen LLaVA with M²PT: visual prompts, textual prompts and an interaction layer, 0.09 % of it.",
+    help="Tune a frozen LLaVA with M²PT: train visual prompts, textual prompts and an interaction layer, "
+    "0.09 % of its parameters.",
     epilog=_EPILOG,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -66,13 +67,13 @@ def _warn_of_versions() -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the versions and leave.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the versions and exit.")
     ] = False,
 ) -> None:
     _warn_of_versions()
 
 
-# What a file system may say to a write, in words, and the next step.
+# Message and hint for each errno of a failed write.
 _REFUSED_WRITES = {
     errno.ENOSPC: ("the disk is full", "free some space, then run it again"),
     errno.EDQUOT: ("the disk quota is used up", "free some space, then run it again"),
@@ -82,18 +83,18 @@ _REFUSED_WRITES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code; nothing but this function knows how a failure is shown.
+    """Run one command line and return its exit code. Errors are shown here and nowhere else.
 
     Args:
-        arguments: the words after ``m2pt``; the process's own by default.
+        arguments: the arguments after ``m2pt``; default ``sys.argv[1:]``.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    as_json = "--json" in words
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in argv
     _replace_closed_streams()
-    Output.configure(json=as_json, quiet="--quiet" in words)
+    Output.configure(json=as_json, quiet="--quiet" in argv)
     try:
-        # Without the standalone mode Typer returns the command's value and lets every exception through.
-        result = app(words or ["--help"], standalone_mode=False, prog_name="m2pt")
+        # With standalone_mode=False Typer returns the command's value and does not catch exceptions.
+        result = app(argv or ["--help"], standalone_mode=False, prog_name="m2pt")
         if result == 130:  # Typer turns Ctrl-C into this value
             return _fail(M2PTError("interrupted"), as_json, code=130)
         return result if isinstance(result, int) else 0
@@ -101,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _drop_stdout()
         return 0
     except SystemExit as leaving:
-        # How rich and Typer end when the reader of a help page goes away.
+        # rich and Typer exit like this when the reader of a help page closes the pipe.
         if isinstance(leaving.__context__, BrokenPipeError):
             _drop_stdout()
             return 0
@@ -110,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(M2PTError("interrupted"), as_json, code=130)
     except M2PTError as error:
         if isinstance(error, SettingsError) and error.hint is None:
-            error.hint = " ".join(["m2pt", *(word for word in words[:1] if word in _COMMANDS), "--help"])
+            error.hint = " ".join(["m2pt", *(name for name in argv[:1] if name in _COMMANDS), "--help"])
         return _fail(error, as_json, code=error.exit_code)
     except Exception as error:
         expected = _as_expected(error)
@@ -125,7 +126,7 @@ def _fail(error: M2PTError, as_json: bool, *, code: int) -> int:
 
         traceback.print_exc(file=sys.stderr)
     try:
-        # What the machine or a library is to blame for may be clearer from the traceback; a wrong word is not.
+        # A traceback helps with failures of the machine or a library (code 1), not with a mistyped argument.
         debug_hint = "M2PT_DEBUG=1 shows the traceback" if code == 1 and os.environ.get("M2PT_DEBUG") != "1" else None
         Output.current().error(error.to_dict(), as_json=as_json, debug_hint=debug_hint)
     except ClosedPipe:
@@ -134,10 +135,10 @@ def _fail(error: M2PTError, as_json: bool, *, code: int) -> int:
 
 
 def _as_expected(error: Exception) -> M2PTError | None:
-    """The errors of others that a user is expected to meet; None for a defect, which ends as a traceback."""
+    """Convert an expected error of another library to an `M2PTError`; None means a defect, which shows a traceback."""
     if isinstance(error, BrokenPipeError):
         raise ClosedPipe from None
-    # Typer carries its own copy of Click, whose exceptions have no public name: they are known by their method.
+    # Typer bundles Click, whose exceptions have no public name here; `format_message` identifies them.
     describe = getattr(error, "format_message", None)
     if callable(describe):
         command = getattr(getattr(error, "ctx", None), "command_path", "m2pt")
@@ -159,9 +160,9 @@ def _as_expected(error: Exception) -> M2PTError | None:
 
 
 def _replace_closed_streams() -> None:
-    """Give a process that was started without stdout or stderr (``>&-``) something to write to.
+    """Open ``/dev/null`` in place of a standard stream that was closed at start (``>&-``).
 
-    It takes their place in the operating system too: else the first file that is opened would, and be written over.
+    This also takes the free file descriptor. Otherwise the first opened file would get it and receive the output.
     """
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
@@ -169,6 +170,6 @@ def _replace_closed_streams() -> None:
 
 
 def _drop_stdout() -> None:
-    # The interpreter flushes stdout once more at exit; after a closed pipe that would print an error.
+    # The interpreter flushes stdout at exit, which would print an error for a closed pipe.
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, sys.stdout.fileno())

@@ -14,7 +14,7 @@ from m2pt_cli.cli.output import Output
 
 
 def attention_tables(maps: AttentionMaps) -> list[RenderableType]:
-    """A table per run and part; a row per layer, then their mean and what uniform attention would give."""
+    """Build one table per run and model part: a row per layer, the mean over layers, and the uniform shares."""
     tables = []
     for run in maps.runs:
         parts: tuple[tuple[PartAttention | None, str], ...] = (

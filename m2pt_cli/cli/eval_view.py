@@ -1,4 +1,4 @@
-"""What an evaluation shows: progress on stderr, and tables of results."""
+"""Views of an evaluation: progress on stderr and tables of results."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
-# Seconds between plain lines, and between redrawings of the live table.
+# Seconds between plain progress lines, and between updates of the live table.
 _LINE_EVERY = 20.0
 _DRAW_EVERY = 0.25
-# On a terminal narrower than this, columns that a person can spare make room for the others.
+# On a terminal narrower than this the less important columns are hidden.
 _NARROW = 72
-_SPARED = ("questions/s", "failed")
+_HIDDEN_IF_NARROW = ("questions/s", "failed")
 
 
 class EvalProgress:
@@ -54,7 +54,7 @@ class EvalProgress:
             return
         key = (event.run, event.bench)
         if key not in self._lines and event.resumed and self._output.live:
-            self._stop()  # the moving table does not stay; where an earlier start is gone on with, does
+            self._stop()  # the live table is erased at the end; this line stays
             kept = f"{event.resumed:,} of {event.total:,} answers are from an earlier start"
             self._output.status(f"{event.run} on {event.bench}: {kept}")
         line = self._lines.setdefault(key, _Line(event))
@@ -84,7 +84,7 @@ class EvalProgress:
 
         table = Table(box=None, pad_edge=False)
         titles = ("run", "benchmark", "done", "questions/s", "score", "failed", "left")
-        shown = [place for place, title in enumerate(titles) if width >= _NARROW or title not in _SPARED]
+        shown = [place for place, title in enumerate(titles) if width >= _NARROW or title not in _HIDDEN_IF_NARROW]
         for place in shown:
             table.add_column(titles[place], justify="left" if place < 2 else "right")
         for line in self._lines.values():
@@ -94,7 +94,7 @@ class EvalProgress:
 
 
 class _Line:
-    """One benchmark of one run, with its speed."""
+    """Progress and speed of one benchmark of one run."""
 
     def __init__(self, event: Progress) -> None:
         self.event = event
@@ -129,12 +129,12 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-# Columns that are points, not shares.
+# Columns in points, not fractions.
 _POINTS = frozenset(("mme", "mmavg"))
 
 
 def result_tables(result: EvalResult) -> list[RenderableType]:
-    """What stdout shows: the parts of every benchmark that has some, then the summary."""
+    """Build the tables for stdout: the details of benchmarks that have parts, then the summary."""
     tables: list[RenderableType] = []
     if demos := [run for run in result.runs if "demo" in run.benchmarks]:
         tables.append(_tasks_table(demos))
@@ -149,7 +149,7 @@ def result_tables(result: EvalResult) -> list[RenderableType]:
 
 
 def percent(share: float | None, interval: Sequence[float] | None = None) -> str:
-    """``61.3`` or ``61.3 (59.2-63.4)``, in percent; a dash for None."""
+    """Format a fraction as a percentage, ``61.3`` or ``61.3 (59.2-63.4)``; None becomes a dash."""
     if share is None:
         return "-"
     text = f"{100 * share:.1f}"
@@ -157,17 +157,17 @@ def percent(share: float | None, interval: Sequence[float] | None = None) -> str
 
 
 def _titled(title: str, table: Table, caption: str | None = None) -> RenderableType:
-    """A table between lines of its own; rich would break a title at the table's width."""
+    """Put a title above and a caption below a table; rich would wrap a table's own title at the table's width."""
     return Group(Text(title, style="bold"), table, *([] if caption is None else [Text(caption)]))
 
 
 def points(value: float | None) -> str:
-    """A number that is no share, with one digit; a dash for None."""
+    """Format a number with one digit; None becomes a dash."""
     return "-" if value is None else f"{value:.1f}"
 
 
 def _table(*columns: str, left: int = 1) -> Table:
-    """A table whose first ``left`` columns hold words, the others numbers; on a narrow screen no cell is cut off."""
+    """Make a table whose first ``left`` columns hold text and the others numbers; long cells wrap."""
     table = Table()
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number < left else "right", overflow="fold")
@@ -175,7 +175,7 @@ def _table(*columns: str, left: int = 1) -> Table:
 
 
 def _summary(runs: Sequence[EvalRun]) -> RenderableType:
-    """A row per run, a column per score; the best of several runs is marked."""
+    """Build the summary: a row per run, a column per score; the best of several runs is marked."""
     rows = [_headlines(run) for run in runs]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     table = _table("run", *(Output.clean(column) for column in columns))
@@ -184,7 +184,7 @@ def _summary(runs: Sequence[EvalRun]) -> RenderableType:
         for column in columns:
             value = row.get(column)
             others = [score for other in rows if (score := other.get(column)) is not None]
-            is_best = value is not None and value == max(others) > min(others)  # where all are equal, none is best
+            is_best = value is not None and value == max(others) > min(others)  # if all are equal, none is marked
             mark = " *" if is_best else ""
             interval = _interval(run, column) if len(runs) == 1 else None
             cells.append((points(value) if column.split()[0] in _POINTS else percent(value, interval)) + mark)
@@ -195,7 +195,7 @@ def _summary(runs: Sequence[EvalRun]) -> RenderableType:
 
 
 def _headlines(run: EvalRun) -> dict[str, float | None]:
-    """The numbers of a run that stand for its benchmarks, as the paper's table 1 has them."""
+    """Return the main scores of a run by column name, as in table 1 of the paper."""
     row: dict[str, float | None] = {}
     for name, block in run.benchmarks.items():
         keys = [key for key in ("perception", "cognition", "total", "seen", "unseen", "accuracy", "f1") if key in block]
@@ -209,14 +209,14 @@ def _headlines(run: EvalRun) -> dict[str, float | None]:
 
 
 def _interval(run: EvalRun, column: str) -> list[float] | None:
-    """The interval of a benchmark's accuracy; the other columns have none of their own."""
+    """Return the interval of a benchmark's accuracy; None for other columns."""
     block = run.benchmarks.get(column, {})
     interval: list[float] | None = block.get("interval") or block.get("intervals", {}).get("accuracy")
     return interval
 
 
 def _tasks_table(runs: Sequence[EvalRun]) -> RenderableType:
-    """demo: every task with what guessing scores, and each run; a single run with intervals and its blind score."""
+    """Build the table of demo: tasks, the accuracy of guessing and of each run; intervals only for a single run."""
     blocks = [run.benchmarks["demo"] for run in runs]
     blind = blocks[0]["shuffled"] if len(runs) == 1 else None
     columns = ["right % (95 % interval)"] if len(runs) == 1 else [Output.clean(run.name) for run in runs]
@@ -224,7 +224,7 @@ def _tasks_table(runs: Sequence[EvalRun]) -> RenderableType:
     table = _table("task", "", "questions", "majority %", *columns, left=2)
 
     def scores(task: str, kind: str) -> list[str]:
-        """The cells of one task; ``""`` is all of a kind."""
+        """Return the cells of one task; ``""`` means all tasks of that kind."""
         if len(runs) > 1:
             return [percent(block["tasks"][task]["accuracy"] if task else block[kind]) for block in blocks]
         whole = {"accuracy": blocks[0][kind], "interval": blocks[0]["intervals"][kind]}
@@ -268,7 +268,7 @@ def _splits_table(title: str, block: dict[str, Any]) -> RenderableType:
 
 
 def list_table(entries: Sequence[dict[str, Any]]) -> RenderableType:
-    """``m2pt eval --list``."""
+    """Build the table of ``m2pt eval --list``."""
     table = _table("name", "source", "cached", "questions", left=3)
     for entry in entries:
         cached = {None: "built in", True: "yes", False: "no"}[entry["cached"]]
@@ -278,7 +278,7 @@ def list_table(entries: Sequence[dict[str, Any]]) -> RenderableType:
 
 
 def comparison_table(folders: Sequence[Path], comparisons: Sequence[Comparison]) -> RenderableType:
-    """``m2pt eval --compare``."""
+    """Build the table of ``m2pt eval --compare``."""
     columns = ("benchmark", "questions", "first %", "second %", "only first right", "only second right", "p", "differ")
     table = _table(*columns)
     for entry in comparisons:
@@ -291,17 +291,17 @@ def comparison_table(folders: Sequence[Path], comparisons: Sequence[Comparison])
 
 
 def failures_table(result: EvalResult, most: int) -> RenderableType:
-    """``--show-failures``: failed questions, then wrong answers, each run's in turn."""
-    table = _table("run", "question", "asked", "answer", "said", left=5)
+    """Build the table of ``--show-failures``: for each run the failed questions, then the wrong answers."""
+    table = _table("run", "question", "asked", "answer", "prediction", left=5)
     for run, benches in result.rows.items():
         rows = [row for rows in benches.values() for row in rows if row.failed or not row.correct]
         for row in sorted(rows, key=lambda row: not row.failed)[:most]:
             answer = row.answer if isinstance(row.answer, str) else ", ".join(dict.fromkeys(row.answer))
-            said = f"failed: {row.error}" if row.failed else row.prediction or ""
-            table.add_row(*(_shorten(text) for text in (run, row.id, row.question, answer, said)))
+            predicted = f"failed: {row.error}" if row.failed else row.prediction or ""
+            table.add_row(*(_shorten(text) for text in (run, row.id, row.question, answer, predicted)))
     return _titled(f"At most {most} failed or wrong answers of each run", table)
 
 
 def _shorten(text: str, longest: int = 60) -> str:
-    words = " ".join(Output.clean(text).split())
-    return words if len(words) <= longest else words[: longest - 1] + "…"
+    line = " ".join(Output.clean(text).split())
+    return line if len(line) <= longest else line[: longest - 1] + "…"

@@ -1,4 +1,4 @@
-"""``m2pt import``: a checkpoint of the authors' code as an adapter, or Vicuna, CLIP and a projector as a base."""
+"""``m2pt import``: convert the authors' checkpoints to adapters, or Vicuna, CLIP and a projector to a base."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from m2pt_cli.cli import options
 from m2pt_cli.cli.output import Output
 from m2pt_cli.errors import SettingsError
 
-HELP = "Turn a checkpoint of the authors' code into an adapter, or the parts of a LLaVA v1 into a base."
+HELP = "Convert a checkpoint of the authors' code to an adapter, or the parts of a LLaVA v1 to a base."
 EPILOG = "\n\n".join(
     [
         "Examples:",
@@ -19,8 +19,8 @@ EPILOG = "\n\n".join(
         "  m2pt import --vicuna models/vicuna-7b-v1.3 --clip models/clip-vit-large-patch14 "
         "--projector models/mm_projector.bin --output-dir models/llava-v1",
         "  m2pt import checkpoints/best_checkpoint --base models/llava-v1 --output-dir runs/official",
-        "OFFICIAL is a folder, a file of weights or a Hub id; nothing in it is run. Its base, llava-v1-7b, is "
-        "assembled once from the Hub (about 15 GB of downloads, 15 GB in $HF_HOME/m2pt).",
+        "OFFICIAL is a folder, a weights file or a Hub id; no code in it is run. Its base, llava-v1-7b, is "
+        "downloaded and assembled once (a download of about 15 GB, 15 GB in $HF_HOME/m2pt).",
     ]
 )
 
@@ -29,12 +29,12 @@ _PARTS = "A base from its parts"
 
 def command(
     official: Annotated[
-        str | None, typer.Argument(metavar="OFFICIAL", help="A checkpoint of the authors' code.", show_default=False)
+        str | None, typer.Argument(metavar="OFFICIAL", help="Checkpoint of the authors' code.", show_default=False)
     ] = None,
     output_dir: options.OutputDirOption = None,
     base: Annotated[
         str | None,
-        typer.Option("--base", metavar="BASE", help="The base it was trained on. Default: llava-v1-7b."),
+        typer.Option("--base", metavar="BASE", help="Base the checkpoint was trained on. Default: llava-v1-7b."),
     ] = None,
     vicuna: Annotated[
         str | None,
@@ -49,7 +49,7 @@ def command(
         typer.Option(
             "--projector",
             metavar="P",
-            help="mm_projector.bin, its folder or a Hub id. A part left out is that of llava-v1-7b.",
+            help="mm_projector.bin, its folder or a Hub id. A part that is not given is that of llava-v1-7b.",
             rich_help_panel=_PARTS,
         ),
     ] = None,
@@ -83,8 +83,8 @@ def command(
     else:
         from m2pt_cli.convert.llava_v1 import import_base
 
-        usual = entry_of(OFFICIAL_BASE).parts
-        vicuna, clip, projector = (said or part for said, part in zip(parts, usual, strict=True))
+        defaults = entry_of(OFFICIAL_BASE).parts
+        vicuna, clip, projector = (part or default for part, default in zip(parts, defaults, strict=True))
         result = import_base(vicuna, clip, projector, output_dir, report=output.status)
     if output.is_json:
         output.json(result)

@@ -1,4 +1,4 @@
-"""m2pt infer: one question, several images, or lines in and lines out."""
+"""``m2pt infer``: answer one question about images, or JSONL questions from a file or stdin."""
 
 from __future__ import annotations
 
@@ -20,16 +20,21 @@ from m2pt_cli.generation.question_lines import QuestionLine, arriving, parse_lin
 from m2pt_cli.records import Answer
 from m2pt_cli.settings import InferSettings
 
-# Lines answered together at most: enough for full batches, few enough to keep a reader waiting briefly.
+# Most lines answered together: enough for full batches, few enough for the first answers to come soon.
 _MOST_LINES = 64
 _MOST_STDIN_BYTES = 256 << 20
 
 
 def answer_images(images: Sequence[str], question: str, settings: InferSettings, output: Output) -> int:
-    """Ask one question of images given on the command line; returns the exit code."""
+    """Answer one question about each of the images given on the command line; return the exit code.
+
+    Raises:
+        InputError: an image can't be read.
+        GenerationError: no image got an answer.
+    """
     references = [named_image(image, Path(), allow_url=settings.allow_url) for image in images]
     for reference in references:
-        reference.open()  # an image that can't be read is met before the model is loaded
+        reference.open()  # fail before the model is loaded
     switcher = _switcher(settings, output)
     switcher.open()
     from m2pt_cli.generation.engine import Question
@@ -62,11 +67,11 @@ def answer_images(images: Sequence[str], question: str, settings: InferSettings,
 
 
 def answer_lines(source: str, settings: InferSettings, output: Output) -> int:
-    """Answer JSONL questions as they arrive; returns 3 if a line was at fault, else 0.
+    """Answer JSONL questions as they arrive; return 3 if a line was faulty, else 0.
 
     Raises:
         InputError: the file can't be read.
-        GenerationError: there were questions and none was answered.
+        GenerationError: all questions failed.
     """
     folder = Path() if source == "-" else Path(source).parent
     lines = asked = answered = faulty = 0
@@ -74,7 +79,7 @@ def answer_lines(source: str, settings: InferSettings, output: Output) -> int:
         switcher = _switcher(settings, output)
         opened = False
         for batch in arriving(stream, most=_MOST_LINES):
-            if not opened:  # the first line is there: now the model is needed
+            if not opened:  # load the model only once there is a line to answer
                 switcher.open()
                 opened = True
             lines += len(batch)
@@ -92,7 +97,7 @@ def answer_lines(source: str, settings: InferSettings, output: Output) -> int:
 
 
 def _answers(lines: Sequence[QuestionLine], folder: Path, switcher: AdapterSwitcher) -> Iterator[tuple[Answer, bool]]:
-    """The answers to a batch of lines in their order, and whether a line was at fault."""
+    """Yield for each line, in order, its answers (one per adapter) and whether the line was faulty."""
     from m2pt_cli.generation.engine import Question
 
     questions: dict[int, Question] = {}
@@ -121,7 +126,7 @@ def _answers(lines: Sequence[QuestionLine], folder: Path, switcher: AdapterSwitc
 
 
 def _write_answers(answers: Sequence[Answer], num_images: int, num_candidates: int, output: Output) -> None:
-    """Plain answer, JSON, or one row per image and adapter: a table on a terminal, tab-separated in a pipe."""
+    """Print the answers: as JSON, as text if there is only one, else as a table (tab-separated outside a terminal)."""
     if output.is_json:
         for answer in answers:
             output.json(answer.to_dict())
@@ -156,10 +161,10 @@ def _may_stream(questions: Sequence[object], switcher: AdapterSwitcher, output: 
 
 
 def named_image(image: str, folder: Path, *, allow_url: bool) -> ImageReference:
-    """An image named on the command line or in a line of input; - is stdin.
+    """Return the image named on the command line or in an input line; ``-`` reads it from stdin.
 
     Raises:
-        InputError: there is no such image, or a URL that is not allowed.
+        InputError: the image does not exist, stdin is empty or too large, or URLs are not allowed.
     """
     if image == "-":
         data = sys.stdin.buffer.read(_MOST_STDIN_BYTES + 1)
@@ -174,7 +179,7 @@ def named_image(image: str, folder: Path, *, allow_url: bool) -> ImageReference:
 @contextmanager
 def _opened(source: str) -> Iterator[BinaryIO]:
     if source == "-":
-        # A copy: Python aborts at its end if a thread still waits inside its own stdin (after a closed pipe).
+        # A duplicate descriptor: Python aborts at exit if a thread still reads sys.stdin (after a closed pipe).
         yield os.fdopen(os.dup(sys.stdin.fileno()), "rb")
         return
     try:
@@ -185,7 +190,7 @@ def _opened(source: str) -> Iterator[BinaryIO]:
         yield stream
 
 
-HELP = "Ask an adapter, or the bare base, about images."
+HELP = "Answer questions about images with an adapter, or with the base alone."
 EPILOG = "\n\n".join(
     [
         "Examples:",
@@ -193,7 +198,7 @@ EPILOG = "\n\n".join(
         '  m2pt infer examples/images/*.png -q "Describe the image." --adapter runs/demo',
         "  m2pt infer --input examples/questions.jsonl --adapter runs/demo --adapter none",
         '  cat photo.jpg | m2pt infer - "Is there a chair?"',
-        'An input line is {"image", "question", "id"}; a line of output adds "adapter", "answer" and "error".',
+        'An input line is {"image", "question", "id"}; an output line adds "adapter", "answer" and "error".',
     ]
 )
 
@@ -201,27 +206,34 @@ _ANSWERS = "Answers"
 
 
 def command(
-    words: Annotated[
+    arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="IMAGE QUESTION", help="An image (- is stdin) and a question; with -q images alone."),
+        typer.Argument(
+            metavar="IMAGE QUESTION", help="An image file (- is stdin) and a question; with -q only images."
+        ),
     ] = None,
     question: Annotated[
-        str | None, typer.Option("--question", "-q", metavar="TEXT", help="One question for all the images.")
+        str | None, typer.Option("--question", "-q", metavar="TEXT", help="Question to ask about every image.")
     ] = None,
     input: Annotated[
         str | None,
-        typer.Option("--input", metavar="FILE", help="Questions as JSONL (- is stdin), answered as JSONL."),
+        typer.Option(
+            "--input", metavar="FILE", help="File of questions as JSONL (- is stdin); prints answers as JSONL."
+        ),
     ] = None,
     adapter: options.AdaptersOption = None,
     base: options.BaseOption = None,
     max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", metavar="N", help="Longest answer.", rich_help_panel=_ANSWERS)
+        int,
+        typer.Option("--max-new-tokens", metavar="N", help="Maximum tokens of an answer.", rich_help_panel=_ANSWERS),
     ] = 64,
     temperature: Annotated[
-        float, typer.Option("--temperature", metavar="T", help="Sample; 0 is greedy.", rich_help_panel=_ANSWERS)
+        float,
+        typer.Option("--temperature", metavar="T", help="Sampling temperature; 0 is greedy.", rich_help_panel=_ANSWERS),
     ] = 0.0,
     num_beams: Annotated[
-        int, typer.Option("--num-beams", metavar="N", help="Search with N beams.", rich_help_panel=_ANSWERS)
+        int,
+        typer.Option("--num-beams", metavar="N", help="Number of beams; 1: no beam search.", rich_help_panel=_ANSWERS),
     ] = 1,
     allow_url: options.AllowUrlOption = False,
     template: options.TemplateOption = None,
@@ -251,24 +263,29 @@ def command(
     )
 
     if input is not None:
-        if words or question is not None:
+        if arguments or question is not None:
             raise SettingsError("--input brings the images and the questions", "leave out IMAGE, QUESTION and -q")
         return answer_lines(input, settings, output)
-    images, asked = _images_and_question(words or [], question)
+    images, asked = _images_and_question(arguments or [], question)
     return answer_images(images, asked, settings, output)
 
 
-def _images_and_question(words: list[str], question: str | None) -> tuple[list[str], str]:
-    """Which words are images and what is asked."""
-    if question is None and len(words) == 2:
-        question, words = words[1], words[:1]
-    if not words:
+def _images_and_question(arguments: list[str], question: str | None) -> tuple[list[str], str]:
+    """Split the positional arguments into images and a question.
+
+    Raises:
+        SettingsError: the image or the question is missing, or there are too many arguments.
+    """
+    if question is None and len(arguments) == 2:
+        question, arguments = arguments[1], arguments[:1]
+    if not arguments:
         raise SettingsError("no image to ask about", 'm2pt infer image.jpg "Is there a chair?"')
     if question is None:
-        said = "an image without a question" if len(words) == 1 else f"{len(words)} words where IMAGE QUESTION is meant"
-        raise SettingsError(said, 'm2pt infer image.jpg "Is there a chair?", or several images with -q "..."')
+        one = len(arguments) == 1
+        message = "an image without a question" if one else f"expected IMAGE QUESTION, got {len(arguments)} arguments"
+        raise SettingsError(message, 'm2pt infer image.jpg "Is there a chair?", or several images with -q "..."')
     if not question.strip():
         raise SettingsError("the question is empty", 'm2pt infer image.jpg "Is there a chair?"')
-    if words.count("-") > 1:
+    if arguments.count("-") > 1:
         raise SettingsError("- names stdin, which holds one image", "give - once")
-    return words, question
+    return arguments, question

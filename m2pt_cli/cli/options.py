@@ -1,4 +1,4 @@
-"""Options that several commands share, each said once."""
+"""Command-line options that several commands share."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ AdaptersOption = Annotated[
     typer.Option(
         "--adapter",
         metavar="A",
-        help="Adapter: a folder or a Hub id; repeat it to compare several; 'none' is the bare base. "
+        help="Adapter: a folder or a Hub id; repeatable, to compare several; 'none' is the base without an adapter. "
         "Default: $M2PT_ADAPTER.",
         rich_help_panel=_MODEL,
     ),
@@ -39,7 +39,10 @@ AdaptersOption = Annotated[
 TemplateOption = Annotated[
     str | None,
     typer.Option(
-        "--template", metavar="NAME", help="Chat template: vicuna_v1, llava_v1, plain, or base.", rich_help_panel=_MODEL
+        "--template",
+        metavar="NAME",
+        help="Chat template: vicuna_v1, llava_v1, plain, or base (the base's own).",
+        rich_help_panel=_MODEL,
     ),
 ]
 ImageFitOption = Annotated[
@@ -47,7 +50,8 @@ ImageFitOption = Annotated[
     typer.Option(
         "--image-fit",
         metavar="FIT",
-        help="crop (shortest edge, centre crop), pad (square with the mean colour) or base.",
+        help="How an image is made square: crop (resize shortest edge, crop centre), pad (with the mean colour) "
+        "or base (the base's own way).",
         rich_help_panel=_MODEL,
     ),
 ]
@@ -56,7 +60,7 @@ DeviceOption = Annotated[
     typer.Option(
         "--device",
         metavar="DEVICE",
-        help="cpu, cuda, cuda:N or mps. Default: $M2PT_DEVICE, then the best there is.",
+        help="cpu, cuda, cuda:N or mps. Default: $M2PT_DEVICE, then the fastest available.",
         rich_help_panel=_MODEL,
     ),
 ]
@@ -69,18 +73,18 @@ DtypeOption = Annotated[
         rich_help_panel=_MODEL,
     ),
 ]
-SeedOption = Annotated[
-    int, typer.Option("--seed", metavar="N", help="Seed of everything random.", rich_help_panel=_MODEL)
-]
+SeedOption = Annotated[int, typer.Option("--seed", metavar="N", help="Random seed.", rich_help_panel=_MODEL)]
 ThreadsOption = Annotated[
-    int | None, typer.Option("--threads", metavar="N", help="CPU threads of torch.", rich_help_panel=_MODEL)
+    int | None, typer.Option("--threads", metavar="N", help="Number of CPU threads.", rich_help_panel=_MODEL)
 ]
-AllowUrlOption = Annotated[bool, typer.Option("--allow-url", help="Allow images named by an http(s) URL.")]
+AllowUrlOption = Annotated[bool, typer.Option("--allow-url", help="Allow images from http(s) URLs.")]
 JsonOption = Annotated[
-    bool, typer.Option("--json", help="JSON on stdout, errors as JSON on stderr.", rich_help_panel=_OUTPUT)
+    bool, typer.Option("--json", help="Print JSON on stdout, and errors as JSON on stderr.", rich_help_panel=_OUTPUT)
 ]
-QuietOption = Annotated[bool, typer.Option("--quiet", help="Nothing on stderr but errors.", rich_help_panel=_OUTPUT)]
-VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="More detail on stderr.", rich_help_panel=_OUTPUT)]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="Print only errors on stderr.", rich_help_panel=_OUTPUT)]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Print details on stderr.", rich_help_panel=_OUTPUT)
+]
 OutputDirOption = Annotated[
-    Path | None, typer.Option("--output-dir", metavar="DIR", help="Folder to write.", rich_help_panel=_OUTPUT)
+    Path | None, typer.Option("--output-dir", metavar="DIR", help="Folder to write to.", rich_help_panel=_OUTPUT)
 ]

@@ -1,4 +1,4 @@
-"""The only place that prints: answers on stdout, everything else on stderr."""
+"""All output of the command line: results on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from m2pt_cli.records import to_json
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-# Control characters (but newline and tab), C1 controls, and the marks that reorder text on screen.
+# Control characters except newline and tab, C1 controls, and bidirectional marks, which reorder text on screen.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 class ClosedPipe(BaseException):
-    """The reader of stdout went away: a quiet end, not an error (so no `Exception` handler may swallow it)."""
+    """The reader of stdout closed the pipe.
+
+    The command then ends silently with success. A `BaseException`, so that no `except Exception` catches it.
+    """
 
 
 class Output:
-    """Where a command's words go.
+    """Prints what a command outputs.
 
     Args:
-        json: stdout carries JSON documents only.
-        quiet: stderr carries errors only.
-        verbose: stderr carries details as well.
+        json: print only JSON documents on stdout.
+        quiet: print only errors on stderr.
+        verbose: print details on stderr too.
     """
 
     _current: Output | None = None
@@ -39,7 +42,7 @@ class Output:
 
     @classmethod
     def configure(cls, *, json: bool = False, quiet: bool = False, verbose: bool = False) -> Output:
-        """Make this the output of the running command."""
+        """Create the output of the running command and return it."""
         cls._current = cls(json=json, quiet=quiet, verbose=verbose)
         return cls._current
 
@@ -50,50 +53,50 @@ class Output:
 
     @property
     def live(self) -> bool:
-        """Whether stderr is a terminal on which a moving display may be drawn."""
+        """Whether a live display may be drawn: stderr is a capable terminal and not quiet."""
         return sys.stderr.isatty() and not self.is_quiet and os.environ.get("TERM") != "dumb"
 
     def text(self, text: str, *, end: str = "\n") -> None:
-        """Text on stdout, flushed; model text must be passed through `clean` first."""
+        """Print text on stdout and flush; pass text of a model or a file through `clean` first."""
         self._write(sys.stdout, text + end)
 
     def json(self, value: Any) -> None:
-        """One JSON document on one line of stdout, flushed; never NaN."""
+        """Print one JSON document on one line of stdout and flush; NaN is an error."""
         self._write(sys.stdout, json.dumps(to_json(value), ensure_ascii=False, allow_nan=False) + "\n")
 
     def table(self, renderable: RenderableType) -> None:
-        """A rich table on stdout; off a terminal it is as wide as it needs."""
+        """Print a rich table on stdout; outside a terminal rows are not wrapped at 80 columns."""
         console = self._console(sys.stdout)
         with console.capture() as capture:
             console.print(renderable)
         self._write(sys.stdout, "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n")
 
     def status(self, text: str) -> None:
-        """A line on stderr about what is being done; silent under ``--quiet``."""
+        """Print a progress line on stderr; nothing under ``--quiet``."""
         if not self.is_quiet:
-            # A path may hold a newline.
+            # A path may contain a newline.
             self._write(sys.stderr, self.clean(text).replace("\n", " ") + "\n")
 
     def status_table(self, renderable: RenderableType) -> None:
-        """A rich table on stderr; silent under ``--quiet``."""
+        """Print a rich table on stderr; nothing under ``--quiet``."""
         if not self.is_quiet:
             self._console(sys.stderr).print(renderable)
 
     def warn(self, text: str) -> None:
-        """A warning on stderr."""
+        """Print a warning on stderr; nothing under ``--quiet``."""
         self.status(f"warning: {_one_line(text)}")
 
     def hint(self, text: str) -> None:
-        """A next step, on stderr."""
+        """Print a hint, a next step for the user, on stderr; nothing under ``--quiet``."""
         self.status(f"hint: {_one_line(text)}")
 
     def detail(self, text: str) -> None:
-        """A line on stderr under ``--verbose``."""
+        """Print a line on stderr, only under ``--verbose``."""
         if self.is_verbose:
             self.status(text)
 
     def error(self, error: dict[str, dict[str, str | None]], *, as_json: bool, debug_hint: str | None = None) -> None:
-        """An error on stderr: one line and a hint, or one JSON document."""
+        """Print an error on stderr: a line and hints, or one JSON document."""
         if as_json:
             self._write(sys.stderr, json.dumps(error, ensure_ascii=False) + "\n")
             return
@@ -104,14 +107,14 @@ class Output:
 
     @staticmethod
     def clean(text: str) -> str:
-        """``text`` without control characters, so that a model's or a file's words can't drive the terminal."""
+        """Remove control characters, so that text of a model or a file can't control the terminal."""
         return _UNPRINTABLE.sub("", text)
 
     @staticmethod
     def _console(stream: TextIO) -> Console:
         from rich.console import Console
 
-        # Off a terminal rich would wrap at 80 columns; scripts want whole rows. No markup, no emoji.
+        # Outside a terminal rich wraps at 80 columns, but scripts need whole rows.
         width = None if stream.isatty() else 400
         return Console(file=stream, width=width, markup=False, emoji=False, highlight=False, soft_wrap=False)
 
@@ -123,7 +126,7 @@ class Output:
         except BrokenPipeError:
             raise ClosedPipe from None
         except UnicodeEncodeError:
-            # A terminal that can't show a character shows an escape instead of a traceback.
+            # Escape characters that the stream's encoding does not have, instead of failing.
             encoding = stream.encoding or "ascii"
             stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
             stream.flush()

@@ -1,4 +1,4 @@
-"""m2pt train: its options and the command."""
+"""``m2pt train``: tune an adapter."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Data = Annotated[
         "--data",
         _DATA,
         "SRC",
-        "demo, vision-flan, a JSON(L) file, a folder or a Hub data set; repeat it to mix.",
+        "demo, vision-flan, a JSON(L) file, a folder or a Hub data set; repeatable, to mix them.",
     ),
 ]
 Base = Annotated[
@@ -43,76 +43,130 @@ Base = Annotated[
     ),
 ]
 Images = Annotated[
-    list[Path] | None, _option("--images", _DATA, "DIR", "Folder of the images. Default: the folder of the data file.")
+    list[Path] | None,
+    _option("--images", _DATA, "DIR", "Folder of the images; repeatable. Default: the folder of the data file."),
 ]
-Limit = Annotated[int | None, _option("--limit", _DATA, "N", "Use N samples.")]
+Limit = Annotated[int | None, _option("--limit", _DATA, "N", "Use at most N samples, chosen by --seed.")]
 Validation = Annotated[
-    str | None, _option("--validation", _DATA, "SHARE|FILE", "Held-out share (0.05) or file; the best step is kept.")
+    str | None,
+    _option(
+        "--validation",
+        _DATA,
+        "SHARE|FILE",
+        "Validation samples: a fraction of the data such as 0.05, or a file. The best checkpoint is kept.",
+    ),
 ]
-MaxLength = Annotated[int | None, _option("--max-length", _DATA, "N", "Longest sample in tokens; the rest is cut.")]
-Template = Annotated[str | None, _option("--template", _DATA, "NAME", "Chat: vicuna_v1, llava_v1, plain or base.")]
+MaxLength = Annotated[
+    int | None, _option("--max-length", _DATA, "N", "Maximum tokens of a sample; longer ones are cut.")
+]
+Template = Annotated[
+    str | None, _option("--template", _DATA, "NAME", "Chat template: vicuna_v1, llava_v1, plain or base.")
+]
 ImageFit = Annotated[
-    str | None, _option("--image-fit", _DATA, "FIT", "crop (shortest edge, centre), pad (square, mean colour) or base.")
+    str | None,
+    _option(
+        "--image-fit",
+        _DATA,
+        "FIT",
+        "How an image is made square: crop (centre), pad (mean colour) or base (its own way).",
+    ),
 ]
 SkipBad = Annotated[
     bool | None,
-    typer.Option("--skip-bad/--refuse-bad", help="Drop and count faulty samples.", rich_help_panel=_DATA),
+    typer.Option(
+        "--skip-bad/--refuse-bad", help="Skip and count faulty samples instead of failing.", rich_help_panel=_DATA
+    ),
 ]
 AllowUrl = Annotated[
     bool | None,
-    typer.Option("--allow-url/--refuse-url", help="Allow images named by an http(s) URL.", rich_help_panel=_DATA),
+    typer.Option("--allow-url/--refuse-url", help="Allow images from http(s) URLs.", rich_help_panel=_DATA),
 ]
 Workers = Annotated[int | None, _option("--workers", _DATA, "N", "Processes that prepare images.")]
 
 Method = Annotated[
     str | None, _option("--method", _METHOD, "M", "m2pt, visual, textual, interaction, lora or full. Default: m2pt.")
 ]
-VisualPrompts = Annotated[int | None, _option("--visual-prompts", _METHOD, "K", "Prompts of each vision layer.")]
-TextualPrompts = Annotated[int | None, _option("--textual-prompts", _METHOD, "K", "Prompts of each language layer.")]
+VisualPrompts = Annotated[int | None, _option("--visual-prompts", _METHOD, "K", "Prompts in each vision layer.")]
+TextualPrompts = Annotated[int | None, _option("--textual-prompts", _METHOD, "K", "Prompts in each LLM layer.")]
 Interaction = Annotated[
-    str | None, _option("--interaction", _METHOD, "KIND", "auto, projector, residual or none. Default: auto.")
+    str | None,
+    _option("--interaction", _METHOD, "KIND", "Interaction layer: auto, projector, residual or none. Default: auto."),
 ]
 VisualTokens = Annotated[
-    str | None, _option("--visual-tokens", _METHOD, "KIND", "What the LLM sees: patches or official.")
+    str | None,
+    _option(
+        "--visual-tokens",
+        _METHOD,
+        "KIND",
+        "Vision tokens that the LLM gets: patches, or official (patches and prompts). Default: patches.",
+    ),
 ]
 TrainLmHead = Annotated[
     bool | None,
-    typer.Option("--train-lm-head/--freeze-lm-head", help="Tune the output head too.", rich_help_panel=_METHOD),
+    typer.Option("--train-lm-head/--freeze-lm-head", help="Train lm_head as well.", rich_help_panel=_METHOD),
 ]
-Init = Annotated[str | None, _option("--init", _METHOD, "KIND", "First prompts: xavier, normal or zeros.")]
-LoraRank = Annotated[int | None, _option("--lora-rank", _METHOD, "R", "Rank of --method lora. Default: 16.")]
+Init = Annotated[
+    str | None, _option("--init", _METHOD, "KIND", "Initial prompts: xavier (the default), normal or zeros.")
+]
+LoraRank = Annotated[int | None, _option("--lora-rank", _METHOD, "R", "LoRA rank. Default: 16.")]
 
 Epochs = Annotated[float | None, _option("--epochs", _OPTIMISER, "X", "Passes over the data.")]
-MaxSteps = Annotated[int | None, _option("--max-steps", _OPTIMISER, "N", "Steps, instead of epochs.")]
-BatchSize = Annotated[int | None, _option("--batch-size", _OPTIMISER, "N", "Samples at once on each device.")]
-Accumulation = Annotated[int | None, _option("--accumulation", _OPTIMISER, "N", "Batches of one step.")]
-LearningRate = Annotated[float | None, _option("--learning-rate", _OPTIMISER, "LR", "Peak learning rate.")]
-VisualLr = Annotated[float | None, _option("--visual-lr", _OPTIMISER, "LR", "Its own for the visual prompts.")]
-TextualLr = Annotated[float | None, _option("--textual-lr", _OPTIMISER, "LR", "Its own for the textual prompts.")]
-InteractionLr = Annotated[
-    float | None, _option("--interaction-lr", _OPTIMISER, "LR", "Its own for the interaction layer.")
+MaxSteps = Annotated[
+    int | None, _option("--max-steps", _OPTIMISER, "N", "Number of optimiser steps, instead of --epochs.")
 ]
-Warmup = Annotated[float | None, _option("--warmup", _OPTIMISER, "SHARE", "Share of the steps; then cosine to 0.")]
-WeightDecay = Annotated[float | None, _option("--weight-decay", _OPTIMISER, "X", "Weight decay of matrices.")]
+BatchSize = Annotated[int | None, _option("--batch-size", _OPTIMISER, "N", "Samples per device and micro-batch.")]
+Accumulation = Annotated[int | None, _option("--accumulation", _OPTIMISER, "N", "Micro-batches per optimiser step.")]
+LearningRate = Annotated[float | None, _option("--learning-rate", _OPTIMISER, "LR", "Peak learning rate.")]
+VisualLr = Annotated[
+    float | None, _option("--visual-lr", _OPTIMISER, "LR", "Peak learning rate of the visual prompts.")
+]
+TextualLr = Annotated[
+    float | None, _option("--textual-lr", _OPTIMISER, "LR", "Peak learning rate of the textual prompts.")
+]
+InteractionLr = Annotated[
+    float | None, _option("--interaction-lr", _OPTIMISER, "LR", "Peak learning rate of the interaction layer.")
+]
+Warmup = Annotated[
+    float | None,
+    _option("--warmup", _OPTIMISER, "SHARE", "Fraction of the steps for warmup; cosine decay to 0 follows."),
+]
+WeightDecay = Annotated[
+    float | None, _option("--weight-decay", _OPTIMISER, "X", "Weight decay, not on biases and norms.")
+]
 Checkpointing = Annotated[
     bool | None,
     typer.Option(
         "--gradient-checkpointing/--keep-activations",
-        help="Recompute activations: less memory, a third more time.",
+        help="Recompute activations: less memory, about a third more time.",
         rich_help_panel=_OPTIMISER,
     ),
 ]
 
 OutputDir = Annotated[
-    Path | None, _option("--output-dir", _RUN, "DIR", "Default: runs/<method>-<base>-<data>-<n>; printed at the end.")
+    Path | None,
+    _option(
+        "--output-dir", _RUN, "DIR", "Run directory. Default: runs/<method>-<base>-<data>-<n>; printed at the end."
+    ),
 ]
-Config = Annotated[Path | None, _option("--config", _RUN, "FILE", "YAML, such as a run's run.yaml; flags go over it.")]
-SaveSteps = Annotated[int | None, _option("--save-steps", _RUN, "N", "Steps between checkpoints (and validations).")]
+Config = Annotated[
+    Path | None,
+    _option("--config", _RUN, "FILE", "YAML file of settings, such as a run's run.yaml; flags override it."),
+]
+SaveSteps = Annotated[
+    int | None,
+    _option("--save-steps", _RUN, "N", "Steps between checkpoints and validations. Default: a fifth of the run."),
+]
 Keep = Annotated[
     int | None, _option("--keep", _RUN, "N", "Checkpoints to keep. Default: 2 while training, none once finished.")
 ]
 ReportTo = Annotated[
-    list[str] | None, _option("--report-to", _RUN, "NAME", "tensorboard, wandb or trackio; repeat it or use commas.")
+    list[str] | None,
+    _option(
+        "--report-to",
+        _RUN,
+        "NAME",
+        "Experiment tracker: tensorboard, wandb or trackio; repeatable, or joined with commas.",
+    ),
 ]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Continue the run in --output-dir with its settings.", rich_help_panel=_RUN)
@@ -122,7 +176,7 @@ DryRun = Annotated[
     bool,
     typer.Option(
         "--dry-run",
-        help="Show settings, parameters, a tokenised sample and the memory needed; train nothing.",
+        help="Show settings, parameters, a tokenised sample and the estimated memory, without training.",
         rich_help_panel=_RUN,
     ),
 ]
@@ -131,10 +185,10 @@ Dtype = Annotated[
     str | None,
     _option("--dtype", _MODEL, "DTYPE", "float32, bfloat16, float16 or auto: bfloat16 on CUDA, float32 on a CPU."),
 ]
-Seed = Annotated[int | None, _option("--seed", _MODEL, "N", "Seed of everything random. Default: 0.")]
+Seed = Annotated[int | None, _option("--seed", _MODEL, "N", "Random seed. Default: 0.")]
 
 
-HELP = "Tune an adapter on images and conversations; the run directory is printed at the end."
+HELP = "Train an adapter on conversations about images; the run directory is printed at the end."
 EPILOG = "\n\n".join(
     [
         "Examples:",
@@ -143,7 +197,7 @@ EPILOG = "\n\n".join(
         "  m2pt train --data mine.json --images photos --validation 0.05 --dry-run",
         "  m2pt train --resume --output-dir runs/demo",
         "  torchrun --nproc-per-node 4 -m m2pt_cli train --data vision-flan",
-        "Ctrl-C saves a checkpoint and leaves with 130; --resume goes on from it.",
+        "Ctrl-C saves a checkpoint and exits with code 130; --resume continues from it.",
     ]
 )
 
@@ -203,7 +257,7 @@ def command(
 
     output = Output.configure(json=json, quiet=quiet or not is_first_process(), verbose=verbose)
     flags["report_to"] = [name for names in report_to or () for name in names.split(",")]
-    # A switch that was not said must not go over the file's value.
+    # A switch that was not given must not override the file's value.
     flags |= {"resume": resume or None, "overwrite": overwrite or None}
     file = settings_file(config, output_dir=output_dir, resume=resume)
     settings = TrainSettings.from_sources(file, flags)
@@ -222,7 +276,7 @@ def command(
     except Interrupted as stop:
         if is_first_process():
             raise
-        return stop.exit_code  # the first process says it for all
+        return stop.exit_code  # only the first process reports the error
     if is_first_process():
         if output.is_json:
             output.json(result)

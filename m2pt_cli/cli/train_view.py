@@ -1,4 +1,4 @@
-"""What a training shows: the plan, progress on stderr, and the result."""
+"""Views of a training run: the plan of ``--dry-run``, progress on stderr, and the result."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 
 def show_plan(settings: TrainSettings, output: Output) -> None:
-    """Plan the run and print it; nothing is trained or written."""
+    """Print the plan of a run (``--dry-run``); nothing is trained or written."""
     from m2pt_cli.models.count import Recipe, count_parameters
     from m2pt_cli.training.estimate import dry_run, planned_memory
 
     with TrainProgress(output) as progress:
         plan = dry_run(settings, events=progress)
-    said = plan.settings
+    resolved = plan.settings
     recipe = Recipe(
-        method=said.method,
-        visual_prompts=said.visual_prompts or 0,
-        textual_prompts=said.textual_prompts or 0,
-        interaction=said.interaction,
-        visual_tokens=said.visual_tokens,
-        train_lm_head=said.train_lm_head,
-        lora_rank=said.lora_rank,
+        method=resolved.method,
+        visual_prompts=resolved.visual_prompts or 0,
+        textual_prompts=resolved.textual_prompts or 0,
+        interaction=resolved.interaction,
+        visual_tokens=resolved.visual_tokens,
+        train_lm_head=resolved.train_lm_head,
+        lora_rank=resolved.lora_rank,
     )
     counts = count_parameters(plan.base, plan.geometry, recipe)
     memory = planned_memory(plan, trainable=counts.trainable)
@@ -47,7 +47,7 @@ def show_plan(settings: TrainSettings, output: Output) -> None:
 
 
 def plan_dict(plan: DryRun, counts: ParameterCounts, memory: MemoryEstimate) -> dict[str, Any]:
-    """The JSON document of ``--dry-run --json``."""
+    """Return the JSON document of ``--dry-run --json``."""
     return {
         "output_dir": plan.output_dir,
         "base": plan.base,
@@ -63,7 +63,7 @@ def plan_dict(plan: DryRun, counts: ParameterCounts, memory: MemoryEstimate) -> 
 
 
 def plan_lines(plan: DryRun, counts: ParameterCounts, memory: MemoryEstimate) -> list[str]:
-    """The plan for a person."""
+    """Return the plan as lines of text."""
     data = plan.data
     lines = ["settings"]
     lines += [f"  {flag(name):26} {_shown(value)}" for name, value in plan.settings_dict().items()]
@@ -117,7 +117,7 @@ def _size(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
-# Seconds between plain lines (longer and longer, so that a day of training is no wall of text) and between redrawings.
+# Seconds between plain progress lines (growing, so that a long run prints few lines), and between live updates.
 _FIRST_LINE, _LAST_LINE = 5.0, 60.0
 _DRAW_EVERY = 0.25
 _BARS = "▁▂▃▄▅▆▇█"
@@ -161,7 +161,7 @@ class TrainProgress:
             self._finish(event)
 
     def _say(self, text: str, *, is_warning: bool) -> None:
-        # rich prints above a running live view only what goes through its console; the view is drawn again.
+        # Output that bypasses rich's console would break the live view, so stop it; the next step starts it again.
         self._stop()
         (self._output.warn if is_warning else self._output.status)(text)
 
@@ -194,7 +194,7 @@ class TrainProgress:
     # ---- numbers ----
 
     def _speed(self) -> tuple[float, float] | None:
-        """Tokens per second and seconds per step over the last steps."""
+        """Return tokens per second and seconds per step over the last steps; None before the first."""
         if not self._recent:
             return None
         (first_seconds, first_tokens, first_step), (seconds, tokens, step) = self._recent[0], self._recent[-1]
@@ -204,7 +204,7 @@ class TrainProgress:
         return (tokens - first_tokens) / passed, passed / (step - first_step)
 
     def _loss(self) -> float:
-        """Mean of the last steps: single ones jump about."""
+        """Return the mean loss of the last steps, because the loss of a single step is noisy."""
         window = self._losses[-max(5, len(self._losses) // 20) :]
         return sum(window) / len(window)
 
@@ -235,7 +235,7 @@ class TrainProgress:
 
         if self._live is None:
             console = Console(stderr=True, markup=False, emoji=False, highlight=False)
-            # Not transient: the last picture, with the whole curve, stays on the screen.
+            # Not transient: the final view, with the whole loss curve, stays on the screen.
             self._live = Live(console=console, auto_refresh=False)
             self._live.start()
         self._live.update(self._view(), refresh=True)
@@ -270,7 +270,7 @@ class TrainProgress:
 
 
 def result_table(event: Finished) -> Table:
-    """Loss, trained parameters by part, time and size of a finished run."""
+    """Build the table of a finished run: loss, trained parameters by part, time and size."""
     from rich.table import Table
 
     table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2))
@@ -296,9 +296,9 @@ def result_table(event: Finished) -> Table:
 
 
 def sparkline(values: list[float], width: int) -> str:
-    """``values`` in ``width`` characters, each the mean of its share, from the lowest ▁ to the highest █.
+    """Draw ``values`` as at most ``width`` characters, from ▁ (lowest) to █ (highest); each is the mean of its section.
 
-    The scale is logarithmic: a loss falls by a factor in its first steps, and what follows would else be one flat line.
+    The scale is logarithmic. On a linear scale the large fall of the loss in the first steps would make the rest flat.
     """
     if not values:
         return ""

@@ -1,1 +1,1 @@
-"""Checkpoints of other tools."""
+"""Import checkpoints that other code has written."""

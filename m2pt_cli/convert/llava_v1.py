@@ -1,4 +1,4 @@
-"""LLaVA v1 assembled from Vicuna, CLIP and the projector: weights one at a time."""
+"""Assemble LLaVA v1 from Vicuna, CLIP and the projector; weights are copied one at a time."""
 
 from __future__ import annotations
 
@@ -26,34 +26,34 @@ from m2pt_cli.models.base_files import SINGLE, missing_base_files
 from m2pt_cli.models.catalog import BaseEntry
 from m2pt_cli.records import ImportResult
 
-# Writing this much takes long enough to say how far it is.
-_LARGE = 2_000_000_000
+# Writing this many bytes takes long enough to report progress.
+_REPORTED_SIZE = 2_000_000_000
 
 
 def assembled_folder(entry: BaseEntry) -> Path:
-    """Where an assembled base of the catalogue is kept: ``$HF_HOME/m2pt/<name>``."""
+    """The folder of an assembled base of the catalogue: ``$HF_HOME/m2pt/<name>``."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HOME) / "m2pt" / entry.name
 
 
 def assembled_base(entry: BaseEntry, *, report: Report | None = None) -> Path:
-    """The folder of a base of the catalogue that comes in parts; the first call fetches and assembles them.
+    """The folder of a catalogue base that is published in parts; the first call downloads and assembles them.
 
-    Several processes may call at once: one assembles, the others wait.
+    Several processes may call this at once: one assembles, the others wait.
 
     Args:
-        report: told sizes, places and free disk before anything is fetched or written.
+        report: called with lines of text about sizes, folders and free disk space, before anything is downloaded.
 
     Raises:
-        UnavailableError: a part can't be had, or is not what it should be.
+        UnavailableError: a part is not available or has unexpected content.
         DeviceError: the disk is too small.
     """
     folder = assembled_folder(entry)
     if not missing_base_files(folder):
         return folder
     sizes = entry.geometry.group_sizes
-    need = 2 * sum(sizes.values()) + 2 * sizes["vision_tower"]  # CLIP comes in four bytes a value, the rest in two
+    need = 2 * sum(sizes.values()) + 2 * sizes["vision_tower"]  # CLIP is stored in fp32, the rest in 16 bits
     _require_disk(folder, need, entry.name)
     if report is not None:
         report(
@@ -70,10 +70,10 @@ def assembled_base(entry: BaseEntry, *, report: Report | None = None) -> Path:
 
 
 def assembled_texts(entry: BaseEntry, *, report: Report | None = None) -> Path:
-    """The folder of such a base's config, tokenizer and processor: a few megabytes, no weights.
+    """The folder of a base as in `assembled_base`, with config, tokenizer and processor only: a few megabytes.
 
     Raises:
-        UnavailableError: a part can't be had, or is not what it should be.
+        UnavailableError: a part is not available or has unexpected content.
     """
     folder = assembled_folder(entry)
     if _lacks_texts(folder):
@@ -87,11 +87,18 @@ def assembled_texts(entry: BaseEntry, *, report: Report | None = None) -> Path:
 def import_base(
     language_model: str, vision_tower: str, projector: str, output_dir: Path, *, report: Report | None = None
 ) -> ImportResult:
-    """Write a base from any Vicuna, CLIP and projector that fit each other, each a folder or a Hub id.
+    """Write a base from a Vicuna, a CLIP and a projector that fit each other.
+
+    Args:
+        language_model: a folder or a Hub id.
+        vision_tower: a folder or a Hub id.
+        projector: ``mm_projector.bin``, its folder, or a Hub id.
+        output_dir: a new folder.
+        report: called with lines of text about downloads, sizes and progress.
 
     Raises:
         InputError: a local part is missing or lacks a file.
-        UnavailableError: a part can't be had, is damaged, or does not fit the others.
+        UnavailableError: a part is not available, is damaged, or does not fit the others.
         DeviceError: the disk is too small.
         SettingsError: the output directory can't be used.
     """
@@ -121,26 +128,26 @@ def _write_weights(parts: PartFolders, geometry: Geometry, folder: Path, shown_a
     _require_disk(folder, need, str(shown_as))
     if report is not None:
         report(f"writing {len(outgoing):,} tensors, {gigabytes(need)}, to {shown_as / SINGLE}")
-    for stale in folder.glob(f".{SINGLE}.*.partial"):  # of a process that was killed
+    for stale in folder.glob(f".{SINGLE}.*.partial"):  # left by a process that was killed
         stale.unlink()
-    return write_tensors(folder / SINGLE, outgoing, progress=_quarters(need, report))
+    return write_tensors(folder / SINGLE, outgoing, progress=_quarter_progress(need, report))
 
 
-def _quarters(need: int, report: Report | None) -> Callable[[int], None]:
-    """Reports every quarter of a file that takes minutes."""
-    said = 0
+def _quarter_progress(need: int, report: Report | None) -> Callable[[int], None]:
+    """A progress callback that reports each quarter of a large file."""
+    reported = 0
 
     def progress(written: int) -> None:
-        nonlocal said
-        if report is not None and need >= _LARGE and 4 * written // need > said:
-            said = 4 * written // need
+        nonlocal reported
+        if report is not None and need >= _REPORTED_SIZE and 4 * written // need > reported:
+            reported = 4 * written // need
             report(f"written: {gigabytes(written)} of {gigabytes(need)}")
 
     return progress
 
 
 def _outgoing(parts: PartFolders, geometry: Geometry) -> Iterator[Outgoing]:
-    """Every weight of the base, each from the part that holds it."""
+    """Yield every weight of the base, read from the part that contains it."""
     assert parts.projector is not None
     sources = {
         "language_model": (parts.language_model, "model.language_model.", "model."),
@@ -148,18 +155,18 @@ def _outgoing(parts: PartFolders, geometry: Geometry) -> Iterator[Outgoing]:
         "vision_tower": (parts.vision_tower, "model.vision_tower.", "vision_model."),
         "projector": (parts.projector, "model.multi_modal_projector.", "model.mm_projector."),
     }
-    read = {place: read_weights(place, _fault) for place in {place for place, _, _ in sources.values()}}
+    read = {path: read_weights(path, _fault) for path in {path for path, _, _ in sources.values()}}
     for weight in geometry.weights():
-        place, ours, theirs = sources[weight.group]
+        path, ours, theirs = sources[weight.group]
         name = theirs + weight.name.removeprefix(ours)
-        # A tower that was saved alone has no place to be named after.
-        tensor = read[place].get(name, read[place].get(name.removeprefix("vision_model.")))
+        # In a checkpoint of the vision tower alone, names have no "vision_model." prefix.
+        tensor = read[path].get(name, read[path].get(name.removeprefix("vision_model.")))
         if tensor is None:
-            raise _fault(f"{place} lacks {name}; it holds {listed(sorted(read[place]))}")
+            raise _fault(f"{path} lacks {name}; it holds {listed(sorted(read[path]))}")
         if tuple(tensor.shape) != weight.shape:
-            raise _fault(f"{name} in {place} has shape {list(tensor.shape)}, {list(weight.shape)} is expected")
+            raise _fault(f"{name} in {path} has shape {list(tensor.shape)}, {list(weight.shape)} is expected")
         if not can_write(tensor.dtype):
-            raise _fault(f"{name} in {place} is {tensor.dtype}, not fp32, fp16 or bf16")
+            raise _fault(f"{name} in {path} is {tensor.dtype}, not fp32, fp16 or bf16")
         yield Outgoing(weight.name, weight.shape, tensor.dtype, tensor.clone)
 
 

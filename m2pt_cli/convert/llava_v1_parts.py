@@ -1,4 +1,4 @@
-"""The parts that LLaVA v1 is assembled from, and its texts."""
+"""Locate or download the parts of LLaVA v1, and write the base's config, tokenizer and processor ("texts")."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ PROJECTOR = "mm_projector.bin"
 PARTS_HINT = "LLaVA v1 is made of Vicuna, CLIP and LLaVA's stage-1 mm_projector.bin"
 _CLIP_TEXTS = ("config.json", "preprocessor_config.json")
 _LLM_TEXTS = ("config.json", "tokenizer.model")
-# Of the same weights the copy that can't hold code is taken.
+# If a repository has the same weights twice, safetensors is preferred: it can't contain code.
 _WEIGHTS = (("model", ".safetensors"), ("pytorch_model", ".bin"))
 
 
 @dataclass(frozen=True)
 class OriginalParts:
-    """What a LLaVA v1 is made of, each a folder or a Hub id; the projector may be the file itself."""
+    """The parts of a LLaVA v1, each a folder or a Hub id; the projector may also be a file."""
 
     language_model: str
     vision_tower: str
@@ -39,7 +39,7 @@ class OriginalParts:
 
 @dataclass(frozen=True)
 class PartFolders:
-    """The parts on this machine; ``projector`` is a file, or None where only texts were asked for."""
+    """The local paths of the parts; ``projector`` is a file, or None if only texts were requested."""
 
     language_model: Path
     vision_tower: Path
@@ -47,11 +47,11 @@ class PartFolders:
 
 
 def fetch_parts(parts: OriginalParts, *, report: Report | None = None) -> PartFolders:
-    """All files of the parts; what the cache lacks is downloaded.
+    """Locate all files of the parts; files that are not in the cache are downloaded.
 
     Raises:
         InputError: a local part is missing or lacks a file.
-        UnavailableError: a part on the Hub can't be had.
+        UnavailableError: a part on the Hub is not available.
         DeviceError: the disk is too small.
     """
     texts = fetch_part_texts(parts, report=report)
@@ -63,7 +63,7 @@ def fetch_parts(parts: OriginalParts, *, report: Report | None = None) -> PartFo
 
 
 def fetch_part_texts(parts: OriginalParts, *, report: Report | None = None) -> PartFolders:
-    """Configs, tokenizer and image processor alone. Raises as `fetch_parts`."""
+    """Locate only configs, tokenizer and image processor, without the weights. Raises as `fetch_parts`."""
     return PartFolders(
         _part(parts.language_model, _LLM_TEXTS, with_weights=False, report=report),
         _part(parts.vision_tower, _CLIP_TEXTS, with_weights=False, report=report),
@@ -72,7 +72,7 @@ def fetch_part_texts(parts: OriginalParts, *, report: Report | None = None) -> P
 
 
 def fetch_checkpoint(repo_id: str, *, report: Report | None = None) -> Path:
-    """The folder of an official checkpoint on the Hub: config and weights. Raises AdapterError."""
+    """Download config and weights of an official checkpoint; returns its folder. Raises AdapterError."""
 
     def choose(sizes: Sizes) -> list[str]:
         weights = _weights_of(sizes)
@@ -108,13 +108,13 @@ def _part(name: str, texts: tuple[str, ...], *, with_weights: bool, report: Repo
 
 
 def _projector(name: str, report: Report | None) -> Path:
-    place = Path(name).expanduser()
-    if place.is_dir():
-        place /= PROJECTOR
-    if place.is_file():
-        return place
-    if _is_path(name) or place.name == PROJECTOR:
-        raise InputError(f"there is no file {place}", f"give {PROJECTOR}, its folder or a Hub id (owner/name)")
+    path = Path(name).expanduser()
+    if path.is_dir():
+        path /= PROJECTOR
+    if path.is_file():
+        return path
+    if _is_path(name) or path.name == PROJECTOR:
+        raise InputError(f"there is no file {path}", f"give {PROJECTOR}, its folder or a Hub id (owner/name)")
 
     def choose(sizes: Sizes) -> list[str]:
         if PROJECTOR not in sizes:
@@ -133,7 +133,7 @@ def _projector(name: str, report: Report | None) -> Path:
 
 
 def _is_path(name: str) -> bool:
-    """Whether a name can only mean a path: a Hub id has exactly one slash and does not begin like a path."""
+    """Whether a name can't be a Hub id: that has one slash, does not start like a path, and is in no local folder."""
     return name.count("/") != 1 or name.startswith((".", "/", "~")) or Path(name).parent.is_dir()
 
 
@@ -153,7 +153,7 @@ def _has_weights(folder: Path) -> bool:
         return False
 
 
-# What is taken over from the configs of the parts; they hold much else, and nothing else shapes the model.
+# The fields that are copied from the configs of the parts; no other field affects the model.
 _SHARED = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act", "attention_dropout",
     "initializer_range",
@@ -163,7 +163,7 @@ _TEXT = (
     *_SHARED, "vocab_size", "num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps", "rope_theta",
     "rope_scaling", "rope_parameters", "attention_bias", "mlp_bias", "bos_token_id", "eos_token_id", "pad_token_id",
 )  # fmt: skip
-# The template vicuna_v1 of m2pt_cli.data.chat as Jinja; a test holds the two together.
+# The template vicuna_v1 of m2pt_cli.data.chat as Jinja; a test checks that both give the same text.
 CHAT_TEMPLATE = (
     "{% if messages[0].role != 'system' %}"
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -180,7 +180,7 @@ CHAT_TEMPLATE = (
 
 
 def write_texts(parts: PartFolders, folder: Path) -> Geometry:
-    """Write all of a base but its weights, ``config.json`` last.
+    """Write all files of a base except its weights, ``config.json`` last; returns its geometry.
 
     Raises:
         UnavailableError: a part's config, tokenizer or image processor can't be used.
@@ -205,7 +205,7 @@ def _write(parts: PartFolders, folder: Path) -> dict[str, Any]:
     tokenizer = _tokenizer(parts.language_model)
     with quiet_transformers():
         config = _config(parts, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
-        _require_room(config, tokenizer, parts)
+        _require_embeddings(config, tokenizer, parts)
         processor = LlavaProcessor(
             _image_processor(parts.vision_tower, config.vision_config.image_size),
             tokenizer,
@@ -236,14 +236,14 @@ def _config(parts: PartFolders, image_token: int) -> Any:
         raise UnavailableError(f"{parts.vision_tower} is a {clip.get('model_type')}, not a CLIP", PARTS_HINT)
     try:
         config: Any = LlavaConfig(
-            vision_config=CLIPVisionConfig(**_taken(vision, _VISION)),
-            text_config=LlamaConfig(**_taken(text, _TEXT)),
+            vision_config=CLIPVisionConfig(**_selected(vision, _VISION)),
+            text_config=LlamaConfig(**_selected(text, _TEXT)),
             image_token_index=image_token,
             vision_feature_layer=-2,
             vision_feature_select_strategy="default",
             tie_word_embeddings=False,
         )
-    except Exception as error:  # transformers checks a config's values with errors of several libraries
+    except Exception as error:  # transformers' validation of configs raises errors of several libraries
         first = " ".join(str(error).split())[:300] or type(error).__name__
         raise UnavailableError(f"the config.json of a part can't be used: {first}", "copy the folder again") from None
     config.architectures = ["LlavaForConditionalGeneration"]
@@ -251,7 +251,7 @@ def _config(parts: PartFolders, image_token: int) -> Any:
     return mark_linear(config)
 
 
-def _taken(config: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+def _selected(config: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: config[name] for name in names if config.get(name) is not None}
 
 
@@ -273,12 +273,13 @@ def _tokenizer(folder: Path) -> Any:
         raise UnavailableError(f"{file} can't be used: {error}", "copy or download that file again") from None
 
 
-def _require_room(config: Any, tokenizer: Any, parts: PartFolders) -> None:
-    """Every id of the tokenizer must have an embedding."""
-    rows = config.text_config.vocab_size
-    if len(tokenizer) > rows:
+def _require_embeddings(config: Any, tokenizer: Any, parts: PartFolders) -> None:
+    """Raise UnavailableError unless every id of the tokenizer has an embedding."""
+    embeddings = config.text_config.vocab_size
+    if len(tokenizer) > embeddings:
         raise UnavailableError(
-            f"the tokenizer in {parts.language_model} has {len(tokenizer):,} tokens, its model {rows:,} embeddings",
+            f"the tokenizer in {parts.language_model} has {len(tokenizer):,} tokens, "
+            f"its model {embeddings:,} embeddings",
             "copy the folder again",
         )
 
@@ -289,7 +290,7 @@ def _image_processor(folder: Path, image_size: int) -> Any:
     try:
         processor: Any = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
         crop = dict(processor.crop_size)
-    except Exception as error:  # as for configs
+    except Exception as error:  # of several libraries, as in _config
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UnavailableError(
             f"{folder / 'preprocessor_config.json'} can't be used: {first}", "copy or download that file again"

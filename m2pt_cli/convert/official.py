@@ -1,4 +1,4 @@
-"""Checkpoints of the authors' code: found, read, and compared with what their code writes."""
+"""Find and read checkpoints of the M²PT authors' code, and check that they have the expected content."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ _VISUAL = re.compile(r"model\.vision_tower\.vision_tower\.vision_model\.encoder\
 _PROJECTOR = "model.mm_projector."
 _HEAD = "lm_head.weight"
 _TOWER, _DECODER = "model.vision_tower.vision_tower.vision_model.", "model."
-# Tables that transformers of that time saved along; they follow from the config.
+# Buffers that older versions of transformers saved; they are computed from the config.
 _BUFFERS = ("rotary_emb.inv_freq", "embeddings.position_ids")
-# How the authors' script has images reach the language model.
-_USUAL = {"mm_vision_select_layer": -2, "mm_vision_select_feature": "patch", "mm_use_im_start_end": False}
+# How images reach the language model in the authors' training script.
+_EXPECTED_CONFIG = {"mm_vision_select_layer": -2, "mm_vision_select_feature": "patch", "mm_use_im_start_end": False}
 _COPY = "copy the whole folder again, or save it again with the authors' code"
 
 
 @dataclass
 class OfficialCheckpoint:
-    """The trained parts of an official checkpoint, and the frozen weights it came with.
+    """The trained tensors of an official checkpoint, and the frozen weights that it contains.
 
     Attributes:
-        place: where it was read.
-        visual: ``[k_v, d_v]`` per vision layer; empty without visual prompts.
-        textual: ``[k_t, d_t]`` per layer of the language model; empty without textual prompts.
+        place: the folder or file of the checkpoint.
+        visual: visual prompts ``[k_v, d_v]`` for each vision layer; may be empty.
+        textual: textual prompts ``[k_t, d_t]`` for each layer of the language model; may be empty.
         projector: ``weight`` ``[d_t, d_v]`` and ``bias`` ``[d_t]``.
-        lm_head: ``[vocabulary, d_t]``, if it is there.
+        lm_head: ``[vocabulary, d_t]``, or None.
         frozen: weights of the base, by transformers' current names.
     """
 
@@ -63,19 +63,19 @@ class OfficialCheckpoint:
 
 
 def find_official(official: str, *, report: Callable[[str], None] | None = None) -> Path:
-    """The folder or file of an official checkpoint; a Hub id is fetched. No torch.
+    """The folder or file of an official checkpoint; a Hub id is downloaded. No torch.
 
     Raises:
-        AdapterError: there is none, or its files are not all there.
+        AdapterError: the checkpoint does not exist, or lacks files.
     """
     place = Path(official).expanduser()
     try:
-        is_here, is_folder = place.exists(), place.is_dir()
+        exists, is_folder = place.exists(), place.is_dir()
         if is_folder:
             _require_weights(place)
-    except OSError as error:  # a folder that may not be read, or a name that is too long
+    except OSError as error:  # a folder without read permission, or a name that is too long
         raise AdapterError(f"{shown(official)} can't be read: {error.strerror}", _COPY) from None
-    if is_here:
+    if exists:
         if is_folder:
             return place
         if place.suffix not in (".bin", ".safetensors"):
@@ -89,20 +89,23 @@ def find_official(official: str, *, report: Callable[[str], None] | None = None)
 
 
 def read_official(place: Path, geometry: Geometry, base: str) -> OfficialCheckpoint:
-    """Read an official checkpoint: all that was trained must be there and fit the base, nothing unknown may be.
+    """Read an official checkpoint, and check that it has all trained tensors, fits the base, and has no unknown tensor.
 
     Args:
-        geometry: of the base; ``base`` is its name, for messages.
+        place: a folder or a file, as `find_official` returns it.
+        geometry: the geometry of the base.
+        base: the name of the base, for messages.
 
     Raises:
-        AdapterError: it is damaged, holds code, lacks tensors, holds unknown ones, or does not fit the base.
+        AdapterError: the checkpoint is damaged, contains code, lacks tensors, has unknown ones, or does not fit the
+            base.
     """
     if geometry.projector != "linear" or geometry.model_type != "llava" or not geometry.vision.has_cls:
         raise AdapterError(
             f"official checkpoints are of a LLaVA v1 with a linear projector, which {base} is not",
             f"leave out --base, or use --base {OFFICIAL_BASE}",
         )
-    _require_usual(place, geometry)
+    _require_expected_config(place, geometry)
     tensors = read_weights(place, _fault)
     checkpoint = OfficialCheckpoint(place)
     visual: dict[int, torch.Tensor] = {}
@@ -152,30 +155,31 @@ def read_official(place: Path, geometry: Geometry, base: str) -> OfficialCheckpo
         )
     checkpoint.visual = [visual[i][0] for i in sorted(visual)]
     checkpoint.textual = [textual[i][0] for i in sorted(textual)]
-    _require_numbers(checkpoint)
+    _require_finite(checkpoint)
     return checkpoint
 
 
-def _require_usual(place: Path, geometry: Geometry) -> None:
-    """Refuse a checkpoint whose ``config.json`` says that images reach the language model in another way."""
+def _require_expected_config(place: Path, geometry: Geometry) -> None:
+    """Raise AdapterError if images reach the language model in another way, according to ``config.json``."""
     file = place / "config.json"
     if not file.is_file():
         return
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-        said = {name: config.get(name) for name in _USUAL}
+        found = {name: config.get(name) for name in _EXPECTED_CONFIG}
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise AdapterError(f"{file} can't be read: {type(error).__name__}", _COPY) from None
-    usual = _USUAL | {"mm_vision_select_layer": geometry.feature_layers[0]}
-    others = [f"{name} {said[name]!r}" for name in usual if said[name] not in (None, usual[name])]
+    expected = _EXPECTED_CONFIG | {"mm_vision_select_layer": geometry.feature_layers[0]}
+    others = [f"{name} {found[name]!r}" for name in expected if found[name] not in (None, expected[name])]
     if others:
         raise AdapterError(
             f"{place} was trained with {shown(', '.join(others))}, which m2pt does not do",
-            "m2pt takes what the authors' script makes: " + ", ".join(f"{name} {usual[name]!r}" for name in usual),
+            "m2pt takes what the authors' script makes: "
+            + ", ".join(f"{name} {expected[name]!r}" for name in expected),
         )
 
 
-def _require_numbers(checkpoint: OfficialCheckpoint) -> None:
+def _require_finite(checkpoint: OfficialCheckpoint) -> None:
     import torch
 
     trained = {"a prompt": [*checkpoint.visual, *checkpoint.textual], "mm_projector": checkpoint.projector.values()}
@@ -190,7 +194,7 @@ def _require_numbers(checkpoint: OfficialCheckpoint) -> None:
 
 
 def _misshapen_prompts(found: dict[int, torch.Tensor], width: int, stem: str) -> list[str]:
-    """Prompts are ``[1, k, width]``, k that of the first layer."""
+    """Messages about prompts whose shape is not ``[1, k, width]``, with the k of the first layer."""
     first = found[min(found)]
     count = first.shape[1] if first.ndim == 3 else 0
     expected = [1, count or "k", width]
@@ -207,7 +211,7 @@ def _projector_shapes(geometry: Geometry) -> dict[str, tuple[int, ...]]:
 
 
 def _current_name(name: str) -> str:
-    """The authors' name of a frozen weight as transformers names it today; unknown names come back changed or not."""
+    """Map the authors' name of a frozen weight to transformers' current name; undefined for other names."""
     if name.startswith(_TOWER):
         return "model.vision_tower." + name.removeprefix(_TOWER)
     return "model.language_model." + name.removeprefix(_DECODER)

@@ -1,4 +1,4 @@
-"""A checkpoint of the authors' code as an adapter, with its card."""
+"""Convert a checkpoint of the authors' code to an adapter with a model card."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ from m2pt_cli.records import ImportResult
 
 
 def official_card(result: ImportResult, *, total: int, source: str, compared: int) -> str:
-    """Markdown with the Hub's front matter.
+    """The model card of an imported adapter: Markdown with the Hub's YAML front matter.
 
     Args:
-        total: parameters of the base.
-        source: name of the checkpoint that was imported.
-        compared: frozen weights of the checkpoint that were found to be the base's.
+        result: the result of the import.
+        total: number of parameters of the base.
+        source: name of the imported checkpoint.
+        compared: number of frozen weights in the checkpoint that were compared with the base's.
     """
     question = '"What is in this image?"'
     checked = (
@@ -84,28 +85,28 @@ def official_card(result: ImportResult, *, total: int, source: str, compared: in
 
 Report = Callable[[str], None]
 
-# Where PEFT hangs the base in the names it saves.
+# PEFT's prefix of the names in an adapter file.
 _PREFIX = "base_model.model."
-# Weights may have passed through bf16 and fp16 on their way; two roundings of bf16 are within 2^-8.
+# Weights may have been rounded to bf16 and fp16 before; two roundings to bf16 change a value by up to 2^-8.
 _RELATIVE, _ABSOLUTE = 2**-7, 1e-6
 _ROUNDINGS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def import_official(place: Path, output_dir: Path, entry: BaseEntry, *, report: Report | None = None) -> ImportResult:
-    """Write an official checkpoint as an adapter with ``visual_tokens="official"``.
+    """Convert an official checkpoint to an adapter with ``visual_tokens="official"``.
 
-    Checked in this order: the checkpoint's files, names and shapes; the base; that the checkpoint's frozen weights are
-    the base's (64 values of each). An ``lm_head`` that is the base's, but for rounding, is left out.
+    Checks in this order: the checkpoint's files, names and shapes; the base; that the checkpoint's frozen weights are
+    the base's (64 values of each). An ``lm_head`` that equals the base's up to rounding is not saved.
 
     Args:
-        place: what `official.find_official` found.
-        output_dir: a folder that is empty or does not exist; on failure it stays so.
-        entry: the base it was trained on.
-        report: told of downloads, and of what is kept and left out.
+        place: the folder or file that `official.find_official` returned.
+        output_dir: a folder that is empty or does not exist; on failure it is left unchanged.
+        entry: the base that the checkpoint was trained on.
+        report: called with lines of text about downloads, and about weights that are saved or not.
 
     Raises:
-        AdapterError: the checkpoint is damaged, does not fit the base, or was trained on another.
-        UnavailableError: the base can't be had.
+        AdapterError: the checkpoint is damaged, does not fit the base, or was trained on another base.
+        UnavailableError: the base is not available.
         SettingsError: the output directory can't be used.
     """
     say = report or (lambda text: None)
@@ -113,7 +114,7 @@ def import_official(place: Path, output_dir: Path, entry: BaseEntry, *, report: 
     folder = base_folder(entry, report=report)
     require_base_files(folder)
     fingerprint = base_fingerprint(folder)
-    base = _mapped(folder)
+    base = _base_weights(folder)
     compared = _require_same_base(checkpoint, base, entry.name)
     if compared:
         say(f"{compared:,} frozen weights of the checkpoint are those of {entry.name}; they are left out")
@@ -180,8 +181,8 @@ def _outgoing(checkpoint: OfficialCheckpoint, head: torch.Tensor | None) -> Iter
         yield Outgoing(_PREFIX + name, tuple(tensor.shape), tensor.dtype, tensor.clone)
 
 
-def _mapped(folder: Path) -> dict[str, torch.Tensor]:
-    """The weights of a base by their current names, memory-mapped: only what is looked at is read."""
+def _base_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of a base by their current names, memory-mapped: only values that are used are read from disk."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -195,31 +196,31 @@ def _mapped(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def _require_same_base(checkpoint: OfficialCheckpoint, base: dict[str, torch.Tensor], name: str) -> int:
-    """Compare evenly spaced values of every frozen weight; returns how many weights there were.
+    """Compare evenly spaced values of every frozen weight with the base; returns the number of weights.
 
     Raises:
-        AdapterError: some differ by more than rounding.
+        AdapterError: some weights differ by more than rounding.
     """
-    others = []
+    different = []
     for key, theirs in checkpoint.frozen.items():
-        places = torch.linspace(0, theirs.numel() - 1, SAMPLES, dtype=torch.float64).long()
-        mine = base[key].reshape(-1)[places].float()
-        if not torch.allclose(theirs.reshape(-1)[places].float(), mine, rtol=_RELATIVE, atol=_ABSOLUTE):
-            others.append(key)
-    if others:
+        indices = torch.linspace(0, theirs.numel() - 1, SAMPLES, dtype=torch.float64).long()
+        ours = base[key].reshape(-1)[indices].float()
+        if not torch.allclose(theirs.reshape(-1)[indices].float(), ours, rtol=_RELATIVE, atol=_ABSOLUTE):
+            different.append(key)
+    if different:
         raise AdapterError(
-            f"{checkpoint.place} was trained on another base than {name}: {len(others)} of "
-            f"{len(checkpoint.frozen)} frozen weights differ, the first {others[0]}",
+            f"{checkpoint.place} was trained on another base than {name}: {len(different)} of "
+            f"{len(checkpoint.frozen)} frozen weights differ, the first {different[0]}",
             "name the base it was trained on with --base; m2pt import --help says how one is made of Vicuna and CLIP",
         )
     return len(checkpoint.frozen)
 
 
-def _is_rounded(theirs: torch.Tensor, mine: torch.Tensor) -> bool:
-    """Whether a weight is the base's own, exactly or after rounding to another type on the way."""
-    step = 64  # rows at a time: a head is too large to be cast whole
-    starts = range(0, len(mine), step)
+def _is_rounded(theirs: torch.Tensor, ours: torch.Tensor) -> bool:
+    """Whether a weight equals the base's, exactly or after the base's was rounded to one of ``_ROUNDINGS``."""
+    step = 64  # rows per comparison: casting a whole lm_head takes too much memory
+    starts = range(0, len(ours), step)
     return any(
-        all(torch.equal(theirs[i : i + step], mine[i : i + step].to(kind).to(theirs.dtype)) for i in starts)
-        for kind in _ROUNDINGS
+        all(torch.equal(theirs[i : i + step], ours[i : i + step].to(dtype).to(theirs.dtype)) for i in starts)
+        for dtype in _ROUNDINGS
     )

@@ -1,6 +1,6 @@
-"""Vicuna's ``tokenizer.model``, a SentencePiece BPE, as a fast tokenizer whose one unused entry stands for images.
+"""Convert Vicuna's ``tokenizer.model``, a SentencePiece BPE, to a fast tokenizer with an ``<image>`` token.
 
-Read here rather than through the sentencepiece library: a few fields of the file are all that a BPE needs.
+The file is parsed here, without the sentencepiece library: a BPE needs only a few of its fields.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 IMAGE_TOKEN = "<image>"
-# The byte NUL, which no text holds: its row of the vocabulary is free, so that neither embedding nor head grows.
+# The byte NUL does not occur in text: <image> takes its vocabulary entry, so embedding and lm_head keep their size.
 _FREE_PIECE = "<0x00>"
-_NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6  # the kinds of pieces
+_NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6  # SentencePiece's types of pieces
 _BPE = 2
 
 
 @dataclass(frozen=True)
 class Piece:
-    """An entry of the vocabulary; its place is its id, and of two merges the one of higher score comes first."""
+    """An entry of the vocabulary. Its index is its id; merges into pieces of higher score have priority."""
 
     text: str
     score: float = 0.0
@@ -32,11 +32,11 @@ class Piece:
 
 @dataclass(frozen=True)
 class SentencePieceModel:
-    """What a ``tokenizer.model`` says.
+    """The content of a ``tokenizer.model``.
 
     Attributes:
         pieces: the vocabulary, in the order of ids.
-        adds_space: a space is put in front of every text.
+        adds_space: whether the tokenizer prepends a space to every text.
     """
 
     pieces: tuple[Piece, ...]
@@ -47,8 +47,8 @@ def read_model(file: Path) -> SentencePieceModel:
     """Read a ``tokenizer.model`` (the fields of sentencepiece_model.proto that a byte-fallback BPE needs).
 
     Raises:
-        OSError: it can't be read.
-        ValueError: it is damaged, or a kind of tokenizer that LLaMA's family does not use; says which.
+        OSError: the file can't be read.
+        ValueError: the file is damaged, or has another type of tokenizer than LLaMA's; the message says which.
     """
     pieces: list[Piece] = []
     adds_space, squeezes_spaces, charsmap, model_type = True, True, b"", 1
@@ -73,9 +73,10 @@ def read_model(file: Path) -> SentencePieceModel:
 
 
 def image_tokenizer(model: SentencePieceModel, *, max_length: int = 2048) -> PreTrainedTokenizerFast:
-    """The tokenizer with ``<image>`` as one token, and with the ids of SentencePiece for all else.
+    """Build a fast tokenizer with ``<image>`` as one token; other ids are the same as SentencePiece's.
 
-    ``<image>`` takes the row of the byte NUL; a NUL in a text becomes ``<unk>``. Padding is ``<unk>``, as the authors'.
+    If the vocabulary has no ``<image>``, it replaces the byte NUL, and a NUL in a text becomes ``<unk>``. The padding
+    token is ``<unk>``, as in the authors' code.
 
     Raises:
         ValueError: the vocabulary has neither ``<image>`` nor a NUL, or lacks ``<s>``, ``</s>`` or ``<unk>``.
@@ -91,7 +92,7 @@ def image_tokenizer(model: SentencePieceModel, *, max_length: int = 2048) -> Pre
     tokenizer: Any = Tokenizer(
         models.BPE(ids, _merges(pieces, ids), unk_token="<unk>", fuse_unk=True, byte_fallback=True)
     )
-    # Around special tokens every stretch of text is a text of its own, with a space in front, as in the authors' code.
+    # Each segment of text between special tokens gets a space in front, as in the authors' code.
     start = [normalizers.Prepend("▁")] if model.adds_space else []
     tokenizer.normalizer = normalizers.Sequence([*start, normalizers.Replace(" ", "▁")])
     plain = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
@@ -120,7 +121,7 @@ def _with_image(pieces: tuple[Piece, ...]) -> list[Piece]:
 
 
 def _merges(pieces: list[Piece], ids: dict[str, int]) -> list[tuple[str, str]]:
-    """Every way to join two pieces into a third, best score first; only normal pieces are met in a text."""
+    """All merges of two normal pieces into a third, best score first; only normal pieces occur in text."""
     normal = {piece.text for piece in pieces if piece.kind == _NORMAL}
     found = []
     for piece in pieces:
@@ -146,7 +147,7 @@ def _piece(message: bytes) -> Piece:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
-    """The fields of a protocol buffer message: number, and a number (varint) or bytes."""
+    """Yield ``(field number, value)`` of a protocol buffer message; the value is an int (varint) or bytes."""
     position = 0
     while position < len(message):
         key, position = _varint(message, position)

@@ -1,4 +1,4 @@
-"""Weights of other people's checkpoints by name: safetensors or .bin, one file or many; nothing in them is run."""
+"""Read the weights of untrusted checkpoints: safetensors or .bin, one file or several. Code in them is never run."""
 
 from __future__ import annotations
 
@@ -15,20 +15,24 @@ from m2pt_cli.files.safetensors import stored_tensors
 if TYPE_CHECKING:
     import torch
 
-# Builds the error of a fault: an adapter's or a base's, each with its own next step.
+# Creates the error for a message: an AdapterError, or the error of a base, with a hint.
 Fault = Callable[[str], M2PTError]
 
 _INDEX = ".index.json"
-# What is looked for in a folder, in this order: of two copies the one that can't hold code is read.
+# Files searched for in a folder, in this order: safetensors is preferred, because it can't contain code.
 LAYOUTS = ("model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin")
 _MAX_INDEX = 50_000_000
 
 
 def weight_files(place: Path, fault: Fault) -> list[Path]:
-    """The files that hold a checkpoint's weights: ``place`` itself, or what its folder's index names. No torch.
+    """The weight files of a checkpoint: ``place`` itself if it is a file, else those in the folder. No torch.
+
+    Args:
+        place: a folder or one file.
+        fault: creates the error to raise.
 
     Raises:
-        M2PTError: there are none, one is missing, or the index names what is not a file of its folder.
+        M2PTError: there are no weights, a file is missing, or the index names a file outside the folder.
     """
     if place.is_file():
         return [place]
@@ -41,23 +45,24 @@ def weight_files(place: Path, fault: Fault) -> list[Path]:
 
 
 def read_weights(place: Path, fault: Fault) -> dict[str, torch.Tensor]:
-    """Every tensor of a checkpoint by its name; values are read from disk where they are used (memory-mapped).
+    """Every tensor of a checkpoint by its name, memory-mapped: values are read from disk when they are used.
 
-    Pickled files are read with ``weights_only=True``: tensors and plain containers alone, no code.
+    Pickled files are read with ``weights_only=True``: tensors and plain containers only, no code.
 
     Args:
         place: a folder or one file.
+        fault: creates the error to raise.
 
     Raises:
-        M2PTError: a file is damaged, is cut short, or holds anything but plain tensors.
+        M2PTError: a file is damaged or truncated, or contains anything but plain tensors.
     """
     tensors: dict[str, torch.Tensor] = {}
     files = weight_files(place, fault)
     for file in files:
         found = _safetensors(file, fault) if file.suffix == ".safetensors" else _pickled(file, fault)
-        twice = tensors.keys() & found.keys()
-        if twice:
-            raise fault(f"{file} holds {shown(min(twice))}, which another file of the checkpoint holds as well")
+        duplicates = tensors.keys() & found.keys()
+        if duplicates:
+            raise fault(f"{file} holds {shown(min(duplicates))}, which another file of the checkpoint holds as well")
         tensors |= found
     if place.is_dir() and len(files) > 1:
         index = next(place / name for name in LAYOUTS if name.endswith(_INDEX) and (place / name).is_file())
@@ -68,19 +73,19 @@ def read_weights(place: Path, fault: Fault) -> dict[str, torch.Tensor]:
 
 
 def shown(name: object) -> str:
-    """A name out of a file, short enough for a message."""
+    """A name from a file, truncated to 100 characters for a message."""
     text = str(name)
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def listed(names: Iterable[str], most: int = 3) -> str:
-    """The first few of many names."""
-    every = list(names)
-    return ", ".join(shown(name) for name in every[:most]) + (", ..." if len(every) > most else "")
+    """The first ``most`` of some names, separated by commas, for a message."""
+    all_names = list(names)
+    return ", ".join(shown(name) for name in all_names[:most]) + (", ..." if len(all_names) > most else "")
 
 
 def _weight_map(index: Path, fault: Fault) -> dict[str, str]:
-    """What an index file says: the shard of every tensor."""
+    """Read an index file: the shard file of every tensor."""
     try:
         if index.stat().st_size > _MAX_INDEX:
             raise ValueError("it is too large for an index")
@@ -93,7 +98,7 @@ def _weight_map(index: Path, fault: Fault) -> dict[str, str]:
 
 
 def _own_file(folder: Path, name: str, fault: Fault) -> Path:
-    """A file of the folder itself: no path, and no link to somewhere else."""
+    """The path of a weight file directly in ``folder``; other paths and links out of the folder are refused."""
     file = folder / name
     if not name or Path(name).name != name or "\\" in name:
         raise fault(f"the index of {folder} names {shown(name)!r}, which is not a file of its folder")
@@ -125,10 +130,10 @@ def _pickled(file: Path, fault: Fault) -> dict[str, torch.Tensor]:
             warnings.simplefilter("ignore")
             content = _unpickle(file)
     except pickle.UnpicklingError:
-        # torch's own message advises to allow the code.
+        # torch's own message suggests to allow the code, so it is not shown.
         raise fault(f"{file} is damaged, or holds more than weights: code, which is not run") from None
     except Exception as error:
-        # A damaged or hostile file makes torch fail in many ways, and none of them is a defect of ours.
+        # A damaged or malicious file makes torch raise many types of errors; none of them is a bug of this program.
         raise fault(f"{file} can't be read: {_first_line(error)}") from None
     if not isinstance(content, dict) or not content:
         raise fault(f"{file} holds a {type(content).__name__} instead of weights by name")
@@ -140,7 +145,7 @@ def _unpickle(file: Path) -> Any:
 
     import torch
 
-    # Files written before torch 1.6 are no zip archives and can't be mapped.
+    # Files written before torch 1.6 are not zip archives and can't be memory-mapped.
     return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
 
 
@@ -150,7 +155,7 @@ def _checked(file: Path, name: object, tensor: object, fault: Fault) -> str:
     if not isinstance(name, str) or type(tensor) not in (torch.Tensor, torch.nn.Parameter):
         raise fault(f"{file} holds {shown(name)} of type {type(tensor).__name__} where weights by name are expected")
     assert isinstance(tensor, torch.Tensor)
-    # A view may claim any shape over a few stored values.
+    # A non-contiguous view can have a huge shape with only a few stored values.
     is_plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
     if not (is_plain and tensor.is_contiguous()):
         raise fault(f"{file} holds {shown(name)} in a form that is no plain tensor")

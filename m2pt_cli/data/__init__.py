@@ -1,1 +1,1 @@
-"""Samples, their sources, chat templates and batches."""
+"""Data sets: sources, samples, chat templates, tokenization and batches."""

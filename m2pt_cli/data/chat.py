@@ -1,4 +1,4 @@
-"""Conversations as text: the chat templates, and which characters the assistant has to produce.
+"""Chat templates: render a conversation to text and record which characters the assistant generates.
 
 The wording is LLaVA's (``conversation.py``, separator style TWO). `m2pt_cli.data.tokenize` turns the text into ids.
 """
@@ -13,7 +13,7 @@ from m2pt_cli.data.sample import IMAGE_MARK, Turn
 from m2pt_cli.errors import InputError, SettingsError
 from m2pt_cli.settings import TEMPLATES, closest
 
-# LLaVA's own sentences. vicuna_v1 is what LLaVA-1.5 and the official M2PT were tuned with.
+# LLaVA's system prompts. LLaVA-1.5 and the official M2PT were tuned with vicuna_v1.
 _SYSTEMS = {
     "vicuna_v1": (
         "A chat between a curious user and an artificial intelligence assistant. "
@@ -29,38 +29,38 @@ _SYSTEMS = {
 
 @dataclass(frozen=True)
 class Rendered:
-    """A conversation as text; ``spans`` are the character ranges that the assistant has to produce."""
+    """A conversation as text; ``spans`` are the ``(start, end)`` character ranges that the assistant generates."""
 
     text: str
     spans: tuple[tuple[int, int], ...]
 
 
 class ChatTemplate(Protocol):
-    """How a conversation is written down for a model."""
+    """Renders a conversation to the text that a model reads."""
 
     @property
     def name(self) -> str:
         """One of ``settings.TEMPLATES``."""
 
     def render(self, turns: Sequence[Turn], *, eos: str) -> Rendered:
-        """The text of ``turns``; where the last is the user's, it ends with the cue for an answer."""
+        """The text of ``turns``; if the last turn is the user's, it ends with the generation prompt."""
 
 
 @dataclass(frozen=True)
 class FixedTemplate:
-    """``{system}USER: {question} ASSISTANT: {answer}{eos}USER: …``"""
+    """Renders ``{system}USER: {question} ASSISTANT: {answer}{eos}USER: …``"""
 
     name: str
     system: str
 
     def render(self, turns: Sequence[Turn], *, eos: str) -> Rendered:
-        """The text of ``turns``, ending with ``ASSISTANT:`` where the last is the user's."""
+        """The text of ``turns``; it ends with ``ASSISTANT:`` if the last turn is the user's."""
         text, spans = self.system, []
         for turn in turns:
             if turn.role == "user":
                 text += f"USER: {image_first(turn.text)} ASSISTANT:"
             else:
-                # The space is the assistant's: a prompt ends with the colon, and the model produces all that follows.
+                # The space belongs to the answer: a prompt ends with the colon, and the model generates the rest.
                 start = len(text)
                 text += f" {turn.text}{eos}"
                 spans.append((start, len(text)))
@@ -69,25 +69,25 @@ class FixedTemplate:
 
 @dataclass(frozen=True)
 class ProcessorTemplate:
-    """The chat template that a base brings along: Jinja, rendered by transformers in its sandbox."""
+    """The chat template of the base's processor: Jinja, rendered by transformers in its sandbox."""
 
     processor: Any
     name: str = "base"
 
     def render(self, turns: Sequence[Turn], *, eos: str) -> Rendered:
-        """The text of ``turns``; an answer that the template leaves without an end gets ``eos``.
+        """The text of ``turns``; ``eos`` is appended to an answer if the template writes no end token after it.
 
         Raises:
-            SettingsError: the template rewrites earlier turns, so that the place of an answer can't be told.
+            SettingsError: the template rewrites earlier turns, so the position of an answer can't be determined.
         """
         messages = [{"role": turn.role, "content": _parts(turn.text)} for turn in turns]
-        whole = self._apply(messages, cue=turns[-1].role == "user")
+        whole = self._apply(messages, generation_prompt=turns[-1].role == "user")
         text, spans, done = "", [], 0
         for index, turn in enumerate(turns):
             if turn.role == "user":
                 continue
-            before = self._apply(messages[:index], cue=True)
-            after = self._apply(messages[: index + 1], cue=False).rstrip()
+            before = self._apply(messages[:index], generation_prompt=True)
+            after = self._apply(messages[: index + 1], generation_prompt=False).rstrip()
             if not (after.startswith(before) and whole.startswith(after)):
                 raise SettingsError(
                     "the chat template of this base rewrites earlier turns: its answers can't be told apart",
@@ -95,7 +95,7 @@ class ProcessorTemplate:
                 )
             text += whole[done : len(before)]
             answer = after[len(before) :]
-            if answer.endswith(turn.text.strip()):  # nothing follows the words: the model would never learn to stop
+            if answer.endswith(turn.text.strip()):  # no end token follows: the model would never learn to stop
                 answer += eos
             spans.append((len(text), len(text) + len(answer)))
             text += answer
@@ -103,16 +103,16 @@ class ProcessorTemplate:
         rest = whole[done:]
         return Rendered(text + (rest if turns[-1].role == "user" else ""), tuple(spans))
 
-    def _apply(self, messages: list[dict[str, Any]], *, cue: bool) -> str:
-        return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=cue)
+    def _apply(self, messages: list[dict[str, Any]], *, generation_prompt: bool) -> str:
+        return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt)
 
 
 def get_template(name: str, processor: Any = None) -> ChatTemplate:
-    """The chat template called ``name``.
+    """Return the chat template called ``name``.
 
     Args:
-        name: ``vicuna_v1``, ``llava_v1``, ``plain`` (no system sentence) or ``base`` (the processor's own).
-        processor: needed for ``base``.
+        name: ``vicuna_v1``, ``llava_v1``, ``plain`` (no system prompt) or ``base`` (the processor's own template).
+        processor: required for ``base``.
 
     Raises:
         SettingsError: no such template, or the base has none of its own.
@@ -127,17 +127,20 @@ def get_template(name: str, processor: Any = None) -> ChatTemplate:
 
 
 def image_first(text: str) -> str:
-    """``text`` with its only image mark on a line in front, as LLaVA's preprocessing puts it; several marks stay."""
+    """Move a single ``<image>`` to a line of its own at the start, as LLaVA's preprocessing does.
+
+    A text with no ``<image>`` or several is returned unchanged.
+    """
     if text.count(IMAGE_MARK) != 1 or text.startswith(f"{IMAGE_MARK}\n"):
         return text
     return f"{IMAGE_MARK}\n{text.replace(IMAGE_MARK, '').strip()}".rstrip()
 
 
 def question_turn(question: str, num_images: int) -> Turn:
-    """A user's turn of ``num_images`` images and a question, the marks in front unless the question holds them.
+    """A user turn with ``num_images`` images and a question; adds ``<image>`` lines if the question has none.
 
     Raises:
-        InputError: the question holds marks, but not as many as there are images.
+        InputError: the question contains ``<image>``, but not once per image.
     """
     marks = question.count(IMAGE_MARK)
     if marks == num_images:
@@ -148,11 +151,11 @@ def question_turn(question: str, num_images: int) -> Turn:
 
 
 def _parts(text: str) -> list[dict[str, str]]:
-    """Message content as transformers' templates take it: texts and images in their order."""
+    """Message content in the format of transformers' chat templates: texts and images in order."""
     parts: list[dict[str, str]] = []
-    for index, piece in enumerate(image_first(text).split(IMAGE_MARK)):
+    for index, segment in enumerate(image_first(text).split(IMAGE_MARK)):
         if index:
             parts.append({"type": "image"})
-        if piece := piece.strip("\n"):
-            parts.append({"type": "text", "text": piece})
+        if segment := segment.strip("\n"):
+            parts.append({"type": "text", "text": segment})
     return parts

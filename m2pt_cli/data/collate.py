@@ -1,6 +1,6 @@
-"""Samples -> batch: images opened and prepared, ids padded.
+"""Collate samples into a batch: open and preprocess images, pad token ids.
 
-Images are opened here, in the worker processes of a data loader or in an engine's thread, never before.
+Images are opened only here: in the worker processes of a data loader, or in a thread of the engine.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from m2pt_cli.data.sample import ImageReference, image_size
 from m2pt_cli.data.tokenize import UNSUPERVISED, EncodedSample
 from m2pt_cli.errors import SettingsError
 
-# Images of up to 64 x 64 pixels are kept once prepared, at most 100 MB of them.
-_SMALL, _MOST_SMALL = 64 * 64 * 3, 8192
+# Resized images of up to 64 x 64 pixels are cached: at most 8192 of them, 100 MB.
+_MAX_CACHED_SIZE, _MAX_CACHED_IMAGES = 64 * 64 * 3, 8192
 
 
 class ImagePreparer:
-    """Opens images and prepares them for a base.
+    """Opens images and preprocesses them for a base.
 
     Args:
-        processor: the base's processor. How many tokens an image takes is read from it at each call, so that it may be
-            set for an adapter (``visual_tokens``) later.
-        fit: ``crop``, ``pad`` or ``base``; a base that cuts images into tiles (LLaVA-NeXT) knows only ``base``.
+        processor: the base's processor. The number of tokens per image is read from it at each call, because
+            attaching an adapter may change it later (``visual_tokens``).
+        fit: ``crop``, ``pad`` or ``base``; a base that cuts images into tiles (LLaVA-NeXT) supports only ``base``.
 
     Raises:
-        SettingsError: the fit does not go with the base.
+        SettingsError: the base does not support this fit.
     """
 
     def __init__(self, processor: Any, *, fit: str) -> None:
@@ -44,17 +44,17 @@ class ImagePreparer:
                 f"--image-fit {fit} does not go with this base, which cuts images into tiles", "use --image-fit base"
             )
         self._pixels = None if self.is_tiled else PixelPreparer(self.image_processor, fit=fit)
-        self._small: dict[str, NDArray[np.uint8]] = {}
+        self._cache: dict[str, NDArray[np.uint8]] = {}
 
     def prepare(self, images: Sequence[ImageReference]) -> dict[str, Tensor]:
-        """What the model takes for ``images``; nothing for none.
+        """Preprocess ``images`` to model inputs; an empty dict if there are none.
 
         Returns:
             ``{"pixel_values": (n, 3, height, width)}``, or for a base with tiles
             ``{"pixel_values": (n, tiles, 3, height, width), "image_sizes": (n, 2)}``.
 
         Raises:
-            InputError: an image can't be read; it is named.
+            InputError: an image can't be read; the message names it.
         """
         if not images:
             return {}
@@ -65,9 +65,9 @@ class ImagePreparer:
         return {"pixel_values": inputs["pixel_values"], "image_sizes": inputs["image_sizes"]}
 
     def picture(self, image: ImageReference, *, side: int) -> NDArray[np.uint8]:
-        """The image as the vision tower sees it, ``(height, width, 3)``, only finer: about ``side`` pixels high.
+        """The image cropped or padded as for the vision tower, ``(height, width, 3)``, about ``side`` pixels high.
 
-        Of an image that is cut into tiles the overview, which shows it whole, as a square.
+        For a base that cuts images into tiles: the whole image, resized to a square.
         """
         opened = image.open()
         if self._pixels is None:
@@ -78,17 +78,20 @@ class ImagePreparer:
         return replace(fit, size=size, shortest=None if fit.shortest is None else fit.shortest * times).apply(opened)
 
     def _fitted(self, image: ImageReference, fit: Fit) -> NDArray[np.uint8]:
-        """``(height, width, 3)``; small ones are kept, since drawing a scene anew costs several times a look-up."""
-        known = self._small.get(image.name)
-        if known is not None:
-            return known
+        """The image after `Fit.apply`, ``(height, width, 3)``; small images are cached.
+
+        Drawing a demo scene again costs several times as much as a look-up.
+        """
+        cached = self._cache.get(image.name)
+        if cached is not None:
+            return cached
         fitted = fit.apply(image.open())
-        if fitted.size <= _SMALL and len(self._small) < _MOST_SMALL:
-            self._small[image.name] = fitted
+        if fitted.size <= _MAX_CACHED_SIZE and len(self._cache) < _MAX_CACHED_IMAGES:
+            self._cache[image.name] = fitted
         return fitted
 
     def token_counts(self, images: Sequence[ImageReference]) -> list[int]:
-        """Tokens that each image takes in the text.
+        """The number of tokens of each image in the prompt.
 
         Raises:
             InputError: the size of an image is needed and can't be read.
@@ -107,11 +110,11 @@ class ImagePreparer:
 
 
 class Collator:
-    """Makes a batch of encoded samples, padded on the right; a broken image raises InputError with its name.
+    """Collates encoded samples into a batch, padded on the right; a broken image raises InputError with its name.
 
     Args:
-        images: opens and prepares images.
-        pad_token_id: fills the shorter rows.
+        images: opens and preprocesses images.
+        pad_token_id: pads the shorter sequences.
     """
 
     def __init__(self, images: ImagePreparer, *, pad_token_id: int) -> None:
@@ -119,9 +122,9 @@ class Collator:
         self.pad_token_id = pad_token_id
 
     def __call__(self, samples: Sequence[EncodedSample]) -> dict[str, Tensor]:
-        """``input_ids``, ``attention_mask``, ``labels``: ``(batch, length)``, and the images in the order of the rows.
+        """``input_ids``, ``attention_mask``, ``labels``: ``(batch, length)``, and the images in the samples' order.
 
-        Without an image in the whole batch there is no ``pixel_values``.
+        If no sample of the batch has an image, there is no ``pixel_values``.
         """
         length = max(len(sample.encoded.input_ids) for sample in samples)
         ids = torch.full((len(samples), length), self.pad_token_id, dtype=torch.long)
@@ -137,7 +140,7 @@ class Collator:
 
 
 def join_images(prepared: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The images of several rows as one input; rows of fewer tiles are filled up with zeros."""
+    """Concatenate the image inputs of several samples; inputs with fewer tiles are padded with zeros."""
     with_images = [inputs for inputs in prepared if inputs]
     if not with_images:
         return {}
@@ -151,10 +154,10 @@ def join_images(prepared: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def pil_image_processor(image_processor: Any) -> Any:
-    """The PIL variant of an image processor: its pixels do not depend on whether torchvision is installed.
+    """The PIL variant of an image processor: its output does not depend on whether torchvision is installed.
 
     Raises:
-        SettingsError: there is no such variant.
+        SettingsError: transformers has no such variant.
     """
     if image_processor.backend == "pil":
         return image_processor

@@ -1,8 +1,8 @@
-"""One row of a data set as a sample: LLaVA's ``conversations`` or the ``messages`` of chat APIs and TRL.
+"""Convert one row of a data set to a sample: LLaVA's ``conversations``, or the ``messages`` of chat APIs and TRL.
 
 LLaVA: ``{"id", "image": "a.jpg" | ["a.jpg", …], "conversations": [{"from": "human" | "gpt", "value"}], "task_name"}``.
-Messages: ``{"messages": [{"role": "user" | "assistant", "content"}], "images": […]}``, the content a text or a list of
-``{"type": "text", "text"}`` and ``{"type": "image"}``. A row without images is a conversation in text alone.
+Messages: ``{"messages": [{"role": "user" | "assistant", "content"}], "images": […]}``, where the content is a string or
+a list of ``{"type": "text", "text"}`` and ``{"type": "image"}``. A row without images is a text-only conversation.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ _ROLES: dict[str, Literal["user", "assistant", "system"]] = {
 
 
 def sample_of(row: Any, number: int, find: Callable[[Any], ImageReference]) -> Sample:
-    """The sample of one row.
+    """Convert one row to a sample.
 
     Args:
-        row: a JSON object or a data set's row.
-        number: its place, which is its id where it has none.
-        find: turns what names an image into a reference.
+        row: a JSON object or a row of a data set.
+        number: the position of the row; the sample's id if the row has no ``id``.
+        find: returns the reference to an image, given the row's value for it.
 
     Raises:
-        InvalidRow: what is wrong with the row.
+        InvalidRow: the row is invalid; the message says why.
     """
     if not isinstance(row, Mapping):
         raise InvalidRow(f"a {_json_type(row)} instead of an object")
@@ -39,12 +39,12 @@ def sample_of(row: Any, number: int, find: Callable[[Any], ImageReference]) -> S
     messages = _list_of_messages(row[column], column)
     inline: list[Any] = []
     turns = [_turn(message, place, inline) for place, message in enumerate(messages, start=1)]
-    turns = _checked_order(_system_folded(turns))
-    named = _named_images(row)
+    turns = _check_order(_merge_system_message(turns))
+    named = _image_column(row)
     if inline and named:
         raise InvalidRow("images both in the messages and beside them")
     images = tuple(find(value) for value in inline or named)
-    turns = _checked_marks(turns, len(images), place_unmarked=column == "messages")
+    turns = _check_image_marks(turns, len(images), place_unmarked=column == "messages")
     task = row.get("task_name") or row.get("task")
     sample_id = row.get("id")
     return Sample(
@@ -56,12 +56,12 @@ def sample_of(row: Any, number: int, find: Callable[[Any], ImageReference]) -> S
 
 
 def column_of(row: Mapping[str, Any]) -> str | None:
-    """The column that holds the conversation, or None."""
+    """The name of the column that contains the conversation, or None."""
     return next((name for name in COLUMNS if row.get(name) is not None), None)
 
 
 def image_names(row: Any) -> list[str]:
-    """The images that a row names by path, as far as it is well formed: what has to be unpacked for it."""
+    """The paths and URLs in a row's image columns: the files to unpack for it. Malformed values are ignored."""
     if not isinstance(row, Mapping):
         return []
     value = row.get("image") or row.get("images") or []
@@ -73,7 +73,7 @@ _RoleAndText = tuple[Literal["user", "assistant", "system"], str]
 
 def _list_of_messages(value: Any, column: str) -> Sequence[Any]:
     if isinstance(value, Mapping) and value and all(isinstance(part, list) for part in value.values()):
-        # A column of lists of structs may arrive as a struct of lists.
+        # The datasets library may return a list of structs as a struct of lists.
         value = [dict(zip(value, parts, strict=False)) for parts in zip(*value.values(), strict=False)]
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise InvalidRow(f"{column} is a {_json_type(value)} instead of a list")
@@ -105,31 +105,31 @@ def _part_text(part: Any, place: int, inline: list[Any]) -> str:
     if kind == "text" and isinstance(part.get("text"), str):
         return str(part["text"])
     if kind in ("image", "image_url"):
-        held = next((part[key] for key in ("image", "image_url", "path", "url", "bytes") if part.get(key)), None)
-        if held is not None:
-            inline.append(held)
+        image = next((part[key] for key in ("image", "image_url", "path", "url", "bytes") if part.get(key)), None)
+        if image is not None:
+            inline.append(image)
         return f"{IMAGE_MARK}\n"
     raise InvalidRow(f"turn {place} holds a part of type {kind!r} instead of text or image")
 
 
-def _named_images(row: Mapping[str, Any]) -> list[Any]:
-    held = [row[name] for name in ("image", "images") if row.get(name) is not None and row.get(name) != []]
-    held = [value for value in held if not (isinstance(value, str) and not value)]
-    if len(held) > 1:
+def _image_column(row: Mapping[str, Any]) -> list[Any]:
+    values = [row[name] for name in ("image", "images") if row.get(name) is not None and row.get(name) != []]
+    values = [value for value in values if not (isinstance(value, str) and not value)]
+    if len(values) > 1:
         raise InvalidRow("both image and images in it")
-    if not held:
+    if not values:
         return []
-    return list(held[0]) if isinstance(held[0], (list, tuple)) else [held[0]]
+    return list(values[0]) if isinstance(values[0], (list, tuple)) else [values[0]]
 
 
-def _system_folded(turns: list[_RoleAndText]) -> list[_RoleAndText]:
-    """A leading system message stands before the first question: the chat templates have sentences of their own."""
+def _merge_system_message(turns: list[_RoleAndText]) -> list[_RoleAndText]:
+    """Prepend a leading system message to the first question: the chat templates have system prompts of their own."""
     if len(turns) < 2 or turns[0][0] != "system" or turns[1][0] != "user":
         return turns
     return [("user", f"{turns[0][1]}\n{turns[1][1]}".strip()), *turns[2:]]
 
 
-def _checked_order(turns: list[_RoleAndText]) -> list[_RoleAndText]:
+def _check_order(turns: list[_RoleAndText]) -> list[_RoleAndText]:
     for place, (role, text) in enumerate(turns, start=1):
         expected = "user" if place % 2 else "assistant"
         if role != expected:
@@ -141,7 +141,7 @@ def _checked_order(turns: list[_RoleAndText]) -> list[_RoleAndText]:
     return turns
 
 
-def _checked_marks(turns: list[_RoleAndText], num_images: int, *, place_unmarked: bool) -> list[_RoleAndText]:
+def _check_image_marks(turns: list[_RoleAndText], num_images: int, *, place_unmarked: bool) -> list[_RoleAndText]:
     if any(IMAGE_MARK in text for role, text in turns if role == "assistant"):
         raise InvalidRow(f"{IMAGE_MARK} in an answer")
     marks = sum(text.count(IMAGE_MARK) for _, text in turns)

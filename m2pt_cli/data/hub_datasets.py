@@ -1,6 +1,6 @@
 """Data sets that the ``datasets`` library reads: ids on the Hub, and folders of parquet, JSON or images.
 
-Only data files are read. A loading script would run its author's code: the library refuses it, and so does this.
+Only data files are read. A loading script would run its author's code: the library refuses it, and so does this module.
 """
 
 from __future__ import annotations
@@ -21,73 +21,74 @@ _FILES = {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv"}
 
 @dataclass(frozen=True)
 class CellImage(StoredImage):
-    """An image that lies encoded in a cell of a data set; read from disk whenever it is opened."""
+    """An encoded image in a cell of a data set; read from disk each time it is opened."""
 
     name: str
-    table: Any = field(repr=False, compare=False)  # mapped from disk: a worker process gets its path, not its bytes
+    table: Any = field(repr=False, compare=False)  # memory-mapped: a worker process gets its path, not its bytes
     column: str
     row: int
-    place: int | None  # in a list of images
+    index: int | None  # the image's index, if the cell is a list of images
 
     def source(self) -> IO[bytes]:
-        """A view of the cell: only what is read leaves the disk."""
+        """A view of the memory-mapped cell: only the bytes that are read are loaded from disk."""
         import pyarrow
 
         cell = self.table.column(self.column)[self.row]
-        struct = cell if self.place is None else cell.values[self.place]
+        struct = cell if self.index is None else cell.values[self.index]
         return pyarrow.BufferReader(struct["bytes"].as_buffer())
 
 
 class DataSet:
-    """Rows of a data set as mappings; encoded images stay on disk as `CellImage`."""
+    """The rows of a data set as dicts; encoded images stay on disk as `CellImage`."""
 
     def __init__(self, rows: Any, name: str) -> None:
         from datasets import Image, LargeList, List
 
         self._name = name
-        kinds = rows.features.items()
-        self._lists = [n for n, k in kinds if isinstance(k, (List, LargeList)) and isinstance(k.feature, Image)]
-        images = [name for name, kind in kinds if isinstance(kind, Image)] + self._lists
+        features = rows.features.items()
+        self._lists = [n for n, f in features if isinstance(f, (List, LargeList)) and isinstance(f.feature, Image)]
+        images = [name for name, feature in features if isinstance(feature, Image)] + self._lists
         self._table = rows.data
         self._columns = {column: rows.data.column(column) for column in images}
-        self._rest = rows.remove_columns(images)
+        self._other_columns = rows.remove_columns(images)
         self._length = len(rows)
-        require_columns([dict.fromkeys(images) | self._rest[0]] if self._length else [], name)
+        require_columns([dict.fromkeys(images) | self._other_columns[0]] if self._length else [], name)
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        row = dict(self._rest[number]) if self._rest.column_names else {}
+        row = dict(self._other_columns[number]) if self._other_columns.column_names else {}
         for name, column in self._columns.items():
             cell = column[number]
             if not cell.is_valid:
                 row[name] = None
             elif name in self._lists:
-                row[name] = [self._image(name, number, place, struct) for place, struct in enumerate(cell.values)]
+                row[name] = [self._image(name, number, index, struct) for index, struct in enumerate(cell.values)]
             else:
                 row[name] = self._image(name, number, None, cell)
         return row
 
-    def _image(self, name: str, number: int, place: int | None, struct: Any) -> Any:
+    def _image(self, name: str, number: int, index: int | None, struct: Any) -> Any:
         if not struct.is_valid:
             return None
         if not struct["bytes"].is_valid:
             return {"path": struct["path"].as_py()}
-        label = f"{self._name} row {number + 1}" + (f" image {place + 1}" if place else "")
-        return CellImage(f"{label} ({name})", self._table, name, number, place)
+        label = f"{self._name} row {number + 1}" + (f" image {index + 1}" if index else "")
+        return CellImage(f"{label} ({name})", self._table, name, number, index)
 
 
 def open_data_set(spec: str, *, report: Report) -> DataSet:
-    """The training split (or the only one) of a data set.
+    """Open the ``train`` split of a data set, or its only split.
 
     Args:
         spec: ``owner/name``, ``owner/name:subset``, or a path: a folder, a ``.parquet``, ``.arrow`` or ``.csv`` file.
+        report: called with a line of text before a download.
 
     Raises:
-        InputError: a local data set is damaged or of another kind, has several splits or subsets to choose from, or
-            wants to run a loading script.
-        UnavailableError: no such data set on the Hub, no access, no network.
+        InputError: a local data set is damaged or has an unsupported format; or the data set has several splits (none
+            called ``train``) or subsets, or needs a loading script.
+        UnavailableError: no such data set on the Hub, no access, or no network.
     """
     path = Path(spec)
     if path.exists():
@@ -98,11 +99,11 @@ def open_data_set(spec: str, *, report: Report) -> DataSet:
         repo = list_files(repo_id)
         report(f"reading {repo_id} ({gigabytes(sum(repo.sizes.values()))} on the Hub)")
     except UnavailableError as error:
-        refused = error  # a copy that was read before is still good
+        refused = error  # a copy in the cache can still be read
     from datasets import load_dataset
 
     try:
-        with _in_words(spec), hub_errors(repo_id):
+        with _library_errors(spec), hub_errors(repo_id):
             return DataSet(_split(lambda **options: load_dataset(repo_id, subset or None, **options), spec), repo_id)
     except UnavailableError:
         if refused is not None:
@@ -111,7 +112,7 @@ def open_data_set(spec: str, *, report: Report) -> DataSet:
 
 
 def cache_folders() -> tuple[Path, ...]:
-    """Where the libraries keep the files of Hub data sets: images of such a set may lie there."""
+    """The existing cache folders of ``huggingface_hub`` and ``datasets``: images of a Hub data set may be there."""
     from datasets import config
     from huggingface_hub import constants
 
@@ -127,7 +128,7 @@ def _local(path: Path) -> Any:
             f"{path} is of no known kind: {path.suffix or 'no suffix'}",
             "give .json (LLaVA), .jsonl (messages), .parquet, .arrow or .csv",
         )
-    with _in_words(str(path)):
+    with _library_errors(str(path)):
         if path.is_file():
             return load_dataset(_FILES[path.suffix.lower()], data_files=str(path), split="train")
         if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
@@ -156,8 +157,8 @@ def _only_split(splits: dict[str, Any], spec: str) -> Any:
 
 
 @contextmanager
-def _in_words(spec: str) -> Iterator[None]:
-    """Failures of the ``datasets`` library as M2PTErrors, and its progress bars off."""
+def _library_errors(spec: str) -> Iterator[None]:
+    """Raise errors of the ``datasets`` library as M2PTErrors, and disable its progress bars."""
     import datasets
     from datasets.data_files import EmptyDatasetError
     from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError, DatasetsError

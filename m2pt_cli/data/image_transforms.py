@@ -1,7 +1,7 @@
-"""An image as the pixel values of a vision tower: the same numbers as transformers' PIL image processors, faster.
+"""Preprocess images to pixel values: the same values as transformers' PIL image processors, but faster.
 
-Resizing is Pillow's, as there; rescaling and normalising are one look-up in a table of 256 values per channel, which
-the image processor itself computes, so that not a bit differs.
+Pillow resizes, as in transformers. Rescaling and normalising are one look-up in a table of 256 values per channel. The
+image processor itself computes the table, so the results are bit-identical.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from m2pt_cli.settings import IMAGE_FITS, closest
 
 @dataclass(frozen=True)
 class Fit:
-    """How an image becomes ``size``: ``(height, width)``.
+    """How an image is resized, cropped or padded to ``size``.
 
     Attributes:
-        pad: made square first, the mean colour on both sides (LLaVA-1.5's ``expand2square``).
-        shortest: its shorter side is resized to this, and the centre cut out; None resizes both sides to ``size``.
-        resample: Pillow's filter.
-        fill: the mean colour.
+        size: ``(height, width)`` of the result.
+        pad: pad the image to a square first, on both sides, with ``fill`` (LLaVA-1.5's ``expand2square``).
+        shortest: resize the shorter side to this, then centre-crop; None resizes both sides to ``size``.
+        resample: Pillow's resampling filter.
+        fill: the padding colour, the image processor's mean colour.
     """
 
     size: tuple[int, int]
@@ -35,18 +36,18 @@ class Fit:
     fill: tuple[int, int, int]
 
     def apply(self, image: Image.Image) -> NDArray[np.uint8]:
-        """``(height, width, 3)`` of an RGB image."""
+        """Resize, crop or pad an RGB image; returns ``(height, width, 3)``."""
         if self.pad and image.width != image.height:
-            image = _squared(image, self.fill)
+            image = _pad_to_square(image, self.fill)
         height, width = self.size
         if self.shortest is not None:
-            # As transformers rounds it: the longer side is cut to a whole number.
+            # Round as transformers does: the longer side is truncated to an integer.
             short, long = sorted(image.size)
             other = int(self.shortest * long / short)
             width, height = (self.shortest, other) if image.width <= image.height else (other, self.shortest)
         if image.size != (width, height):
             image = image.resize((width, height), resample=self.resample)  # type: ignore[arg-type]
-        return _centre(np.asarray(image), *self.size)
+        return _centre_crop(np.asarray(image), *self.size)
 
 
 class PixelPreparer:
@@ -54,8 +55,8 @@ class PixelPreparer:
 
     Args:
         image_processor: transformers' PIL image processor of the base (CLIP's, SigLIP's or LLaVA's).
-        fit: ``crop`` (shortest edge, centre crop: M²PT), ``pad`` (square with the mean colour: LLaVA-1.5), or ``base``
-            (as the image processor is set).
+        fit: ``crop`` (resize the shortest edge, then centre-crop: M²PT), ``pad`` (pad to a square with the mean colour:
+            LLaVA-1.5), or ``base`` (the image processor's own settings).
 
     Raises:
         SettingsError: an unknown fit.
@@ -66,11 +67,11 @@ class PixelPreparer:
         self._table = value_table(image_processor)
 
     def pixels(self, image: Image.Image) -> NDArray[np.float32]:
-        """``(3, height, width)`` of an RGB image."""
+        """Pixel values ``(3, height, width)`` of an RGB image."""
         return self.values(self.fit.apply(image))
 
     def values(self, fitted: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """``(3, height, width)`` of a fitted image ``(height, width, 3)``."""
+        """Pixel values ``(3, height, width)`` of an image ``(height, width, 3)`` that `Fit.apply` returned."""
         values = np.empty((3, *fitted.shape[:2]), np.float32)
         for channel in range(3):
             np.take(self._table[channel], fitted[:, :, channel], out=values[channel], mode="clip")
@@ -78,10 +79,10 @@ class PixelPreparer:
 
 
 def fit_of(image_processor: Any, fit: str) -> Fit:
-    """What ``crop``, ``pad`` or ``base`` means for an image processor. Raises SettingsError for anything else."""
+    """The `Fit` of ``crop``, ``pad`` or ``base`` for an image processor. Raises SettingsError for anything else."""
     if fit not in IMAGE_FITS:
         raise SettingsError(f"--image-fit {fit!r} is not one of {', '.join(IMAGE_FITS)}{closest(fit, IMAGE_FITS)}")
-    size = _target(image_processor)
+    size = _target_size(image_processor)
     mean = image_processor.image_mean
     fill = tuple(int(value * 255) for value in mean) if image_processor.do_normalize else (127, 127, 127)
     shortest = image_processor.size.get("shortest_edge")
@@ -95,7 +96,7 @@ def fit_of(image_processor: Any, fit: str) -> Fit:
 
 
 def value_table(image_processor: Any) -> NDArray[np.float32]:
-    """``(3, 256)``: what the image processor makes of every value of a channel, computed by itself."""
+    """``(3, 256)``: the image processor's output for each value 0..255 of each channel."""
     values = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (3, 256, 1))
     if image_processor.do_rescale:
         values = image_processor.rescale(values, image_processor.rescale_factor)
@@ -104,20 +105,20 @@ def value_table(image_processor: Any) -> NDArray[np.float32]:
     return np.ascontiguousarray(values[:, :, 0], np.float32)
 
 
-def _target(image_processor: Any) -> tuple[int, int]:
+def _target_size(image_processor: Any) -> tuple[int, int]:
     chosen = image_processor.crop_size if image_processor.do_center_crop else image_processor.size
     if chosen.get("height") and chosen.get("width"):
         return int(chosen["height"]), int(chosen["width"])
     return int(chosen["shortest_edge"]), int(chosen["shortest_edge"])
 
 
-def _squared(image: Image.Image, fill: tuple[int, int, int]) -> Image.Image:
+def _pad_to_square(image: Image.Image, fill: tuple[int, int, int]) -> Image.Image:
     side = max(image.size)
     square = Image.new("RGB", (side, side), fill)
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return square
 
 
-def _centre(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+def _centre_crop(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
     return pixels[top : top + height, left : left + width]

@@ -1,4 +1,4 @@
-"""Images that a data set names, found in the folders the user allowed and nowhere else."""
+"""Find the images of a data set, only in the folders that the user allowed."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from m2pt_cli.files.download import is_url
 
 
 class ImageFolders:
-    """Turns what a row holds as its image into a reference.
+    """Converts the image value of a row to a reference.
 
-    A data set may come from anyone: a path that leaves the folders, by ``..``, as an absolute path or through a
-    symbolic link, is a fault, so that training can't be made to read other files.
+    A data set may be untrusted: a path that leads out of the folders (through ``..``, as an absolute path or through a
+    symbolic link) is refused, so that a data set can't make training read other files.
 
     Args:
-        folders: tried in this order.
+        folders: searched in this order.
         allow_url: whether http(s) URLs may be fetched.
-        subfolders: looked into in each folder as well, each as a folder of its own; those that are not there are
-            passed over.
+        subfolders: paths relative to each folder, searched instead of the folder itself; ``""`` is the folder itself.
+            Those that do not exist are skipped.
 
     Attributes:
-        folders: all that are looked into.
+        folders: all existing combinations of a folder and a subfolder, in the order of the search.
 
     Raises:
         InputError: a folder does not exist.
@@ -47,20 +47,24 @@ class ImageFolders:
         self._real_parents: dict[str, str] = {}
 
     def find(self, value: Any) -> ImageReference:
-        """The image that ``value`` stands for: a path, a URL, encoded bytes, or a mapping with ``path`` or ``bytes``.
+        """Return the reference to an image.
+
+        Args:
+            value: a path, a URL, a data URI, encoded bytes, a PIL image, a `StoredImage`, or a mapping with ``bytes``,
+                ``path`` or ``url``.
 
         Raises:
-            InvalidRow: it can't be found, lies outside the folders, or is nothing that names an image.
+            InvalidRow: the image does not exist, is outside the folders, or ``value`` has another type.
         """
         if isinstance(value, str):
-            return self._named(value)
+            return self._from_string(value)
         if isinstance(value, Mapping):
-            held = value.get("bytes") or value.get("path") or value.get("url")
-            if held is None:
+            image = value.get("bytes") or value.get("path") or value.get("url")
+            if image is None:
                 raise InvalidRow(
                     f"an image with the keys {', '.join(map(str, value)) or 'none'}: path or bytes expected"
                 )
-            return self.find(held)
+            return self.find(image)
         if isinstance(value, StoredImage):
             return value
         if isinstance(value, bytes):
@@ -70,13 +74,13 @@ class ImageFolders:
             return DecodedImage(f"image {digest[:16]}", value)
         raise InvalidRow(f"an image of type {type(value).__name__}: a path was expected")
 
-    def _named(self, name: str) -> ImageReference:
+    def _from_string(self, name: str) -> ImageReference:
         if is_url(name):
             if not self._allow_url:
                 raise InvalidRow(f"image {name[:200]} is a URL: allow fetching with --allow-url")
             return UrlImage(name)
         if name.startswith("data:"):
-            return _embedded(name)
+            return _from_data_uri(name)
         if not self._roots:
             raise InvalidRow(f"image {name} is a path, and this data set has no folder: name one with --images")
         path = self.locate(name)
@@ -85,14 +89,14 @@ class ImageFolders:
         return FileImage(str(path), path)
 
     def locate(self, name: str) -> Path | None:
-        """The file called ``name`` in the first folder that holds it; None where none does.
+        """The path of the file ``name`` in the first folder that contains it; None if no folder does.
 
         Raises:
             InvalidRow: the name leads out of the folders.
         """
         is_outside = False
         for folder, root in self._roots:
-            path = os.path.join(folder, name)  # an absolute name stands for itself
+            path = os.path.join(folder, name)  # an absolute name replaces the folder
             try:
                 found = self._inside(path, root)
             except (OSError, ValueError):
@@ -105,7 +109,7 @@ class ImageFolders:
         return None
 
     def _inside(self, path: str, root: str) -> bool | None:
-        """True: a file within ``root``; False: it leads out of it; None: it is not there."""
+        """True if ``path`` is a file inside ``root``, False if it leads out of ``root``, None if it does not exist."""
         parent, base = os.path.split(path)
         real = self._real_parents.get(parent)
         if real is None:
@@ -129,7 +133,7 @@ def _within(path: str, root: str) -> bool:
     return path == root or path.startswith(root.rstrip(os.sep) + os.sep)
 
 
-def _embedded(uri: str) -> BytesImage:
+def _from_data_uri(uri: str) -> BytesImage:
     head, _, body = uri.partition(",")
     try:
         if not head.endswith(";base64"):

@@ -1,4 +1,4 @@
-"""Rows from JSON and JSONL files, with faults in words: which line, what was found."""
+"""Read the rows of JSON and JSONL files; error messages name the line and what was found there."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ SUFFIXES = (".json", *LINES)
 
 
 def read_rows(file: Path, faults: ValidationReport) -> list[tuple[int, Any]]:
-    """The rows of a JSON list or of a file of JSON lines, each with its number (of the item, or of the line).
+    """Read a JSON list or a JSON Lines file; returns ``(number, row)`` pairs, the number of the item or of the line.
 
     Args:
         file: ``.json``, ``.jsonl`` or ``.ndjson``.
-        faults: lines that are no JSON are added here.
+        faults: lines that are not valid JSON are added here.
 
     Raises:
-        InputError: missing, unreadable, not UTF-8, truncated, not a list, empty, or without the columns of a
-            conversation in any row.
+        InputError: the file is missing, unreadable, not UTF-8, truncated, not a list or empty, or none of its rows has
+            a conversation column.
     """
     text = read_text(file)
     rows = _read_lines(text, file, faults) if file.suffix.lower() in LINES else _read_list(text, file)
@@ -38,14 +38,14 @@ def read_rows(file: Path, faults: ValidationReport) -> list[tuple[int, Any]]:
 
 
 def chosen(items: list[Item], limit: int | None, seed: int) -> list[Item]:
-    """At most ``limit`` items by ``seed``, in their order: data sets are often sorted by task."""
+    """At most ``limit`` items, in their order; sampled by ``seed``, because data sets are often sorted by task."""
     if limit is None or len(items) <= limit:
         return items
     return [items[index] for index in sorted(random.Random(seed).sample(range(len(items)), limit))]
 
 
 def require_columns(rows: Sequence[Any], where: str) -> None:
-    """Raise InputError if no row has the column of a conversation: then the file is of another kind."""
+    """Raise InputError if no row has a conversation column: then the file has another format."""
     objects = [row for row in rows if isinstance(row, Mapping)]
     if not objects or any(column_of(row) is not None for row in objects):
         return
@@ -58,7 +58,7 @@ def require_columns(rows: Sequence[Any], where: str) -> None:
 
 
 def read_text(file: Path) -> str:
-    """A whole UTF-8 file, with or without a byte order mark. Raises InputError."""
+    """Read a UTF-8 file, with or without a byte order mark. Raises InputError if it can't be read or decoded."""
     try:
         content = file.read_bytes()
     except FileNotFoundError:
@@ -113,7 +113,7 @@ def _not_json(text: str, file: Path, error: json.JSONDecodeError) -> InputError:
             f"{file} holds more than one JSON value: a second begins at {place}",
             f"if it has one object a line, name it {file.stem}.jsonl",
         )
-    # A text that was cut short fails where it ends, or at the start of the string that was never closed.
+    # In a truncated file the parser fails at the end, or at the start of a string that is not closed.
     if not text[error.pos :].strip() or error.msg.startswith("Unterminated string"):
         return InputError(f"{file} is truncated: the JSON breaks off at {place}", "copy or download it again")
     return InputError(f"{file} is not valid JSON: {error.msg} at {place}")

@@ -1,6 +1,6 @@
-"""A training sample: images and a conversation about them, wherever they came from.
+"""A training sample: images and a conversation about them, independent of the source format.
 
-Images are references, opened when they are needed, so that a large data set costs no memory and no torch.
+Images are references that are opened when they are needed, so a large data set takes little memory. No torch.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
 
 IMAGE_MARK = "<image>"
 
-# Pillow's own bound for a suspected decompression bomb: 89 million pixels, 268 MB once decoded.
+# Pillow's limit for a suspected decompression bomb: 89 million pixels, 268 MB once decoded.
 MOST_PIXELS = 89_478_485
-# An image this long and thin grows without bound when its shorter side is resized.
+# When the shorter side of a very long and thin image is resized, the longer side grows without bound.
 MOST_ASPECT = 200
 _EXIF_ORIENTATION = 0x0112
 
 
 class ImageReference(Protocol):
-    """An image that is opened when it is needed."""
+    """An image that is opened when it is needed; equal names mean equal images."""
 
     @property
     def name(self) -> str:
-        """What a report shows: a path, or the name of a drawn scene."""
+        """Identifies the image, also in messages: a path, a URL, a content hash, or the name of a drawn scene."""
 
     def open(self) -> Image:
-        """The image in RGB. Raises InputError where it can't be read."""
+        """The image in RGB. Raises InputError if it can't be read."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn of a conversation; a user's text holds ``<image>`` where an image stands."""
+    """One turn of a conversation; ``<image>`` in a user's text marks the position of an image."""
 
     role: Literal["user", "assistant"]
     text: str
@@ -48,7 +48,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Sample:
-    """Images and a conversation; the marks ``<image>`` in the turns count as many as ``images``."""
+    """Images and a conversation; the turns contain ``<image>`` once per image."""
 
     id: str
     images: tuple[ImageReference, ...]
@@ -57,20 +57,20 @@ class Sample:
 
 
 class StoredImage:
-    """An image in a file format: its size is known without decoding it, and it may be damaged."""
+    """An encoded image: its size can be read without decoding it, and it may be damaged."""
 
     name: str
 
     def source(self) -> Path | IO[bytes]:
-        """Where the encoded image is."""
+        """The path, or an open file, of the encoded image."""
         raise NotImplementedError
 
     def open(self) -> Image:
-        """The image in RGB. Raises InputError where it can't be read."""
+        """The image in RGB. Raises InputError if it can't be read."""
         return decode_image(self.name, self.source())
 
     def size(self) -> tuple[int, int]:
-        """``(width, height)`` from the header. Raises InputError where it is no image."""
+        """``(width, height)`` from the header. Raises InputError if it is not an image."""
         return read_size(self.name, self.source())
 
 
@@ -98,18 +98,18 @@ class BytesImage(StoredImage):
 
 @dataclass(frozen=True)
 class UrlImage:
-    """An image behind an http(s) URL, fetched whenever it is opened."""
+    """An image at an http(s) URL, fetched each time it is opened."""
 
     name: str
 
     def open(self) -> Image:
-        """The image in RGB. Raises InputError where it can't be fetched or read."""
+        """The image in RGB. Raises InputError if it can't be fetched or read."""
         return decode_image(self.name, io.BytesIO(fetch(self.name)))
 
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """An image that a caller holds already."""
+    """A decoded PIL image."""
 
     name: str
     image: Image = field(repr=False, compare=False)
@@ -120,18 +120,18 @@ class DecodedImage:
 
 
 def holds_no_character(text: str) -> bool:
-    """Whether a text holds half a surrogate pair: JSON and command lines can, no tokenizer and no file takes it."""
+    """Whether a text contains a lone surrogate: JSON and command lines allow it, tokenizers and UTF-8 files do not."""
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def image_reference(image: str | Path | Image, *, folder: Path, allow_url: bool = False) -> ImageReference:
-    """A reference to an image that the user named: a path (relative to ``folder``), a URL, or a PIL image.
+    """Return the reference to an image that the user gave: a path (relative to ``folder``), a URL, or a PIL image.
 
     Raises:
-        InputError: no such file, or a URL where ``allow_url`` is False.
+        InputError: the file does not exist, or ``image`` is a URL and ``allow_url`` is False.
     """
     if not isinstance(image, (str, Path)):
-        # Equal names mean equal images to whoever shares work between questions, so the name follows the content.
+        # The name must follow the content: questions about images of equal names share one forward pass.
         digest = hashlib.sha256(repr((image.mode, image.size)).encode() + image.tobytes()).hexdigest()
         return DecodedImage(f"image {digest[:16]}", image)
     if is_url(str(image)):
@@ -139,24 +139,25 @@ def image_reference(image: str | Path | Image, *, folder: Path, allow_url: bool 
             raise InputError(f"image {image} is a URL", "give a file, or allow fetching with --allow-url")
         return UrlImage(str(image))
     path = folder / image
-    if not isfile(path):  # False for a name that is too long, where Path.is_file raises
+    if not isfile(path):  # returns False for a name that is too long, where Path.is_file raises
         what = "is a folder" if isdir(path) else "does not exist"
         raise InputError(f"image {path} {what}", "check the path of the image")
     return FileImage(str(path), path)
 
 
 def image_size(reference: ImageReference) -> tuple[int, int]:
-    """``(width, height)``, from the header alone where that is possible. Raises InputError where it can't be read."""
+    """``(width, height)`` of an image, from the header alone if possible. Raises InputError if it can't be read."""
     if isinstance(reference, StoredImage):
         return reference.size()
     return reference.open().size
 
 
 def read_size(name: str, source: Path | IO[bytes]) -> tuple[int, int]:
-    """``(width, height)`` of an encoded image as `decode_image` gives it, without decoding its pixels.
+    """``(width, height)`` that `decode_image` would return for an encoded image, without decoding its pixels.
 
     Raises:
-        InputError: missing, no image, more than `MOST_PIXELS`, or longer than `MOST_ASPECT` times its width.
+        InputError: the image is missing, is not an image, has more than `MOST_PIXELS` pixels, or one side is more than
+            `MOST_ASPECT` times the other.
     """
     from PIL import Image
 
@@ -170,10 +171,11 @@ def read_size(name: str, source: Path | IO[bytes]) -> tuple[int, int]:
 
 
 def decode_image(name: str, source: Path | IO[bytes]) -> Image:
-    """Decode an image to RGB, upright where its EXIF data says how it was held (as transformers' ``load_image``).
+    """Decode an image to RGB and apply its EXIF orientation (as transformers' ``load_image``).
 
     Raises:
-        InputError: missing, damaged, truncated, more than `MOST_PIXELS`, or longer than `MOST_ASPECT` times its width.
+        InputError: the image is missing, damaged or truncated, has more than `MOST_PIXELS` pixels, or one side is more
+            than `MOST_ASPECT` times the other.
     """
     from PIL import Image, ImageOps
 
@@ -191,24 +193,24 @@ def decode_image(name: str, source: Path | IO[bytes]) -> Image:
 
 
 def _orientation(image: Image) -> int:
-    """How a camera was held, 1 to 8 (5 and up: sideways), as far as the header says it."""
+    """The EXIF orientation in the header, 1 to 8 (5 and up: width and height are swapped); 1 if there is none."""
     if image.format == "PNG" and "exif" not in image.info:
-        return 1  # Pillow would decode the whole image to look behind it
+        return 1  # getexif() would decode the whole image to look for EXIF data after the pixels
     return int(image.getexif().get(_EXIF_ORIENTATION, 1))
 
 
-# What Pillow's decoders raise on damaged files, beside its own bomb error.
+# What Pillow's decoders raise on damaged files, in addition to DecompressionBombError.
 _UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, MemoryError)
-_AGAIN = "open it in a viewer; copy it again, or save it as PNG or JPEG"
+_REPAIR_HINT = "open it in a viewer; copy it again, or save it as PNG or JPEG"
 
 
 def _unreadable(name: str, error: BaseException) -> InputError:
     if isinstance(error, FileNotFoundError):
         return InputError(f"image {name} does not exist", "check the path of the image")
     if type(error).__name__ == "UnidentifiedImageError":
-        return InputError(f"image {name} can't be read: not an image, or damaged", _AGAIN)
+        return InputError(f"image {name} can't be read: not an image, or damaged", _REPAIR_HINT)
     reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return InputError(f"image {name} can't be read: {reason}", _AGAIN)
+    return InputError(f"image {name} can't be read: {reason}", _REPAIR_HINT)
 
 
 def _require_bounded(name: str, width: int, height: int) -> None:

@@ -1,7 +1,7 @@
-"""Conversations as token ids, with the tokens that are supervised.
+"""Tokenize conversations and label the supervised tokens.
 
-The whole text is tokenised once and the assistant's words are found again through character offsets, so that the ids
-are those that the processor gives for the same text. Every assistant turn is supervised, its end included.
+The whole text is tokenized once, and character offsets tell which tokens belong to the assistant. So the ids are the
+same as those of the processor for the same text. Every assistant turn is supervised, its end token included.
 """
 
 from __future__ import annotations
@@ -22,13 +22,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 UNSUPERVISED = -100
-# Conversations tokenised in one call: enough to keep the tokenizer busy, few enough to keep its offsets small.
+# Conversations per tokenizer call: enough for its threads, few enough to bound the memory of the offsets.
 _CHUNK = 1024
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of one conversation; ``labels`` are the ids where supervised, else -100; ``cut`` tokens were lost."""
+    """Token ids of one conversation.
+
+    Attributes:
+        input_ids: the ids, with every image token repeated.
+        labels: the ids of supervised tokens, -100 elsewhere.
+        cut: number of tokens that were truncated at the end.
+    """
 
     input_ids: list[int]
     labels: list[int]
@@ -37,7 +43,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Tokens:
-    """A tokenised conversation in which each image is still one token.
+    """A tokenized conversation in which each image is still one token.
 
     Attributes:
         ids: ``(n,)`` int32.
@@ -48,7 +54,7 @@ class Tokens:
     supervised: NDArray[np.bool_]
 
     def expand(self, image_token_id: int, image_tokens: Sequence[int], max_length: int | None = None) -> Encoded:
-        """Every image token repeated as often as ``image_tokens`` says, then cut at the end to ``max_length``."""
+        """Repeat the i-th image token ``image_tokens[i]`` times, then truncate to ``max_length``."""
         repeats = np.ones(len(self.ids), np.int64)
         repeats[self.ids == image_token_id] = image_tokens
         ids = np.repeat(self.ids, repeats)
@@ -60,20 +66,22 @@ class Tokens:
 
 @dataclass(frozen=True)
 class EncodedSample:
-    """A sample with its ids: what a collator takes."""
+    """A sample with its token ids: the input of `Collator`."""
 
     sample: Sample
     encoded: Encoded
 
 
 class EncodedSamples(Sequence[EncodedSample]):
-    """Samples and their tokens, expanded one by one as they are asked for.
+    """Samples and their tokens; image tokens are expanded when an item is accessed.
 
     Attributes:
-        lengths: tokens of every sample, cut to ``max_length``.
-        num_cut: samples that were too long and are cut at the end.
-        faults: samples that were dropped, since nothing supervised or not the whole image would be left.
-        num_supervised: supervised tokens of all samples together.
+        samples: the samples that were kept.
+        lengths: number of tokens of every sample, at most ``max_length``.
+        num_cut: number of samples that are truncated.
+        faults: number of samples that were dropped: truncation would remove a part of an image or all supervised
+            tokens, or the number of image tokens differs from that of the images.
+        num_supervised: number of supervised tokens of all samples, before truncation.
     """
 
     def __init__(
@@ -121,20 +129,20 @@ def encode_samples(
     max_length: int,
     skip_bad: bool = False,
 ) -> EncodedSamples:
-    """Tokenise samples and check what is left of them.
+    """Tokenize samples and check that truncation keeps their images and some supervised tokens.
 
     Args:
         samples: checked samples.
-        template: how they are written down.
-        tokenizer: a fast one, whose offsets tell where the answers are.
-        image_token_id: the id that stands for an image.
-        token_counts: tokens of each image of a sample.
-        max_length: longer conversations are cut at the end.
+        template: renders the conversations.
+        tokenizer: a fast tokenizer, whose offsets tell where the answers are.
+        image_token_id: the id of the image token.
+        token_counts: returns the number of tokens of each image of a sample.
+        max_length: longer conversations are truncated at the end.
         skip_bad: drop and count faulty samples instead of raising.
 
     Raises:
-        InputError: samples whose image span or supervised tokens would be lost: the first 20 and their number.
-        SettingsError: the tokenizer tells no offsets, has no end of sequence, or does not know the image token.
+        InputError: samples are faulty, see ``EncodedSamples.faults``; the message lists the first 20 and their number.
+        SettingsError: the tokenizer returns no offsets or has no end-of-sequence token.
     """
     eos = _eos(tokenizer)
     faults = ValidationReport(skip_bad=skip_bad)
@@ -171,13 +179,14 @@ def encode_conversation(
     image_tokens: Sequence[int] = (),
     max_length: int | None = None,
 ) -> Encoded:
-    """Ids and labels of one conversation; where the last turn is the user's, it ends with the cue for an answer.
+    """Ids and labels of one conversation; if the last turn is the user's, it ends with the generation prompt.
 
     Args:
-        image_tokens: tokens of each image, in the order of the marks.
+        image_tokens: number of tokens of each image, in order.
 
     Raises:
-        InputError: the marks are not as many as the images, or an image or every supervised token would be cut off.
+        InputError: the number of ``<image>`` differs from that of the images, or truncation would remove a part of an
+            image or all supervised tokens.
     """
     tokens = next(_tokenise([template.render(turns, eos=_eos(tokenizer))], tokenizer))
     reason = _fault(tokens, image_tokens, image_token_id, max_length, is_prompt=turns[-1].role == "user")
@@ -195,10 +204,10 @@ def encode_prompt(
     image_token_id: int,
     image_tokens: Sequence[int] = (),
 ) -> list[int]:
-    """Ids of a question about ``num_images`` images, ending where the answer begins (``ASSISTANT:``).
+    """Ids of a question about ``num_images`` images, ending with the generation prompt (``ASSISTANT:``).
 
     Raises:
-        InputError: the question holds image marks, but not as many as there are images, or what is no character.
+        InputError: the question contains ``<image>``, but not once per image, or it contains invalid Unicode.
     """
     if holds_no_character(question):
         raise InputError(f"the question holds what is no character: {ascii(question)[:80]}")
@@ -212,7 +221,7 @@ def _tokenise(rendered: Sequence[Rendered], tokenizer: PreTrainedTokenizerBase) 
     if not tokenizer.is_fast:
         raise SettingsError(f"{type(tokenizer).__name__} tells no offsets: a fast tokenizer is needed")
     texts = [item.text for item in rendered]
-    # A template may write the beginning of the sequence itself; it must not stand there twice.
+    # A template may write the beginning-of-sequence token itself; the tokenizer must not add a second one.
     bos = tokenizer.bos_token
     has_bos = bool(texts) and bos is not None and texts[0].startswith(bos)
     batch = tokenizer(
@@ -227,7 +236,7 @@ def _tokenise(rendered: Sequence[Rendered], tokenizer: PreTrainedTokenizerBase) 
         if item.spans:
             starts, ends = np.array(offsets, np.int64).T
             for start, end in item.spans:
-                # A token of no width is a space that a byte-level tokenizer trimmed from its offsets.
+                # A zero-width token is a space that a byte-level tokenizer trimmed from its offsets.
                 supervised |= (starts < end) & (ends > start) & ((starts < ends) | (starts > start))
         yield Tokens(np.array(ids, np.int32), supervised)
 
@@ -240,10 +249,10 @@ def _fault(
     *,
     is_prompt: bool = False,
 ) -> str | None:
-    """Why a conversation can't be trained on, or None."""
-    marks = np.flatnonzero(tokens.ids == image_token_id)
-    if len(marks) != len(image_tokens):
-        return f"{len(marks)} image tokens in the text for {len(image_tokens)} images"
+    """Why a conversation can't be used, or None if it can."""
+    image_positions = np.flatnonzero(tokens.ids == image_token_id)
+    if len(image_positions) != len(image_tokens):
+        return f"{len(image_positions)} image tokens in the text for {len(image_tokens)} images"
     if is_prompt:
         return None
     supervised = np.flatnonzero(tokens.supervised)
@@ -251,11 +260,11 @@ def _fault(
         return "no supervised tokens"
     if max_length is None or len(tokens.ids) + sum(image_tokens) - len(image_tokens) <= max_length:
         return None
-    # Where a token lies once the images before it are expanded.
-    grown = np.concatenate([[0], np.cumsum(np.array(image_tokens, np.int64) - 1)])
-    if len(marks) and marks[-1] + 1 + grown[-1] > max_length:
+    # shift[i]: how far the expansion of the first i images moves the tokens after them.
+    shift = np.concatenate([[0], np.cumsum(np.array(image_tokens, np.int64) - 1)])
+    if len(image_positions) and image_positions[-1] + 1 + shift[-1] > max_length:
         return f"its image reaches beyond {max_length} tokens"
-    first = supervised[0] + grown[int(np.searchsorted(marks, supervised[0]))]
+    first = supervised[0] + shift[int(np.searchsorted(image_positions, supervised[0]))]
     if first >= max_length:
         return f"its answer begins beyond {max_length} tokens"
     return None

@@ -1,4 +1,4 @@
-"""Rows of a data set that can't be used: reported together, up to the images they name."""
+"""Collect the faulty samples of a data set, unreadable images included, and report them in one error."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ SHOWN = 20
 
 
 class InvalidRow(Exception):
-    """Why one row of a data set can't be used; gathered by `ValidationReport`."""
+    """One row of a data set can't be used; the message says why. Collected by `ValidationReport`."""
 
 
 class ValidationReport:
-    """Counts faulty samples and keeps the first few in words.
+    """Counts faulty samples and keeps the messages of the first `SHOWN`.
 
     Args:
-        skip_bad: faults are counted and dropped; `raise_any` then raises nothing.
+        skip_bad: faulty samples are counted, but `raise_any` does not raise.
     """
 
     def __init__(self, *, skip_bad: bool = False) -> None:
@@ -28,18 +28,18 @@ class ValidationReport:
         self.shown: list[str] = []
 
     def add(self, where: str, reason: str) -> None:
-        """Note that ``where`` (a sample, a line) is faulty."""
+        """Record that ``where`` (a sample, a line) is faulty."""
         self.total += 1
         if len(self.shown) < SHOWN:
             self.shown.append(f"{where}: {reason}")
 
     def take(self, other: ValidationReport) -> None:
-        """Add the faults of another source."""
+        """Add the faults of another report."""
         self.total += other.total
         self.shown = (self.shown + other.shown)[:SHOWN]
 
     def raise_any(self, hint: str) -> None:
-        """Raise one InputError with the first `SHOWN` faults and their number, if there are any and none is skipped."""
+        """Raise one InputError with all faults counted and the first `SHOWN` listed; nothing if ``skip_bad``."""
         if not self.total or self.skip_bad:
             return
         more = f"; and {self.total - SHOWN:,} more" if self.total > SHOWN else ""
@@ -47,18 +47,18 @@ class ValidationReport:
         raise InputError(f"{self.total:,} faulty {samples}: {'; '.join(self.shown)}{more}", hint)
 
 
-# A set of up to this many images is decoded as a whole: a few seconds.
+# Up to this many images are decoded completely, which takes a few seconds; of more, only the headers are read.
 DECODED_UP_TO = 500
-# Threads wait for the disk together; each takes this many images at a time.
-_THREADS, _SHARE = 8, 64
+# The check waits for the disk, so it runs in threads; each takes a chunk of images at a time.
+_THREADS, _CHUNK = 8, 64
 
 
 def with_readable_images(
     samples: Sequence[Sample], faults: ValidationReport, *, report: Callable[[str], None] | None = None
 ) -> list[Sample]:
-    """The samples whose images can be read; the others are added to ``faults``.
+    """Return the samples whose images can be read; the others are added to ``faults``.
 
-    Only stored images are looked at: drawn ones can't be broken, and URLs are fetched when used.
+    Only stored images are checked: drawn images can't be damaged, and URLs are fetched when they are used.
     """
     images: dict[str, StoredImage] = {}
     for sample in samples:
@@ -70,10 +70,10 @@ def with_readable_images(
     decode = len(images) <= DECODED_UP_TO
     if not decode and report is not None:
         report(f"checking the headers of {len(images):,} images")
-    every = list(images.values())
-    shares = [every[start : start + _SHARE] for start in range(0, len(every), _SHARE)]
+    unique = list(images.values())
+    chunks = [unique[start : start + _CHUNK] for start in range(0, len(unique), _CHUNK)]
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = [reason for share in pool.map(lambda share: _reasons(share, decode), shares) for reason in share]
+        found = [reason for chunk in pool.map(lambda chunk: _reasons(chunk, decode), chunks) for reason in chunk]
     reasons = dict(zip(images, found, strict=True))
     kept = []
     for sample in samples:
@@ -101,5 +101,5 @@ def _reason(image: StoredImage, decode: bool) -> str | None:
 
 
 def image_key(images: Sequence[ImageReference]) -> tuple[str, ...]:
-    """What a set of images is known by."""
+    """The names of a set of images, as a key."""
     return tuple(image.name for image in images)

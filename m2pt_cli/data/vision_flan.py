@@ -1,4 +1,4 @@
-"""Vision-Flan from the Hub: its annotation, and the archive of its images."""
+"""Read Vision-Flan from the Hub: its annotation file, and the archive of its images."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ MARKER = "complete.json"
 
 
 def is_unpacked(folder: Path) -> bool:
-    """Whether a whole archive was unpacked here."""
+    """Whether a whole archive was unpacked into ``folder``."""
     return (folder / MARKER).is_file()
 
 
 def image_roots(folder: Path) -> tuple[Path, ...]:
-    """The folders that images of an archive are named from: its only top folder, if it has one, and itself."""
+    """The folders that image paths are relative to: the archive's only top-level folder, if any, and ``folder``."""
     tops = [entry for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
     return (tops[0], folder) if len(tops) == 1 else (folder,)
 
@@ -45,17 +45,18 @@ def image_roots(folder: Path) -> tuple[Path, ...]:
 def unpack(
     archive: Path | BinaryIO, folder: Path, *, what: str, report: Report, names: Collection[str] | None = None
 ) -> None:
-    """Unpack a zip archive; what an earlier start has unpacked is left as it is.
+    """Unpack a zip archive; members that an earlier call has unpacked are skipped.
 
-    Every member is looked at before anything is written. A file appears under its name only when it is whole, and the
-    marker only when all are there.
+    All members are checked before anything is written. A file is renamed to its final name when it is complete, and
+    the marker file is written when all members are unpacked.
 
     Args:
-        what: the archive in messages.
-        names: only these members, by their path with or without the archive's top folder; None for all.
+        what: the archive's name in messages.
+        names: unpack only these members, by their path with or without the top-level folder; None for all.
 
     Raises:
-        InputError: no zip archive, damaged, encrypted, or a member would be written outside ``folder`` or is a link.
+        InputError: the file is not a zip archive, is damaged or encrypted, or a member is a link, has a reserved name
+            or would be written outside ``folder``.
         DeviceError: the disk is too small or can't be written.
     """
     try:
@@ -79,7 +80,7 @@ def unpack(
     except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         raise InputError(f"{what} is damaged: {error}", "delete it and run again: it is downloaded anew") from None
     except OSError as error:
-        if error.errno is None:  # a request that failed, not the disk
+        if error.errno is None:  # an HTTP request failed, not the disk
             raise
         raise DeviceError(
             f"{what} can't be unpacked to {folder}: {error.strerror}", "set HF_HOME to a folder on a larger disk"
@@ -123,15 +124,17 @@ def _write(archive: zipfile.ZipFile, info: zipfile.ZipInfo, file: Path) -> None:
 REPO = "Vision-Flan/vision-flan_191-task_1k"
 ANNOTATION = "annotation_191-task_1k.json"
 ARCHIVE = "image_191-task_1k.zip"
-# Up to this share of the samples, single images are fetched out of the archive; beyond it a whole download is faster.
-_FETCHED_SHARE = 0.05
+# Up to this fraction of the samples, single images are fetched from the archive; above it a full download is faster.
+_MAX_FETCHED_FRACTION = 0.05
 
 
 def read_vision_flan(*, limit: int | None, seed: int, report: Report) -> tuple[list[tuple[int, Any]], tuple[Path, ...]]:
-    """Numbered rows, at most ``limit`` by ``seed``, and the folders in which their images lie.
+    """Return at most ``limit`` numbered rows, sampled by ``seed``, and the folders of their images.
+
+    Downloads and unpacks what is missing.
 
     Raises:
-        UnavailableError: it can't be downloaded.
+        UnavailableError: the download failed.
         DeviceError: the disk is too small for the archive and its images.
         InputError: the annotation or the archive is damaged or unsafe.
     """
@@ -144,30 +147,32 @@ def read_vision_flan(*, limit: int | None, seed: int, report: Report) -> tuple[l
     folder = images_folder(commit=cached.name)
     needed = None if len(rows) == len(all_rows) else {name for _, row in rows for name in image_names(row)}
     if not is_unpacked(folder) and not (needed is not None and _has_all(folder, needed)):
-        _bring_images(cached, folder, needed, share=len(rows) / len(all_rows), report=report)
+        _download_images(cached, folder, needed, fraction=len(rows) / len(all_rows), report=report)
     return rows, image_roots(folder)
 
 
 def images_folder(*, commit: str) -> Path:
-    """Where the images of a commit are unpacked."""
+    """The folder into which the images of a commit are unpacked."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HOME) / "m2pt" / REPO.rpartition("/")[2] / commit[:12]
 
 
-def _bring_images(cached: Path, folder: Path, needed: Collection[str] | None, *, share: float, report: Report) -> None:
+def _download_images(
+    cached: Path, folder: Path, needed: Collection[str] | None, *, fraction: float, report: Report
+) -> None:
     archive = cached / ARCHIVE
     if not archive.is_file():
         repo = list_files(REPO, commit=cached.name)
         size = repo.size_of(ARCHIVE)
-        if needed is not None and share <= _FETCHED_SHARE:
+        if needed is not None and fraction <= _MAX_FETCHED_FRACTION:
             _fetch_single(repo, folder, needed, report=report)
             return
-        # The images are compressed already: unpacked they take about as much room as the archive.
-        need = size * (1 + share)
+        # The images are compressed already: unpacked, they take about as much space as the archive.
+        need = size * (1 + fraction)
         report(
             f"vision-flan needs {gigabytes(need)}: {gigabytes(size)} of download and "
-            f"{gigabytes(size * share)} unpacked in {folder} ({gigabytes(free_bytes(folder))} free)"
+            f"{gigabytes(size * fraction)} unpacked in {folder} ({gigabytes(free_bytes(folder))} free)"
         )
         require_free(folder, int(need), what="vision-flan")
         archive = download(repo, ARCHIVE, report=report)
@@ -175,7 +180,7 @@ def _bring_images(cached: Path, folder: Path, needed: Collection[str] | None, *,
 
 
 def _fetch_single(repo: RepoFiles, folder: Path, needed: Collection[str], *, report: Report) -> None:
-    """Unpack single members of the archive on the Hub: its table of contents and each image are range requests."""
+    """Unpack single members of the archive on the Hub, with range requests for its directory and for each image."""
     from huggingface_hub import HfFileSystem
 
     size = gigabytes(repo.size_of(ARCHIVE))

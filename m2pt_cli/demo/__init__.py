@@ -1,1 +1,1 @@
-"""The demo data set."""
+"""The demo data set: drawn scenes, and questions about them."""

@@ -1,4 +1,4 @@
-"""The demo data set: training samples, evaluation questions, and how answers are scored."""
+"""Generate the training samples and evaluation questions of the demo data set, and score answers to them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from m2pt_cli.demo.questions import (
 from m2pt_cli.demo.render import BACKGROUNDS, COLORS, NUMBERS, PLACES, SHAPES, SIZES, UNSEEN_PROPERTIES
 from m2pt_cli.demo.scenes import Scene, SceneImage, Split, describe, draw_digit, draw_scene
 
-# What can be true of an attribute: the words that its answers are read for.
+# The possible values of each attribute; answers are parsed for these words.
 VALUES: dict[str, tuple[str, ...]] = {
     "color": tuple(COLORS),
     "shape": SHAPES,
@@ -54,11 +54,11 @@ class DemoQuestion:
     """One question of the demo evaluation.
 
     Attributes:
-        question_id: unique, but shared by the two questions of an MME-like pair.
+        question_id: unique, except that the two questions of an MME-like pair share one.
         family: a key of ``FAMILIES``.
-        answer: the reference as a model should say it.
-        choices: the values offered, where the format is "choice".
-        absence: how the thing asked for was chosen, where it is not there: random, popular or adversarial.
+        answer: the reference answer.
+        choices: the values offered by a question of format "choice".
+        absence: how a thing that is not in the image was chosen: random, popular or adversarial; empty otherwise.
     """
 
     question_id: str
@@ -71,41 +71,41 @@ class DemoQuestion:
 
     @property
     def seen(self) -> bool:
-        """Whether its family is trained on."""
+        """Whether the family is part of the training data."""
         return FAMILIES[self.family].seen
 
 
 def parse_demo_answer(family: str, text: str) -> str | None:
-    """The value that an answer names, or None where it has not the form that was asked for.
+    """Parse the value that an answer names; None if the answer does not have the requested format.
 
-    A sentence must have at least four words, a verb (is, are) and exactly one value of the attribute. Every other
-    format must be the bare value: case, an article, punctuation at the ends and numerals for number words are
-    forgiven, anything beside it is not.
+    A sentence must have at least four words, a verb (is, are) and exactly one value of the attribute. In every other
+    format the answer must be the value alone. Case, a leading article and punctuation at the ends are ignored, and a
+    digit counts as its number word; any other extra text is an error.
     """
     entry = FAMILIES[family]
     values = VERDICTS.get(entry.format) or VALUES[entry.attribute]
-    said = " ".join(text.lower().split())
+    normalized = " ".join(text.lower().split())
     if entry.format == "sentence":
-        words = re.findall(r"\w+", said)
-        found = {_number(word) for word in words} & set(values)
+        words = re.findall(r"\w+", normalized)
+        found = {_digit_to_word(word) for word in words} & set(values)
         is_sentence = len(words) >= 4 and ("is" in words or "are" in words)
         return found.pop() if is_sentence and len(found) == 1 else None
-    bare = _number(_ARTICLE.sub("", _EDGES.sub("", said)))
-    return bare if bare in values else None
+    value = _digit_to_word(_ARTICLE.sub("", _EDGES.sub("", normalized)))
+    return value if value in values else None
 
 
-def _number(word: str) -> str:
+def _digit_to_word(word: str) -> str:
     return NUMBERS[int(word)] if word.isascii() and word.isdigit() and len(word) == 1 else word
 
 
 def demo_answer_is_right(family: str, answer: str, prediction: str) -> bool:
-    """Whether a prediction names the value that the reference answer names."""
+    """Whether a prediction names the same value as the reference answer."""
     parsed = parse_demo_answer(family, prediction)
     return parsed is not None and parsed == parse_demo_answer(family, answer)
 
 
 def majority_guess(questions: Iterable[DemoQuestion]) -> dict[str, float]:
-    """What guessing scores per family: always the commonest answer, or any of the choices, whichever is more."""
+    """The accuracy of guessing per family: the most common answer or a random choice, whichever scores higher."""
     groups: dict[str, list[DemoQuestion]] = {}
     for question in questions:
         groups.setdefault(question.family, []).append(question)
@@ -119,17 +119,17 @@ def majority_guess(questions: Iterable[DemoQuestion]) -> dict[str, float]:
 
 
 CAPTION_REQUESTS = ("Describe the image.", "Describe this image.", "Describe the picture.")
-CAPTION_SHARE = 0.12  # of training: what the base can do already is kept in use
-DEFAULT_TRAIN_COUNT = 19_200  # 300 steps of 64: what nano trains on by default
-EVAL_COUNT = 2000  # of each kind
+CAPTION_SHARE = 0.12  # fraction of the training samples: captions keep the base from forgetting what it can do already
+DEFAULT_TRAIN_COUNT = 19_200  # 300 steps of 64 samples, the default training of nano
+EVAL_COUNT = 2000  # seen questions, and as many unseen ones
 EVAL_SEED = 20_24
 _QUESTIONS_PER_IMAGE = 3
-_POPE_KINDS = ("random", "popular", "adversarial")
+_ABSENCE_KINDS = ("random", "popular", "adversarial")
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """A question in words, its answer, the choices it offers, and how an absent thing in it was chosen."""
+class _QuestionText:
+    """The text of a question and its answer; ``choices`` and ``absence`` as in `DemoQuestion`."""
 
     question: str
     answer: str
@@ -138,66 +138,70 @@ class _Asked:
 
 
 def demo_train_samples(count: int | None, seed: int) -> list[Sample]:
-    """Training samples in random order: the seen families in equal parts, and a share of captions.
+    """Generate training samples in random order: equally many of each seen family, and captions.
 
     Args:
-        count: how many; ``DEFAULT_TRAIN_COUNT`` where None.
+        count: number of samples; ``DEFAULT_TRAIN_COUNT`` if None.
+        seed: of all random choices.
     """
     total = DEFAULT_TRAIN_COUNT if count is None else count
     captions = round(total * CAPTION_SHARE)
     rng = random.Random(f"demo training {seed}")
-    pools = _Pools(rng, "train", total)
-    asked = [
+    pools = _ImagePools(rng, "train", total)
+    drawn = [
         (family.name, image, question)
-        for family, number in zip(SEEN, _shares(total - captions, len(SEEN)), strict=True)
-        for image, question in _ask_family(family, number, pools, rng)
+        for family, number in zip(SEEN, _equal_parts(total - captions, len(SEEN)), strict=True)
+        for image, question in _family_questions(family, number, pools, rng)
     ]
     for _ in range(captions):
         image = pools.any(rng)
-        asked.append(("caption", image, _Asked(rng.choice(CAPTION_REQUESTS), describe(image.scene))))
-    rng.shuffle(asked)
+        drawn.append(("caption", image, _QuestionText(rng.choice(CAPTION_REQUESTS), describe(image.scene))))
+    rng.shuffle(drawn)
     return [
         Sample(
             id=f"demo-{seed}-{number}",
             images=(image,),
-            turns=(Turn("user", f"{IMAGE_MARK}\n{one.question}"), Turn("assistant", one.answer)),
+            turns=(Turn("user", f"{IMAGE_MARK}\n{text.question}"), Turn("assistant", text.answer)),
             task=task,
         )
-        for number, (task, image, one) in enumerate(asked)
+        for number, (task, image, text) in enumerate(drawn)
     ]
 
 
 def demo_eval_questions(count: int = EVAL_COUNT, seed: int = EVAL_SEED) -> list[DemoQuestion]:
-    """``count`` questions of seen and as many of unseen families, all about scenes and digits of the test split."""
+    """Generate ``count`` questions of seen and ``count`` of unseen families, about images of the test split."""
     questions = []
     for kind, families in (("seen", SEEN), ("unseen", UNSEEN)):
         rng = random.Random(f"demo evaluation {kind} {seed}")
-        pools = _Pools(rng, "test", count)
-        for family, number in zip(families, _shares(count, len(families)), strict=True):
+        pools = _ImagePools(rng, "test", count)
+        for family, number in zip(families, _equal_parts(count, len(families)), strict=True):
             per_id = 2 if family.paired else 1
-            for index, (image, one) in enumerate(_ask_family(family, number, pools, rng)):
+            for index, (image, text) in enumerate(_family_questions(family, number, pools, rng)):
                 name = f"{family.name}-{index // per_id}"
                 questions.append(
-                    DemoQuestion(name, family.name, image, one.question, one.answer, one.choices, one.absence)
+                    DemoQuestion(name, family.name, image, text.question, text.answer, text.choices, text.absence)
                 )
     return questions
 
 
 def demo_captions(count: int, seed: int = EVAL_SEED) -> list[tuple[SceneImage, str]]:
-    """Images of the test split with their captions, one digit in five: what tuning should not make a base forget."""
+    """``count`` images of the test split with captions, about one in five a digit.
+
+    They measure whether tuning makes the base forget how to caption.
+    """
     rng = random.Random(f"demo captions {seed}")
-    pools = _Pools(rng, "test", 3 * count)
+    pools = _ImagePools(rng, "test", 3 * count)
     images = [pools.take("digit" if rng.random() < 0.2 else "shapes", "plain") for _ in range(count)]
     return [(image, describe(image.scene)) for image in images]
 
 
-def _shares(total: int, parts: int) -> list[int]:
-    """``total`` in equal parts, the first ones larger by one."""
+def _equal_parts(total: int, parts: int) -> list[int]:
+    """Split ``total`` into parts that differ by at most one, the larger ones first."""
     return [total // parts + (index < total % parts) for index in range(parts)]
 
 
-class _Pools:
-    """Scenes by kind and style; each is handed out again after the others of its pool."""
+class _ImagePools:
+    """Pools of images by kind and style; each pool is drawn at its first use and then cycled through."""
 
     def __init__(self, rng: random.Random, split: Split, questions: int) -> None:
         self._rng, self._split = rng, split
@@ -206,18 +210,23 @@ class _Pools:
         self._next: dict[tuple[str, str], int] = {}
 
     def take(self, kind: str, style: str) -> SceneImage:
-        """The next image: ``shapes`` (one to four things), ``single`` (one thing) or ``digit``."""
+        """The next image of a pool.
+
+        Args:
+            kind: ``shapes`` (one to four things), ``single`` (one thing) or ``digit``.
+            style: one of ``render.STYLES``.
+        """
         key = (kind, style)
         if key not in self._pools:
             size = self._size if key == ("shapes", "plain") else max(60, self._size // 3)
             self._pools[key] = [self._draw(kind, style) for _ in range(size)]
             self._next[key] = 0
-        pool, place = self._pools[key], self._next[key]
-        self._next[key] = (place + 1) % len(pool)
-        return pool[place]
+        pool, index = self._pools[key], self._next[key]
+        self._next[key] = (index + 1) % len(pool)
+        return pool[index]
 
     def any(self, rng: random.Random) -> SceneImage:
-        """An image for a caption."""
+        """An image of a random kind, for a caption."""
         return self.take(rng.choices(("shapes", "single", "digit"), (6, 1, 3))[0], "plain")
 
     def _draw(self, kind: str, style: str) -> SceneImage:
@@ -229,58 +238,64 @@ class _Pools:
         return SceneImage(scene, self._rng.randrange(2**31))
 
 
-def _ask_family(family: Family, number: int, pools: _Pools, rng: random.Random) -> list[tuple[SceneImage, _Asked]]:
-    """``number`` questions of one family."""
+def _family_questions(
+    family: Family, number: int, pools: _ImagePools, rng: random.Random
+) -> list[tuple[SceneImage, _QuestionText]]:
+    """``number`` questions of one family, each with its image; values in ``family.balance`` occur equally often."""
     kind = "digit" if family.attribute in DIGIT_ATTRIBUTES else "single" if family.single else "shapes"
-    asked: list[tuple[SceneImage, _Asked]] = []
+    questions: list[tuple[SceneImage, _QuestionText]] = []
     for turn in count():
-        if len(asked) >= number:
-            return asked[:number]
-        cycle, place = divmod(turn, max(1, len(family.balance)))
-        wanted = family.balance[place] if family.balance else None
+        if len(questions) >= number:
+            return questions[:number]
+        cycle, index = divmod(turn, max(1, len(family.balance)))
+        wanted = family.balance[index] if family.balance else None
         for _ in range(500):
             image = pools.take(kind, family.style)
-            reading = _read(family, image.scene, rng)
+            reading = _read_attribute(family, image.scene, rng)
             if reading is not None and wanted in (None, reading.value):
-                asked += [(image, one) for one in _ask(family, reading, cycle, rng)]
+                questions += [(image, text) for text in _question_texts(family, reading, cycle, rng)]
                 break
     raise AssertionError("count() never ends")
 
 
-def _read(family: Family, scene: Scene, rng: random.Random) -> Reading | None:
+def _read_attribute(family: Family, scene: Scene, rng: random.Random) -> Reading | None:
     if family.attribute != "presence":
         return READINGS[family.attribute](scene, rng)
     if rng.random() < 0.5:
         return Reading({"thing": rng.choice(scene.things).name}, "yes", ("yes", "no"))
-    kind = rng.choice(_POPE_KINDS)
+    kind = rng.choice(_ABSENCE_KINDS)
     return Reading({"thing": absent_thing(scene, rng, kind)}, "no", ("yes", "no"), absence=kind)
 
 
-def _ask(family: Family, reading: Reading, turn: int, rng: random.Random) -> list[_Asked]:
-    """The question (two for a paired family) that a family makes of a reading; ``turn`` decides what a claim is."""
+def _question_texts(family: Family, reading: Reading, turn: int, rng: random.Random) -> list[_QuestionText]:
+    """The question about a reading, or both questions of a paired family.
+
+    In formats that verify a claim, ``turn`` selects in rotation whether the claim is true or false (or, in the
+    three-way format, undecidable).
+    """
     wording = rng.choice(family.wordings)
     if family.format in VERDICTS:
         verdicts = VERDICTS[family.format]
         if reading.values == ("yes", "no"):
-            return [_asked(family, wording, reading, "", verdicts[reading.values.index(reading.value)])]
+            return [_fill(family, wording, reading, "", verdicts[reading.values.index(reading.value)])]
         true, false = (reading.value, verdicts[0]), (wrong_value(reading, rng), verdicts[1])
         if family.paired:
-            return [_asked(family, wording, reading, *claim) for claim in (true, false)]
+            return [_fill(family, wording, reading, *claim) for claim in (true, false)]
         claims = [true, false]
         if family.format == "three-way":
             claims.append((rng.choice(UNSEEN_PROPERTIES), THREE_WAY[2]))
-        return [_asked(family, wording, reading, *claims[turn % len(claims)])]
+        return [_fill(family, wording, reading, *claims[turn % len(claims)])]
     if family.format == "choice":
         value, choices = _choices(reading, rng)
-        return [_asked(family, wording, reading, reading.value, value, choices)]
+        return [_fill(family, wording, reading, reading.value, value, choices)]
     answer = reading.value
     if family.format == "sentence":
         answer = family.sentence.format(**reading.slots, value=reading.value)
-    return [_asked(family, wording, reading, reading.value, answer)]
+    return [_fill(family, wording, reading, reading.value, answer)]
 
 
 def _choices(reading: Reading, rng: random.Random) -> tuple[str, tuple[str, ...]]:
-    """The right choice and all that are offered: three to five, or all where there are no more than six."""
+    """Return ``(correct choice, all choices)``: three to five choices, or all values if there are at most six."""
     value, values = reading.value, reading.values
     if values == ("yes", "no"):
         value, values = ("present", "absent")[reading.value == "no"], ("present", "absent")
@@ -292,9 +307,10 @@ def _choices(reading: Reading, rng: random.Random) -> tuple[str, tuple[str, ...]
     return value, tuple(chosen)
 
 
-def _asked(
+def _fill(
     family: Family, wording: str, reading: Reading, value: str, answer: str, choices: Sequence[str] = ()
-) -> _Asked:
+) -> _QuestionText:
+    """Fill the slots of a wording and append the request for the answer's format."""
     stem = wording.format(**reading.slots, value=value, relation=RELATIONS.get(value, ""))
     request = FORMATS[family.format].format(choices=", ".join(choices))
-    return _Asked(f"{stem} {request}", answer, tuple(choices), reading.absence)
+    return _QuestionText(f"{stem} {request}", answer, tuple(choices), reading.absence)

@@ -1,5 +1,5 @@
 # ruff: noqa: E501  (tables: one entry a line reads better)
-"""What the demo asks: readings of a scene, and the families of questions."""
+"""The demo's question families, and the functions that read attributes of a scene."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _BACKGROUNDS = tuple(BACKGROUNDS)
 
 @dataclass(frozen=True)
 class Reading:
-    """One attribute of one scene.
+    """The value of one attribute in one scene.
 
     Attributes:
-        slots: what fills a wording: ``{"shape": "star"}``.
-        value: the truth.
-        values: all values that could have been true.
-        likely: wrong values that a careless look would take: those of the scene's other things.
-        absence: how a thing that is not there was chosen, as `absent_thing` has it; empty elsewhere.
+        slots: the values of a wording's slots: ``{"shape": "star"}``.
+        value: the true value.
+        values: all possible values.
+        likely: plausible wrong values, such as those of the scene's other things.
+        absence: the ``kind`` of `absent_thing` by which an absent thing was chosen; empty otherwise.
     """
 
     slots: dict[str, str]
@@ -36,7 +36,7 @@ class Reading:
 
 
 def _unique(things: Sequence[Thing], field: str) -> list[Thing]:
-    """Things that a field alone points out."""
+    """The things whose value of ``field`` no other thing has."""
     values = [getattr(thing, field) for thing in things]
     return [thing for thing, value in zip(things, values, strict=True) if values.count(value) == 1]
 
@@ -46,7 +46,7 @@ def _others(scene: Scene, field: str, value: str) -> tuple[str, ...]:
 
 
 def read_color(scene: Scene, rng: random.Random) -> Reading | None:
-    """The colour of the only circle (say)."""
+    """The colour of a thing that is the only one of its shape; None if there is no such thing."""
     if not (things := _unique(scene.things, "shape")):
         return None
     thing = rng.choice(things)
@@ -54,7 +54,7 @@ def read_color(scene: Scene, rng: random.Random) -> Reading | None:
 
 
 def read_shape(scene: Scene, rng: random.Random) -> Reading | None:
-    """The shape of the only red thing (say)."""
+    """The shape of a thing that is the only one of its colour; None if there is no such thing."""
     if not (things := _unique(scene.things, "color")):
         return None
     thing = rng.choice(things)
@@ -62,37 +62,37 @@ def read_shape(scene: Scene, rng: random.Random) -> Reading | None:
 
 
 def read_size(scene: Scene, rng: random.Random) -> Reading:
-    """Large or small."""
+    """Whether a thing is large or small."""
     thing = rng.choice(scene.things)
     return Reading({"thing": thing.name}, thing.size, SIZES)
 
 
 def read_place(scene: Scene, rng: random.Random) -> Reading:
-    """In which of the nine places a thing is."""
+    """In which of the nine grid cells a thing is."""
     thing = rng.choice(scene.things)
     return Reading({"thing": thing.name}, thing.place, PLACES, _others(scene, "place", thing.place))
 
 
 def read_content(scene: Scene, rng: random.Random) -> Reading:
-    """Which shape is in a place."""
+    """Which shape is in a given grid cell."""
     thing = rng.choice(scene.things)
     return Reading({"place": thing.place}, thing.shape, SHAPES, _others(scene, "shape", thing.shape))
 
 
 def read_object(scene: Scene, rng: random.Random) -> Reading | None:
-    """The shape of the only thing."""
+    """The shape of the scene's only thing; None if there are several."""
     return Reading({}, scene.things[0].shape, SHAPES) if len(scene.things) == 1 else None
 
 
 def read_presence(scene: Scene, rng: random.Random) -> Reading:
-    """Whether a thing is there; half of the answers are yes, wrong things are near misses."""
+    """Whether a thing is in the scene; half of the answers are yes, absent things are random or adversarial."""
     if rng.random() < 0.5:
         return Reading({"thing": rng.choice(scene.things).name}, "yes", YES_NO)
     return Reading({"thing": absent_thing(scene, rng, rng.choice(("random", "adversarial")))}, "no", YES_NO)
 
 
 def read_relation(scene: Scene, rng: random.Random) -> Reading | None:
-    """On which side of one thing another is: left or right, above or below."""
+    """Where one thing is relative to another: left or right, above or below; None if the scene has one thing."""
     if len(scene.things) < 2:
         return None
     first, second = rng.sample(scene.things, 2)
@@ -104,7 +104,7 @@ def read_relation(scene: Scene, rng: random.Random) -> Reading | None:
 
 
 def read_count(scene: Scene, rng: random.Random) -> Reading:
-    """How many of a shape there are, zero to four; every third time of a shape that is not there."""
+    """How many things have a given shape, zero to four; in 40 % of the calls the shape may be absent."""
     shapes = [thing.shape for thing in scene.things]
     shape = rng.choice(SHAPES) if rng.random() < 0.4 else rng.choice(shapes)
     number = shapes.count(shape)
@@ -113,7 +113,7 @@ def read_count(scene: Scene, rng: random.Random) -> Reading:
 
 
 def read_equality(scene: Scene, rng: random.Random) -> Reading | None:
-    """Whether two shapes have the same colour."""
+    """Whether two things, each the only one of its shape, have the same colour; None if there are not two."""
     things = _unique(scene.things, "shape")
     if len(things) < 2:
         return None
@@ -123,7 +123,7 @@ def read_equality(scene: Scene, rng: random.Random) -> Reading | None:
 
 
 def read_ground(scene: Scene, rng: random.Random) -> Reading:
-    """The colour behind everything."""
+    """The colour of the background."""
     return Reading({}, scene.background, _BACKGROUNDS)
 
 
@@ -164,7 +164,7 @@ DIGIT_ATTRIBUTES = ("digit", "parity", "ink")
 
 
 def wrong_value(reading: Reading, rng: random.Random) -> str:
-    """A value that is not true; two times of three one of the scene's other things."""
+    """A wrong value; with probability 0.67 one of ``reading.likely``, if there are any."""
     if reading.likely and rng.random() < 0.67:
         return rng.choice(reading.likely)
     return rng.choice([value for value in reading.values if value != reading.value])
@@ -186,11 +186,11 @@ def scene_statistics() -> tuple[dict[str, int], dict[tuple[str, str], int]]:
 
 
 def absent_thing(scene: Scene, rng: random.Random, kind: str) -> str:
-    """A thing that is not in the scene, chosen as POPE chooses (Li et al., 2023, section 4).
+    """A thing that is not in the scene, chosen as in POPE (Li et al., 2023, section 4).
 
     Args:
-        kind: ``random``: any; ``popular``: one of the commonest in the training scenes; ``adversarial``: one that
-            shares its colour or its shape with a thing that is there, as the most confusable.
+        kind: ``random``: any; ``popular``: one of the six most common in the training scenes; ``adversarial``: one that
+            shares its colour or shape with a thing in the scene, so it is easily confused.
     """
     present = {thing.name for thing in scene.things}
     if kind == "popular":
@@ -209,7 +209,7 @@ def absent_thing(scene: Scene, rng: random.Random, kind: str) -> str:
     return name
 
 
-# How a format is asked for, behind every question. "choice" names the choices.
+# The request for each answer format, appended to every question. "choice" lists the choices.
 FORMATS = {
     "word": "Answer with one word.",
     "yes/no": "Answer yes or no.",
@@ -228,19 +228,19 @@ class Family:
     """One family of questions.
 
     Attributes:
-        name: unique, as reports print it.
+        name: unique; shown in reports.
         attribute: a key of ``READINGS``.
-        operation: what has to be done with it, for people.
+        operation: what the question requires (look up, verify, count, ...), for documentation.
         format: a key of ``FORMATS``.
-        wordings: question stems; slots are those of the reading, ``{value}`` the proposed value of a claim,
-            ``{relation}`` the same in words.
-        seen: trained on by ``--data demo``.
-        style: how its images are drawn, one of ``drawing.STYLES``.
-        single: images hold one shape only.
-        balance: values (or answers) that occur equally often.
-        sentence: the form of a sentence answer.
-        paired: two questions on one image, one to be answered yes, one no, as in MME.
-        imitates: the benchmark it stands for.
+        wordings: question templates; slots are those of the reading, ``{value}`` is the value that a claim proposes,
+            ``{relation}`` the same as a preposition.
+        seen: part of the training data of ``--data demo``.
+        style: how its images are drawn, one of ``render.STYLES``.
+        single: images contain one shape only.
+        balance: true values that occur equally often.
+        sentence: the template of a sentence answer.
+        paired: two questions per image, one with the answer yes, one with no, as in MME.
+        imitates: the benchmark that the family imitates.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Scenes as pixels, and the words that name what is drawn."""
+"""Draw scenes as pixels, and define the words for colours, shapes, sizes and places."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ BACKGROUNDS = {"black": (12, 12, 12), "gray": (105, 105, 105), "brown": (95, 60,
 SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond")
 PLURALS = {shape: "crosses" if shape == "cross" else shape + "s" for shape in SHAPES}
 SIZES = ("large", "small")
-# The 3 x 3 grid, row by row: one word per place.
+# The cells of the 3 x 3 grid, row by row.
 PLACES = ("northwest", "north", "northeast", "west", "center", "east", "southwest", "south", "southeast")
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-# Properties that no picture shows: a claim about them can be neither supported nor refuted.
+# Properties that an image can't show: a claim about them can be neither supported nor refuted.
 UNSEEN_PROPERTIES = ("heavy", "old", "soft", "expensive", "warm", "new", "hollow", "fragile")
 
 
@@ -37,12 +37,12 @@ TRAIN_DIGITS = 1400  # of 1,797, after a fixed permutation
 
 _COLOR_VALUES = np.array(list(COLORS.values()), np.float32)
 _BACKGROUND_VALUES = np.array(list(BACKGROUNDS.values()), np.float32)
-_TINT = np.array([1.0, 0.72, 0.5], np.float32)  # a warm lamp: less green, half of the blue
+_TINT = np.array([1.0, 0.72, 0.5], np.float32)  # imitates warm light: less green, half of the blue
 _SUPERSAMPLING = 3
 
 
 def _inside(shape: str, x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Whether points lie in a shape of radius 1 around the origin; y points down."""
+    """Whether each point is inside a shape of radius 1 around the origin; y points down."""
     if shape == "circle":
         return x * x + y * y <= 1
     if shape == "square":
@@ -53,7 +53,7 @@ def _inside(shape: str, x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArr
         return abs(x) / 0.68 + abs(y) / 1.1 <= 1
     if shape == "cross":
         return ((abs(x) <= 0.34) & (abs(y) <= 1)) | ((abs(y) <= 0.34) & (abs(x) <= 1))
-    # A five-pointed star: fold the plane into one half of one point, then one edge decides.
+    # A five-pointed star: by symmetry, map every point to half of one tip, then test one edge.
     radius, angle = np.hypot(x, y), np.arctan2(x, -y)
     folded = abs((angle + np.pi / 5) % (2 * np.pi / 5) - np.pi / 5)
     along, across = radius * np.cos(folded), radius * np.sin(folded)
@@ -63,7 +63,10 @@ def _inside(shape: str, x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArr
 
 @lru_cache(maxsize=4)
 def shape_masks(*, test: bool, outline: bool) -> NDArray[np.float32]:
-    """Masks ``(6 shapes, 2 sizes, variants, 16, 16)`` in 0..1; large first. Variants differ in size, place and tilt."""
+    """Shape masks ``(6 shapes, 2 sizes, variants, 16, 16)`` in 0..1, antialiased; large first.
+
+    Variants differ in radius, position and tilt; the test split has variants of its own.
+    """
     variants = 48 if test else 128
     generator = np.random.default_rng(99 if test else 7)
     fine = CELL * _SUPERSAMPLING
@@ -86,7 +89,7 @@ def shape_masks(*, test: bool, outline: bool) -> NDArray[np.float32]:
 
 @lru_cache(maxsize=1)
 def _digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Images ``(1797, 10, 10)`` in 0..1 with a border of zeros, and values; in the order of the fixed split."""
+    """scikit-learn's digits in a fixed random order: images ``(1797, 10, 10)`` in 0..1 with a zero border; values."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -96,22 +99,25 @@ def _digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
 
 
 def digit_count() -> int:
-    """How many handwritten digits there are; those before ``TRAIN_DIGITS`` are for training."""
+    """The number of handwritten digits; those with an index below ``TRAIN_DIGITS`` are the training split."""
     return len(_digits()[1])
 
 
 def digit_value(index: int) -> int:
-    """What the handwritten digit with that index shows, 0 to 9."""
+    """The value, 0 to 9, of the handwritten digit with this index."""
     return int(_digits()[1][index])
 
 
 def digit_values(indices: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The same for an array of indices."""
+    """The values, 0 to 9, of the handwritten digits with these indices."""
     return _digits()[1][indices]
 
 
 def _digit_masks(indices: NDArray[np.int64], generator: np.random.Generator, *, distort: bool) -> NDArray[np.float32]:
-    """Digits scaled, moved and (for training) tilted and sheared: ``(n, 48, 48)`` in 0..1, bilinear."""
+    """Masks ``(n, 48, 48)`` in 0..1 of digits at random sizes and positions, resampled bilinearly.
+
+    With ``distort`` (for training) they are also rotated, sheared and stretched.
+    """
     count = len(indices)
     width = generator.uniform(28, 42, count)
     turn = generator.uniform(-0.22, 0.22, count) * distort
@@ -138,7 +144,7 @@ def _digit_masks(indices: NDArray[np.int64], generator: np.random.Generator, *, 
 
 
 def _stripes() -> NDArray[np.float32]:
-    """A diagonal pattern of period 4 that leaves a third of the colour in its dark lines: ``(48, 48)``."""
+    """A diagonal stripe pattern ``(48, 48)`` of period 4, with values 1.0 and 0.3."""
     rows, columns = np.indices((IMAGE_SIZE, IMAGE_SIZE))
     return np.where((rows + columns) % 4 < 2, 1.0, 0.3).astype(np.float32)
 
@@ -168,10 +174,10 @@ def draw(
         shapes, colors, sizes: ``(n, 9)`` indices per cell, row by row; shape -1 is an empty cell.
         backgrounds: ``(n,)`` indices.
         digits: ``(n,)`` index of a handwritten digit that fills the image, or -1.
-        digit_colors: ``(n,)`` indices, used where there is a digit.
-        generator: all chance in the pixels: mask variants, tints of colours, noise.
-        test: take the test masks, and leave digits as they were written.
-        styles: one of ``STYLES`` per image; plain where None.
+        digit_colors: ``(n,)`` indices, ignored without a digit.
+        generator: source of all randomness in the pixels: mask variants, shades of colours, noise.
+        test: use the mask variants of the test split, and do not distort digits.
+        styles: one of ``STYLES`` per image; all plain if None.
 
     Returns:
         ``(n, 48, 48, 3)`` RGB.

@@ -1,8 +1,8 @@
-"""Drawn scenes: what is in them, which split they belong to, and how they are opened as images.
+"""Scenes: their content, their split, and how they are opened as images.
 
-A scene holds one to four shapes, or one real handwritten digit. The split of a drawn scene is a function of its
-content, so a scene of the test split occurs nowhere in training (nor in the pre-training of the embedded base);
-a digit's split is that of its handwritten original.
+A scene contains one to four shapes, or one real handwritten digit. The split of a scene of shapes is a function of its
+content, so a scene of the test split occurs nowhere in training (nor in the pre-training of the embedded base). The
+split of a digit scene is that of its handwritten digit.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ SceneArrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, 
 
 _COLORS = tuple(COLORS)
 _BACKGROUNDS = tuple(BACKGROUNDS)
-# Scenes are not uniform: some shapes are commoner, and warm colours go with warm, cool with cool. That is what makes
-# "popular" and "adversarial" wrong answers mean something, as in POPE.
+# Scenes are not uniform: some shapes are more common, and warm colours occur with warm ones, cool with cool ones.
+# Otherwise "popular" and "adversarial" absent things, as in POPE, would not differ from random ones.
 _SHAPE_WEIGHTS = (0.23, 0.2, 0.17, 0.15, 0.13, 0.12)
 _THEMES = (("red", "orange", "yellow", "purple"), ("green", "blue", "white", "cyan"), _COLORS)
 _THEME_WEIGHTS = (0.25, 0.25, 0.5)
@@ -43,7 +43,7 @@ _PLACE_FACTORS = (1, 131, 17161, 2248091, 294499921, 38579489651, 5053913144281,
 
 @dataclass(frozen=True)
 class Thing:
-    """One shape in a cell of the 3 x 3 grid; every field is a word."""
+    """One shape in a cell of the 3 x 3 grid; every field is a word from `m2pt_cli.demo.render`."""
 
     shape: str
     color: str
@@ -68,7 +68,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """Shapes on a background, in the order of their places; or one handwritten digit."""
+    """Shapes on a background, in the order of their grid cells; or one handwritten digit."""
 
     background: str
     things: tuple[Thing, ...] = ()
@@ -78,16 +78,17 @@ class Scene:
 
     @property
     def value(self) -> int:
-        """What the handwritten digit shows. Raises ValueError where there is none."""
+        """The value of the handwritten digit. Raises ValueError if there is none."""
         if self.digit is None:
             raise ValueError("this scene holds no digit")
         return digit_value(self.digit)
 
 
 def layout_code(cells: np.ndarray, background: np.ndarray) -> np.ndarray:
-    """A hash of drawn layouts, by which they are split: ``(n, 9)`` cell codes and ``(n,)`` backgrounds -> ``(n,)``.
+    """Hash layouts, to assign them to a split: ``(n, 9)`` cell codes and ``(n,)`` backgrounds -> ``(n,)``.
 
-    A cell's code is 0 where empty, else ``1 + (shape * 8 + color) * 2 + size``. Code % 5 == 0 is the test split.
+    The code of an empty cell is 0, of others ``1 + (shape * 8 + color) * 2 + size``. Hashes with ``hash % 5 == 0`` are
+    the test split.
     """
     factors = np.array(_PLACE_FACTORS, np.uint64)
     with np.errstate(over="ignore"):
@@ -97,12 +98,12 @@ def layout_code(cells: np.ndarray, background: np.ndarray) -> np.ndarray:
 
 
 def is_test_layout(cells: np.ndarray, background: np.ndarray) -> np.ndarray:
-    """Which layouts belong to the test split, one in five; see :func:`layout_code`."""
+    """Whether each layout belongs to the test split, which has one in five; see `layout_code`."""
     return layout_code(cells, background) % np.uint64(5) == 0
 
 
 def split_of(scene: Scene) -> Split:
-    """The split a scene belongs to; the style of drawing does not matter."""
+    """The split of a scene; it does not depend on the style of drawing."""
     if scene.digit is not None:
         return "train" if scene.digit < TRAIN_DIGITS else "test"
     total = _BACKGROUNDS.index(scene.background) * 977
@@ -115,7 +116,7 @@ def split_of(scene: Scene) -> Split:
 
 
 def draw_scene(rng: random.Random, split: Split, *, count: int | None = None, style: str = "plain") -> Scene:
-    """A random scene of ``count`` shapes (1 to 4 where None), no two of the same colour and shape."""
+    """A random scene of ``count`` shapes (1 to 4 if None), no two with the same colour and shape."""
     while True:
         number = count or rng.randint(1, 4)
         theme = rng.choices(_THEMES, _THEME_WEIGHTS)[0]
@@ -136,7 +137,7 @@ def draw_scene(rng: random.Random, split: Split, *, count: int | None = None, st
 
 
 def draw_digit(rng: random.Random, split: Split, *, style: str = "plain") -> Scene:
-    """A scene of one real handwritten digit of that split."""
+    """A random scene of one real handwritten digit from ``split``."""
     index = rng.randrange(TRAIN_DIGITS) if split == "train" else rng.randrange(TRAIN_DIGITS, digit_count())
     return Scene(rng.choice(_BACKGROUNDS), digit=index, digit_color=rng.choice(_COLORS), style=style)
 
@@ -151,14 +152,14 @@ def describe(scene: Scene) -> str:
 
 @dataclass(frozen=True)
 class SceneImage:
-    """A drawn image that is made when it is opened (an ``ImageReference``); the same pixels every time."""
+    """An `ImageReference` that draws its scene when it is opened; the pixels are the same each time."""
 
     scene: Scene
     seed: int
 
     @property
     def name(self) -> str:
-        """Which image a report means."""
+        """Identifies the image: its split, seed and caption."""
         return f"{split_of(self.scene)} scene {self.seed}: {describe(self.scene)}"
 
     def open(self) -> Image.Image:
@@ -170,7 +171,7 @@ class SceneImage:
 
 
 def scene_arrays(scenes: list[Scene]) -> SceneArrays:
-    """Scenes as the six index arrays that :func:`m2pt_cli.demo.render.draw` takes."""
+    """Convert scenes to the six index arrays that `m2pt_cli.demo.render.draw` takes."""
     count = len(scenes)
     shapes, colors, sizes = np.full((count, 9), -1), np.zeros((count, 9), int), np.zeros((count, 9), int)
     backgrounds = np.array([_BACKGROUNDS.index(scene.background) for scene in scenes])

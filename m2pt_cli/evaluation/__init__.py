@@ -1,1 +1,1 @@
-"""Evaluation: benchmarks, their scores, and runs that never lose an answer."""
+"""Evaluation: benchmarks, their scores, and runs that can be resumed."""

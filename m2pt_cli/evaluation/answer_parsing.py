@@ -1,4 +1,4 @@
-"""What an answer says: yes or no, a class name, or a normalised phrase."""
+"""Parsers of model answers: yes or no, a class name, or a normalised phrase."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-# The first of these words decides; "not" as in "it does not".
+# The first match decides. "not" and "n't" mean no, as in "it does not".
 _WORD = re.compile(r"\b(yes|true|correct|no|not|false|incorrect)\b|n't\b", re.IGNORECASE)
 _YES = frozenset(("yes", "true", "correct"))
 
 
 def first_yes_or_no(answer: str) -> str | None:
-    """``yes`` or ``no`` by the first word that says one of them (a lone y or n counts); None if there is none."""
+    """Return ``yes`` or ``no`` by the first word that means one of them (or a lone y or n); None if there is none."""
     letter = answer.strip().strip(".,!'\"").lower()
     if letter in ("y", "n"):
         return "yes" if letter == "y" else "no"
@@ -23,43 +23,44 @@ def first_yes_or_no(answer: str) -> str | None:
 
 
 def mme_official(answer: str) -> str | None:
-    """The MME authors' calculator: "yes", else "no", within the first four characters, nothing stripped."""
-    return _within_four(answer.lower())
+    """Parse as the MME authors' calculator does: "yes", else "no", within the first four characters, unstripped."""
+    return _yes_or_no_in_first_four(answer.lower())
 
 
 def mme_lmms_eval(answer: str) -> str | None:
-    """lmms-eval's MME rule: stripped, without full stops; a lone y or n counts; then as the authors do."""
+    """Parse by lmms-eval's MME rule: strip, remove full stops, accept a lone y or n; else as `mme_official`."""
     text = answer.lower().strip().replace(".", "")
     if len(text) == 1:
         return {"y": "yes", "n": "no"}.get(text)
-    return _within_four(text)
+    return _yes_or_no_in_first_four(text)
 
 
-def _within_four(text: str) -> str | None:
+def _yes_or_no_in_first_four(text: str) -> str | None:
     return next((word for word in ("yes", "no") if word in text[:4]), None)
 
 
 def pope_official(answer: str) -> str:
-    """The POPE authors' script: the words No, not, no before the first full stop mean no, all else yes."""
+    """Parse as the POPE authors' script does: "No", "not" or "no" before the first full stop is no, all else yes."""
     words = answer.partition(".")[0].replace(",", "").split(" ")
     return "no" if {"No", "not", "no"} & set(words) else "yes"
 
 
 def pope_lmms_eval(answer: str) -> str:
-    """lmms-eval's POPE rule: the whole answer, lower-case and stripped, is compared."""
+    """Parse by lmms-eval's POPE rule: the whole answer, in lower case and stripped."""
     return answer.lower().strip()
 
 
 _NUMBER_WORDS = "zero one two three four five six seven eight nine ten"
 _NUMBERS = {"none": "0"} | {word: str(number) for number, word in enumerate(_NUMBER_WORDS.split())}
 _ARTICLES = frozenset(("a", "an", "the"))
-# Commas and question marks are gone before these are looked at.
+# `normalise` removes commas and question marks before it handles these.
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`!'
 _FULL_STOP = re.compile(r"\.(?!\d)")
-# `re.sub` takes a count where the reference code passes its flag: at most so many full stops go.
+# The reference code passes re.UNICODE as the count of `re.sub`, so it removes at most 32 full stops.
 _MOST_FULL_STOPS = int(re.UNICODE)
 
-# Words written without their apostrophe -> with it. Keys with capitals never match lower-cased text and are left out.
+# Contractions without their apostrophe -> with it. The reference keys with capitals are omitted: they never match
+# lower-cased text.
 _CONTRACTION_PAIRS = """
 aint:ain't arent:aren't cant:can't couldve:could've couldnt:couldn't couldn'tve:couldn't've
 couldnt've:couldn't've didnt:didn't doesnt:doesn't dont:don't hadnt:hadn't hadnt've:hadn't've hadn'tve:hadn't've
@@ -84,7 +85,7 @@ _CONTRACTIONS = dict(pair.split(":") for pair in _CONTRACTION_PAIRS.split())
 
 
 def normalise(answer: str) -> str:
-    """An answer as EvalAI compares it: lower case, no articles, digits for number words, punctuation by its rules."""
+    """Normalise an answer as EvalAI does: lower case, no articles, number words as digits, its punctuation rules."""
     text = answer.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
     text = text.replace("\n", " ").replace("\t", " ").strip()
     words = [_NUMBERS.get(word, word) for word in _without_punctuation(text).split()]
@@ -92,27 +93,30 @@ def normalise(answer: str) -> str:
 
 
 def _without_punctuation(text: str) -> str:
-    """Drop each mark that touches a space somewhere in the text, and put a space for the others."""
+    """Remove each punctuation character that touches a space somewhere in the text; replace the others by a space.
+
+    Full stops are removed unless a digit follows.
+    """
     out = text
-    for mark in _PUNCTUATION:
-        touches_space = mark + " " in text or " " + mark in text
-        out = out.replace(mark, "" if touches_space else " ")
+    for character in _PUNCTUATION:
+        touches_space = character + " " in text or " " + character in text
+        out = out.replace(character, "" if touches_space else " ")
     return _FULL_STOP.sub("", out, count=_MOST_FULL_STOPS)
 
 
 def soft_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """The share of annotators an answer agrees with, at most 1, from 0 to 1.
+    """Return the VQA accuracy of an answer: how well it agrees with the annotators, from 0 to 1.
 
     The mean over the leave-one-out sets of the annotators' answers of min(1, matches / 3) (Antol et al. 2015).
 
     Args:
-        prediction: the model's words; normalised here.
+        prediction: the model's answer; normalised here.
         answers: the annotators' answers, ten of them in TextVQA; normalised here.
     """
     if not answers:
         return 0.0
-    wanted = normalise(prediction)
-    matches = [normalise(answer) == wanted for answer in answers]
+    normalised = normalise(prediction)
+    matches = [normalise(answer) == normalised for answer in answers]
     total = sum(matches)
     return sum(min(1.0, (total - own) / 3) for own in matches) / len(matches)
 
@@ -122,9 +126,9 @@ _IRREGULAR = {"man": "men", "woman": "women", "mouse": "mice", "wolf": "wolves",
 
 
 def match_class(answer: str, names: Sequence[str]) -> str | None:
-    """The class that an answer names first; the longest name wins where several start at one word.
+    """Return the class that an answer names first, or None; where several start at one word, the longest name wins.
 
-    ``"An aquarium fish."`` gives ``aquarium_fish``; an answer that names none gives None.
+    ``"An aquarium fish."`` gives ``aquarium_fish``.
     """
     words = _NAME_WORD.findall(answer.lower())
     phrases = _phrases(tuple(names))
@@ -137,13 +141,13 @@ def match_class(answer: str, names: Sequence[str]) -> str | None:
 
 @lru_cache(maxsize=8)
 def _phrases(names: tuple[str, ...]) -> list[tuple[tuple[str, ...], str]]:
-    """Every way to write each name, longest first."""
+    """Return ``(words, name)`` for every spelling of each name, longest first."""
     phrases = []
     for name in names:
         words = _NAME_WORD.findall(name.lower().replace("_", " "))
         *front, last = words
-        ways = {tuple(words), *((*front, plural) for plural in _plurals(last)), ("".join(words),)}
-        phrases += [(way, name) for way in ways]
+        spellings = {tuple(words), *((*front, plural) for plural in _plurals(last)), ("".join(words),)}
+        phrases += [(spelling, name) for spelling in spellings]
     return sorted(phrases, key=lambda pair: (-len(pair[0]), pair[0]))
 
 

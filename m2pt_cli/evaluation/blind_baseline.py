@@ -1,4 +1,4 @@
-"""The blind baseline: how well a model scores when every question comes with the image of another question."""
+"""The blind baseline: how well a model scores when every question is paired with another question's image."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from m2pt_cli.evaluation.task import Example
 
 
 def shuffle_images(items: Sequence[Example], *, seed: int) -> list[Example]:
-    """Every question with the image of another question.
+    """Return every question with the image of another question.
 
-    Whole images change places along one random cycle, so that none keeps its own, and questions that share an image
-    still share one.
+    Images are permuted along one random cycle: no question keeps its image, and questions that share an image still
+    share one.
 
     Raises:
         SettingsError: all questions are about the same image.
@@ -24,8 +24,8 @@ def shuffle_images(items: Sequence[Example], *, seed: int) -> list[Example]:
         raise SettingsError("--shuffle-images needs questions about at least two images", "raise --limit")
     order = list(images)
     random.Random(seed).shuffle(order)
-    partner = dict(zip(order, [*order[1:], order[0]], strict=True))
+    replacement = dict(zip(order, [*order[1:], order[0]], strict=True))
     return [
-        item if item.image is None else dataclasses.replace(item, image=images[partner[item.image.name]])
+        item if item.image is None else dataclasses.replace(item, image=images[replacement[item.image.name]])
         for item in items
     ]

@@ -1,4 +1,4 @@
-"""Data sets of benchmarks: parquet tables and JSON lines, from a folder or the Hub, validated before they are used."""
+"""Readers of benchmark data (parquet tables, JSON lines) from a folder or the Hub; rows are validated when read."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
     import pyarrow
     from PIL.Image import Image
 
-# What a data set on the Hub may be called.
+# The form of a data set id on the Hub.
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 _DATA_FILES = frozenset((".parquet", ".json", ".jsonl", ".zip", ".tar", ".tgz", ".gz", ".7z"))
 
 
 @dataclass(frozen=True)
 class Table:
-    """The parquet files of one split, and the columns a benchmark reads.
+    """The parquet files of one split, and the columns that a benchmark reads.
 
     Attributes:
         repo_id: the data set on the Hub.
-        patterns: its files in the repository, as globs; the rows come in their order.
-        columns: what is read; the image column becomes an `ImageReference`.
-        image: the image column's name.
-        optional: columns that are read where they are there.
-        label_names: whether class labels are read as their names, or as numbers.
-        checks: what the cells of a column may hold; rows that hold something else are refused by name.
+        patterns: globs of its files in the repository; rows are read in the order of the globs.
+        columns: required columns; the image column becomes an `ImageReference`.
+        image: name of the image column.
+        optional: columns that are read if they exist.
+        label_names: read class labels as their names; else as numbers.
+        checks: a validator per column; `rows` names every value that fails.
     """
 
     repo_id: str
@@ -51,15 +51,15 @@ class Table:
     checks: Mapping[str, validators.Check] = field(default_factory=dict)
 
     def with_columns(self, *columns: str) -> Table:
-        """This table with more columns."""
+        """Return this table with more required columns."""
         return dataclasses.replace(self, columns=(*self.columns, *columns))
 
     def rows(self, request: TaskOptions) -> list[dict[str, Any]]:
-        """The first ``request.limit`` rows as mappings; class labels as their names.
+        """Read and validate the first ``request.limit`` rows as mappings.
 
         Raises:
-            UnavailableError: the data set can't be had.
-            InputError: no such files in a folder, an unreadable file, a missing column, cells that can't be right.
+            UnavailableError: the data set is not available.
+            InputError: no such files in a folder, an unreadable file, a missing column, or invalid values.
         """
         rows: list[dict[str, Any]] = []
         for file in self.files(request):
@@ -70,10 +70,10 @@ class Table:
         return rows
 
     def files(self, request: TaskOptions) -> list[Path]:
-        """The files of this split, from ``--source`` or the Hub, in order of their names."""
+        """Return the files of this split, from ``--source`` or the Hub, sorted by name within each pattern."""
         source = local_source(request.source)
         if source is not None and source.is_dir():
-            # A copy of the repository, its files in one folder, or any parquet files with its columns.
+            # Accept a copy of the repository, its files in one flat folder, or any other parquet files.
             flat = [pattern.rpartition("/")[2] for pattern in self.patterns]
             for patterns in (self.patterns, flat, ("*.parquet",)):
                 found = [file for pattern in patterns for file in sorted(source.glob(pattern))]
@@ -134,11 +134,11 @@ class ParquetImage:
     name: str
 
     def open(self) -> Image:
-        """The image in RGB. Raises InputError where it can't be decoded."""
+        """Return the image in RGB. Raises InputError if it can't be read or decoded."""
         import pyarrow
 
         try:
-            cell = _group(self.file, self.column, self.group)[self.index].as_py()
+            cell = _image_column(self.file, self.column, self.group)[self.index].as_py()
         except (OSError, pyarrow.ArrowException) as error:
             raise InputError(f"image {self.name} can't be read: {_first_line(error)}") from None
         content = cell.get("bytes") if isinstance(cell, dict) else cell
@@ -148,26 +148,26 @@ class ParquetImage:
 
 
 @lru_cache(maxsize=4)
-def _group(file: Path, column: str, group: int) -> pyarrow.ChunkedArray:
-    """One row group's images: neighbours are asked for one after the other."""
+def _image_column(file: Path, column: str, group: int) -> pyarrow.ChunkedArray:
+    """Return the image column of a row group; cached, because consecutive rows are usually read in turn."""
     import pyarrow.parquet
 
     return pyarrow.parquet.ParquetFile(file).read_row_group(group, columns=[column]).column(0)
 
 
 class SharedImages:
-    """Rows about the same image get the same reference, so that its questions are answered together."""
+    """Gives rows about the same image the same reference, so that its questions are answered together."""
 
     def __init__(self) -> None:
         self._known: dict[str, ImageReference] = {}
 
     def one(self, name: str, image: ParquetImage) -> ImageReference:
-        """The reference known as ``name``: the first one given."""
+        """Return the first image that was passed with ``name``."""
         return self._known.setdefault(name, dataclasses.replace(image, name=name))
 
 
 def class_names(schema: pyarrow.Schema) -> dict[str, list[str]]:
-    """Names of the class-label columns, which the datasets library keeps in the schema's metadata."""
+    """Return the class names of each label column, from the metadata that the datasets library writes to the schema."""
     try:
         stored = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, ValueError, TypeError):
@@ -180,14 +180,14 @@ def class_names(schema: pyarrow.Schema) -> dict[str, list[str]]:
 
 
 def local_source(source: str | None) -> Path | None:
-    """``--source`` as a path that is there; None where it is not given, or a Hub id.
+    """Return ``--source`` as an existing path; None if it is not given or is a Hub id.
 
     Raises:
-        InputError: it can only be meant as a path, and is not there.
+        InputError: it can only be a path, and does not exist.
     """
     if source is None:
         return None
-    if os.path.exists(source):  # False, where Path.exists raises: names longer than a file system takes
+    if os.path.exists(source):  # Path.exists raises for names that are too long for the file system
         return Path(source)
     if source[:1] in ("/", ".", "~") or Path(source).suffix in _DATA_FILES or not _HUB_ID.fullmatch(source):
         raise InputError(f"--source {source} is not there", "name a folder, or a data set of the Hub: OWNER/NAME")
@@ -195,16 +195,16 @@ def local_source(source: str | None) -> Path | None:
 
 
 def local_files(source: str | None, pattern: str) -> list[Path]:
-    """Files of a ``--source`` folder; none where it is not a folder."""
+    """Return the files of a ``--source`` folder that match ``pattern``; none if it is not a folder."""
     folder = local_source(source)
     return sorted(folder.glob(pattern)) if folder is not None and folder.is_dir() else []
 
 
 def read_json_objects(file: Path, checks: Mapping[str, validators.Check]) -> list[dict[str, Any]]:
-    """Objects of a file of JSON lines, or of one JSON array, that hold all keys of ``checks``, with values that pass.
+    """Read a file of JSON lines, or of one JSON array; every object must have all keys of ``checks`` and pass them.
 
     Raises:
-        InputError: it can't be read; lines (or members) that are no such objects are named, 20 at most, by number.
+        InputError: it can't be read, or objects are invalid; the message lists 20 of them at most, by number.
     """
     try:
         text = file.read_text(encoding="utf-8-sig")

@@ -1,4 +1,4 @@
-"""What a running evaluation reports; the library prints nothing itself."""
+"""Events that a running evaluation reports; the library itself prints nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Notice:
-    """A line for the person: where files go, what was resumed, what is odd about a score."""
+    """A message to the user: where files are written, what is downloaded, what limits a score."""
 
     text: str
     is_warning: bool = False
@@ -16,14 +16,15 @@ class Notice:
 
 @dataclass(frozen=True)
 class Progress:
-    """The state of one benchmark of one run: sent at its start and after every answer.
+    """The progress of one benchmark of one run, sent at its start and after every answer.
 
     Attributes:
-        run: the adapter's name, or the base's.
-        bench: the benchmark, with its pass (``demo``, ``demo-shuffled``).
-        done: questions with an answer or a failure, ``resumed`` of them from an earlier start.
+        run: name of the adapter, or of the base.
+        bench: the benchmark; with the suffix ``-shuffled`` in the blind baseline.
+        done: questions that were answered or failed; ``resumed`` of them by an earlier start.
+        total: all questions of this process.
         failed: questions without an answer.
-        score: mean mark of the answers so far, 0 to 1; None before the first.
+        score: mean score of the answers so far, 0 to 1; None before the first.
     """
 
     run: str
@@ -36,10 +37,10 @@ class Progress:
 
 
 class Events(Protocol):
-    """Takes each event as it happens."""
+    """A callback that receives each event as it happens."""
 
     def __call__(self, event: Notice | Progress, /) -> None: ...
 
 
 def ignore(event: Notice | Progress, /) -> None:
-    """Drop an event."""
+    """Do nothing with an event."""

@@ -1,4 +1,4 @@
-"""A page with questions, images and answers, in one file."""
+"""The HTML report: questions, images and answers of all runs in one file."""
 
 from __future__ import annotations
 
@@ -57,28 +57,28 @@ show();
 """
 
 
-# Marks a page as this tool's own, which may be written again.
+# Identifies a page that this tool wrote, which it may therefore overwrite.
 GENERATOR = '<meta name="generator" content="m2pt eval">'
 # Longest side of an image in the page, in pixels.
 _SIDE = 224
-# A page stays small enough to be sent by mail: questions per benchmark, and bytes of images in all.
+# Limits that keep a page small enough for an e-mail: questions per benchmark, and bytes of all images.
 _MOST_QUESTIONS = 200
 _MOST_IMAGE_BYTES = 8_000_000
-_MARKS = {"right": "✓", "wrong": "✗", "failed": "!"}
+_SYMBOLS = {"right": "✓", "wrong": "✗", "failed": "!"}
 
 
 def gallery_page(result: EvalResult) -> str:
-    """The page's HTML.
+    """Return the page's HTML.
 
     Args:
-        result: the runs, with their rows and images; a question without an image shows its image's name.
+        result: the runs with their predictions and images; if an image is not available, its name is shown.
     """
     store = _ImageStore()
     names = list(dict.fromkeys(bench for run in result.rows.values() for bench in run))
     cards = [
         _card(bench, question, store, result.images.get(bench, {}).get(question[0][1].id))
         for bench in names
-        for question in _chosen(bench, result)
+        for question in _shown_questions(bench, result)
     ]
     title = "m2pt eval: " + ", ".join(run.name for run in result.runs)
     benches = "".join(f'<option value="{escape(name)}">{escape(name)}</option>' for name in names)
@@ -105,10 +105,10 @@ def gallery_page(result: EvalResult) -> str:
 
 
 def require_page_place(file: Path) -> None:
-    """Check that a page may be written to ``file``: its folder is there, and what it holds is an older page.
+    """Check that a page may be written to ``file``: its folder exists, and the file is new or an older page.
 
     Raises:
-        SettingsError: no such folder, or a file that is not this tool's.
+        SettingsError: the folder does not exist, or the file is not a page of this tool.
     """
     if not file.parent.is_dir():
         raise SettingsError(f"--html {file}: there is no folder {file.parent}", "make the folder, or name another file")
@@ -119,8 +119,8 @@ def require_page_place(file: Path) -> None:
 Question = list[tuple[str, Prediction]]
 
 
-def _chosen(bench: str, result: EvalResult) -> list[Question]:
-    """Questions of a benchmark with each run's row, the most telling ones where they are too many."""
+def _shown_questions(bench: str, result: EvalResult) -> list[Question]:
+    """Return a benchmark's questions (200 at most) with each run's prediction; differing, failed, wrong ones first."""
     questions: dict[str, Question] = {}
     for run, rows in result.rows.items():
         for row in rows.get(bench, ()):
@@ -137,7 +137,7 @@ def _state(row: Prediction) -> str:
 
 
 def _states(question: Question) -> list[str]:
-    """What the page's filter knows a question by."""
+    """Return the states by which the page's filter finds a question."""
     states = {_state(row) for _, row in question}
     if states == {"right"}:
         return ["right"]
@@ -150,8 +150,8 @@ def _card(bench: str, question: Question, store: _ImageStore, image: ImageRefere
     picture = (store.tag(image) if image is not None else "") or missing
     answers = first.answer if isinstance(first.answer, str) else ", ".join(dict.fromkeys(first.answer))
     category = f" · {escape(first.category)}" if first.category else ""
-    said = "".join(
-        f'<tr class="{_state(row)}"><th>{escape(run)}</th><td>{_MARKS[_state(row)]}</td>'
+    predictions = "".join(
+        f'<tr class="{_state(row)}"><th>{escape(run)}</th><td>{_SYMBOLS[_state(row)]}</td>'
         f"<td>{escape(row.error or row.prediction or '') or '<i>empty</i>'}</td></tr>"
         for run, row in question
     )
@@ -159,19 +159,19 @@ def _card(bench: str, question: Question, store: _ImageStore, image: ImageRefere
         f'<article data-bench="{escape(bench)}" data-states="{" ".join(_states(question))}">'
         f'{picture}<div><p class="id">{escape(bench)}{category} · {escape(first.id)}</p>'
         f'<p class="question">{escape(first.question)}</p><p class="answer">answer: <b>{escape(answers)}</b></p>'
-        f"<table>{said}</table></div></article>\n"
+        f"<table>{predictions}</table></div></article>\n"
     )
 
 
 class _ImageStore:
-    """Images as data URIs, as many as the page may hold."""
+    """Encodes images as data URIs until the page's size limit is reached."""
 
     def __init__(self) -> None:
         self._left = _MOST_IMAGE_BYTES
         self._known: dict[str, str] = {}
 
     def tag(self, image: ImageReference) -> str:
-        """An ``<img>``; empty where the image can't be read or the page is full."""
+        """Return an ``<img>``; an empty string if the image can't be read or the limit is reached."""
         if image.name not in self._known:
             self._known[image.name] = self._encode(image)
         uri = self._known[image.name]
@@ -192,12 +192,12 @@ class _ImageStore:
 
 
 def _score_table(result: EvalResult) -> str:
-    """Runs by benchmarks, every plain number of a benchmark's block in a column of its own."""
+    """Return a table with a row per run and a column for every top-level number of a benchmark's results."""
     numbers = [
         {
             (bench, key): value
-            for bench, block in run.benchmarks.items()
-            for key, value in block.items()
+            for bench, scores in run.benchmarks.items()
+            for key, value in scores.items()
             if isinstance(value, (int, float)) and not isinstance(value, bool)
         }
         for run in result.runs

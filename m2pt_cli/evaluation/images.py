@@ -1,4 +1,4 @@
-"""Images that a benchmark names but does not hold: looked up in the user's folders, or fetched where allowed."""
+"""Images that a benchmark names but does not contain: found in the user's folders, or downloaded if allowed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _COCO_FOLDERS = ("", "images", "val2014", "train2014", "val2017", "train2017", "
 
 @dataclass(frozen=True)
 class MissingImage:
-    """An image that was not found: its question fails when it is asked, the others go on."""
+    """An image that was not found. `open` raises, so its question fails, and the other questions go on."""
 
     name: str
     reason: str
@@ -31,24 +31,24 @@ class MissingImage:
 
     @property
     def problem(self) -> InputError:
-        """Why it can't be opened."""
+        """The error that `open` raises."""
         return InputError(self.reason, self.hint)
 
     def open(self) -> Image:
-        """Raises InputError."""
+        """Raise InputError."""
         raise self.problem
 
 
 class BenchmarkImages:
-    """Finds a benchmark's images by name, in the folders of ``--images`` and nowhere else.
+    """Finds a benchmark's images by name in the folders of ``--images``, or by URL if that is allowed.
 
     Args:
-        folders: where to look, in them and in the folders COCO's zip files unpack to.
-        allow_url: whether an image that is in no folder may be fetched.
-        needed_by: the benchmark, for messages.
+        folders: searched together with the subfolders that COCO's zip files unpack to.
+        allow_url: whether an image that is in no folder may be downloaded.
+        needed_by: name of the benchmark, for messages.
 
     Raises:
-        InputError: a folder does not exist, or there is neither a folder nor leave to fetch.
+        InputError: a folder does not exist, or there are no folders and downloads are not allowed.
     """
 
     def __init__(self, folders: Sequence[Path], allow_url: bool, *, needed_by: str) -> None:
@@ -62,7 +62,7 @@ class BenchmarkImages:
         self._allow_url = allow_url
 
     def find(self, name: str, link: object) -> ImageReference:
-        """The image called ``name``, by its path or its file name alone; else what ``link`` names, where allowed."""
+        """Find ``name`` by its path, then by its file name; else use the URL ``link``, else return a `MissingImage`."""
         remote = UrlImage(link) if self._allow_url and isinstance(link, str) and is_url(link) else None
         if is_url(name):
             return remote or MissingImage(
@@ -82,20 +82,20 @@ class BenchmarkImages:
 
 
 def missing_images(items: Mapping[str, Sequence[Example]]) -> list[str]:
-    """A sentence about each benchmark that asks about images that are nowhere.
+    """Return a sentence about each benchmark that has questions with missing images.
 
     Raises:
-        InputError: no question of any benchmark can be asked for that reason.
+        InputError: the images of all questions are missing.
     """
     missing = {
         name: [item.image for item in members if isinstance(item.image, MissingImage)]
         for name, members in items.items()
     }
-    said = [
+    sentences = [
         f"{name}: {len(images):,} of {len(items[name]):,} questions can't be asked: {images[0].problem.message}"
         for name, images in missing.items()
         if images
     ]
     if all(len(images) == len(items[name]) for name, images in missing.items()):
-        raise InputError(said[0], next(iter(missing.values()))[0].problem.hint)
-    return said
+        raise InputError(sentences[0], next(iter(missing.values()))[0].problem.hint)
+    return sentences

@@ -1,7 +1,8 @@
-"""A language model as the judge of free answers, as in the paper.
+"""A language model as the judge of free-form answers, as in the paper.
 
-The judge sees question, reference and prediction, and says yes or no; only the tokens it *adds* are read (the official
-script decoded its own prompt, which holds a "Yes", so everything was right). Verdicts are journaled like answers.
+The judge reads question, reference and prediction, and answers yes or no. Only the tokens it *generates* are parsed:
+the official script also decoded the prompt, which contains "Yes", so it counted every answer as right. Verdicts are
+written to the journal like answers.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _MOST_TOKENS = 8
 
 
 class Verdicts:
-    """The judge's yes and no, in the form of a benchmark."""
+    """A `Task` whose questions ask the judge whether each answer is right."""
 
     source = "the judge"
     patterns = ()
@@ -41,18 +42,19 @@ class Verdicts:
         self._rows = answered(rows)
 
     def items(self, request: TaskOptions) -> list[Example]:
-        """One question to the judge per answered row."""
+        """Return one question to the judge per answered question."""
         return [Example(row.id, row.question_id, row.category, None, judge_prompt(row), "yes") for row in self._rows]
 
     def mark(self, row: Prediction, protocol: str) -> Score:
-        said = first_yes_or_no(row.prediction or "")
-        return Score(said, said == "yes")
+        verdict = first_yes_or_no(row.prediction or "")
+        return Score(verdict, verdict == "yes")
 
     def scores(self, rows: Sequence[Prediction], protocol: str) -> dict[str, Any]:
         """``{"accuracy", "interval", "n", "unread", "agreement"}`` by the judge.
 
-        ``unread`` verdicts are neither yes nor no and count as wrong; ``agreement`` is the share of answers on which
-        the judge and the benchmark's own rule agree. POPE's accuracy is the mean of its splits, as by the rule.
+        ``unread`` counts verdicts that are neither yes nor no; they count as wrong. ``agreement`` is the fraction of
+        answers on which the judge and the benchmark's own rule agree. POPE's accuracy is the mean over its splits, as
+        under its own rule.
         """
         by_rule = {row.id: float(row.correct or 0) >= 0.5 for row in self._rows}
         good = answered(rows)
@@ -69,21 +71,21 @@ class Verdicts:
 
 
 def judge_prompt(row: Prediction) -> str:
-    """What the judge is asked about one answer; several references are listed once each."""
+    """Return the judge's prompt about one answer; it lists each distinct reference once."""
     answers = row.answer if isinstance(row.answer, str) else " / ".join(dict.fromkeys(row.answer))
     return _PROMPT.format(question=row.question, answer=answers, prediction=row.prediction)
 
 
-def judged_accuracies(blocks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Blocks whose accuracy is the judge's, of the benchmarks it has judged; for `mmavg`."""
-    return {name: dict(block["judge"]) for name, block in blocks.items() if block.get("judge")}
+def judged_accuracies(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the judge's results of the benchmarks that it has judged, as `mmavg` takes them."""
+    return {name: dict(scores["judge"]) for name, scores in results.items() if scores.get("judge")}
 
 
 def is_llava(judge: str) -> bool:
-    """Whether a judge is a LLaVA base, by its ``config.json``; else it is a plain language model. Needs no torch.
+    """Return whether the judge is a LLaVA (by its ``config.json``) or else a text-only model. Needs no torch.
 
     Raises:
-        UnavailableError: no such base, folder or repository on the Hub, or it has no readable config.
+        UnavailableError: no such base, folder or Hub repository, or its config can't be read.
     """
     if find_base(judge) is not None:
         return True

@@ -1,4 +1,4 @@
-"""Has a text-only model judge the answers of an evaluation."""
+"""Lets a judge model score the answers of an evaluation."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from m2pt_cli.runtime.device import choose_device, choose_dtype
 from m2pt_cli.runtime.distributed import Sharding
 from m2pt_cli.settings import EvalSettings
 
-_BATCH = 16
+_BATCH_SIZE = 16
 
 
 class TextEngine:
-    """Greedy answers of a causal language model.
+    """Answers questions with a text-only causal language model, by greedy decoding.
 
     Args:
-        name: a folder or a Hub id; its chat template is used, or ``vicuna_v1`` where it has none.
-        device, dtype: as for a base.
+        name: a folder or a Hub id; prompts use its chat template, or ``vicuna_v1`` if it has none.
+        device, dtype: as in `load_base`.
 
     Raises:
-        UnavailableError: it can't be had.
+        UnavailableError: the model is not available.
     """
 
     def __init__(self, name: str, *, device: str | None = None, dtype: str = "auto") -> None:
@@ -61,10 +61,14 @@ class TextEngine:
     def answer(
         self, questions: Iterable[Question], *, known: Callable[[Question], bool] | None = None
     ) -> Iterator[Reply]:
-        """Replies in order; batches are made of all questions, and those of known ones alone are not run."""
+        """Yield replies to the unknown questions in order.
+
+        Batches are made of all questions, so that a resumed run has the same batches as an uninterrupted one; a batch
+        of known questions only is not run.
+        """
         asked = list(questions)
-        for start in range(0, len(asked), _BATCH):
-            batch = asked[start : start + _BATCH]
+        for start in range(0, len(asked), _BATCH_SIZE):
+            batch = asked[start : start + _BATCH_SIZE]
             fresh = [question for question in batch if known is None or not known(question)]
             if fresh:
                 answers = dict(zip((question.id for question in batch), self._generate(batch), strict=True))
@@ -81,7 +85,7 @@ class TextEngine:
             do_sample=False,
             pad_token_id=self._tokenizer.pad_token_id,
         )
-        # The prompt is cut off: it holds words that a verdict is read from.
+        # The prompt contains "yes" and "no", so only the generated tokens may be parsed.
         new = out[:, inputs["input_ids"].shape[1] :]
         return [text.strip() for text in self._tokenizer.batch_decode(new, skip_special_tokens=True)]
 
@@ -97,10 +101,10 @@ class TextEngine:
 def open_judge(
     name: str, *, device: str | None, dtype: str, report: Callable[[str], None]
 ) -> AnswerEngine | TextEngine:
-    """The judge's engine: a LLaVA base answers without an image, anything else is a plain language model.
+    """Load the judge: an `AnswerEngine` (asked without images) for a LLaVA, else a `TextEngine`.
 
     Raises:
-        UnavailableError, DeviceError: it can't be had, or there is no such device.
+        UnavailableError, DeviceError: the model or the device is not available.
     """
     if not is_llava(name):
         return TextEngine(name, device=device, dtype=dtype)
@@ -118,11 +122,13 @@ def judge_runs(
     share: Sharding,
     events: Events,
 ) -> list[tuple[EvalRun, dict[str, list[Prediction]]]]:
-    """The runs with the judge's scores in their blocks; MME keeps its own rule, as in the paper.
+    """Return the runs with the judge's scores added to their results, and write ``results.json`` again.
+
+    The judge does not score MME, as in the paper.
 
     Raises:
-        UnavailableError, DeviceError: the judge can't be had.
-        GenerationError: the judge answered nothing.
+        UnavailableError, DeviceError: the judge or the device is not available.
+        GenerationError: every question to the judge failed.
     """
     judge = str(settings.judge)
     engine = open_judge(judge, device=settings.device, dtype=settings.dtype, report=lambda text: events(Notice(text)))
@@ -131,23 +137,23 @@ def judge_runs(
         fingerprint = run.adapter and run.adapter["fingerprint"]
         identity = {"base": run.base, "adapter": fingerprint, **run.settings, "judge": judge}
         session = Session(engine, plan.folder, name=plan.name, identity=identity, share=share, events=events)
-        blocks = dict(run.benchmarks)
+        results = dict(run.benchmarks)
         for bench in benchmarks:
-            # Every process needs all answers: the first one has written them.
+            # Every process needs all answers; they are in the predictions file that the first process wrote.
             answers = list(plan.folder.finished_rows(bench.name).values())
             if bench.name == "mme" or not answers:
                 continue
             verdicts = Verdicts(bench.name, answers)
-            found = session.rows(
+            judged_answers = session.rows(
                 verdicts, verdicts.items(TaskOptions()), label=verdicts.name, max_new_tokens=verdicts.max_new_tokens
             )
             if share.is_first:
-                require_answers({verdicts.name: found}, plan.folder)
-            block = verdicts.scores(found, settings.protocol)
-            blocks[bench.name] = {**blocks[bench.name], "judge": {"name": judge, **block}}
-            agreement = "none" if block["agreement"] is None else f"{100 * block['agreement']:.1f} %"
+                require_answers({verdicts.name: judged_answers}, plan.folder)
+            scores = verdicts.scores(judged_answers, settings.protocol)
+            results[bench.name] = {**results[bench.name], "judge": {"name": judge, **scores}}
+            agreement = "none" if scores["agreement"] is None else f"{100 * scores['agreement']:.1f} %"
             events(Notice(f"{bench.name}: the judge and the rule agree on {agreement} of the answers"))
-        run = dataclasses.replace(run, benchmarks=blocks, mmavg=mmavg(judged_accuracies(blocks)), scored_by="judge")
+        run = dataclasses.replace(run, benchmarks=results, mmavg=mmavg(judged_accuracies(results)), scored_by="judge")
         share.wait()
         if share.is_first:
             plan.folder.write_results(run.to_dict())

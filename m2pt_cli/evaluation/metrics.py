@@ -1,4 +1,4 @@
-"""Intervals, tests, accuracies, and the paper's mean."""
+"""Accuracies, confidence intervals, McNemar's test, and the paper's mean over benchmarks."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ _Z = 1.959963984540054
 
 
 def wilson(successes: float, n: int) -> list[float] | None:
-    """The 95 % Wilson score interval of a share as ``[low, high]``; None for n = 0.
+    """Return the 95 % Wilson score interval of a proportion as ``[low, high]``; None for n = 0.
 
-    ``successes`` may be fractional (soft accuracies); the interval is then an approximation that is a little wide.
+    ``successes`` may be fractional (soft accuracies); the interval is then approximate and slightly too wide.
     """
     if n == 0:
         return None
-    share = successes / n
-    centre = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    half = _Z / (1 + _Z**2 / n) * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
-    # The ends are exact where rounding would leave a trace.
+    proportion = successes / n
+    centre = (proportion + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
+    half = _Z / (1 + _Z**2 / n) * math.sqrt(proportion * (1 - proportion) / n + _Z**2 / (4 * n**2))
+    # Rounding must not move the ends off 0 and 1.
     low = 0.0 if successes <= 0 else max(0.0, centre - half)
     high = 1.0 if successes >= n else min(1.0, centre + half)
     return [low, high]
 
 
 def mean(values: Iterable[float]) -> float | None:
-    """The plain mean; None of nothing."""
+    """Return the arithmetic mean; None if there are no values."""
     numbers = list(values)
     return math.fsum(numbers) / len(numbers) if numbers else None
 
 
 def ratio(part: float, whole: float) -> float:
-    """``part / whole``, 0 where the whole is 0 (as scikit-learn reports a precision without predictions)."""
+    """Return ``part / whole``; 0 if the whole is 0 (as scikit-learn defines precision without predictions)."""
     return part / whole if whole else 0.0
 
 
 @dataclass(frozen=True)
 class BinaryCounts:
-    """Predictions of a two-class question, "yes" being the positive class."""
+    """The confusion matrix of yes/no questions; "yes" is the positive class."""
 
     true_positive: int
     false_positive: int
@@ -79,17 +79,17 @@ class BinaryCounts:
 
     @property
     def yes_ratio(self) -> float:
-        """The share of *predicted* yes."""
+        """The fraction of *predictions* that are yes."""
         return ratio(self.true_positive + self.false_positive, self.n)
 
     def to_dict(self) -> dict[str, float]:
-        """``{"accuracy", "precision", "recall", "f1", "yes_ratio"}``, fractions."""
+        """Return ``{"accuracy", "precision", "recall", "f1", "yes_ratio"}`` as fractions."""
         return {name: getattr(self, name) for name in ("accuracy", "precision", "recall", "f1", "yes_ratio")}
 
 
 @dataclass(frozen=True)
 class McNemar:
-    """Two runs on the same questions: how many each alone got right, and how surprising that split is.
+    """McNemar's test of two runs on the same questions: how many each alone got right, and the p-value.
 
     ``p_value`` is the exact two-sided binomial test of ``only_first`` out of ``only_first + only_second`` at 1/2.
     """
@@ -101,7 +101,7 @@ class McNemar:
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
-    """McNemar's exact test on paired right/wrong marks (McNemar 1947).
+    """Compute McNemar's exact test on paired right/wrong answers (McNemar 1947).
 
     Raises:
         ValueError: the two lists differ in length.
@@ -115,7 +115,7 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
 
 
 def _two_sided_binomial(successes: int, n: int) -> float:
-    """2 * P(X <= successes) for X ~ Binomial(n, 1/2), at most 1; in logarithms, for n may be thousands."""
+    """Return 2 * P(X <= successes) for X ~ Binomial(n, 1/2), at most 1; in logarithms, because n may be thousands."""
     if n == 0:
         return 1.0
     log_half = n * math.log(2)
@@ -127,32 +127,32 @@ def _two_sided_binomial(successes: int, n: int) -> float:
 
 
 def accuracy(rows: Sequence[Prediction]) -> dict[str, Any]:
-    """``{"accuracy", "interval", "n"}`` of the answered rows; soft marks count as shares."""
-    marks = [float(row.correct or 0) for row in answered(rows)]
-    return {"accuracy": mean(marks), "interval": wilson(sum(marks), len(marks)), "n": len(marks)}
+    """Return ``{"accuracy", "interval", "n"}`` over the answered questions; soft scores count as fractions."""
+    scores = [float(row.correct or 0) for row in answered(rows)]
+    return {"accuracy": mean(scores), "interval": wilson(sum(scores), len(scores)), "n": len(scores)}
 
 
 def accuracy_by_category(rows: Sequence[Prediction], key: str | None) -> dict[str, Any]:
-    """Accuracy of all rows, the number that could not be read, and under ``key`` the accuracy of each category."""
+    """Return accuracy, interval and number of unparsed answers; under ``key``, if given, the accuracy per category."""
     good = answered(rows)
     total = accuracy(rows)
-    block = {
+    scores: dict[str, Any] = {
         "accuracy": total["accuracy"],
         "interval": total["interval"],
         "unparsed": sum(row.parsed is None for row in good),
     }
     if key is not None:
         names = sorted({row.category or "" for row in good})
-        block[key] = {name: accuracy([row for row in good if (row.category or "") == name]) for name in names}
-    return block
+        scores[key] = {name: accuracy([row for row in good if (row.category or "") == name]) for name in names}
+    return scores
 
 
-# The seven parts; MME is not one of them. POPE counts once, by the mean of its three splits.
+# The seven benchmarks of the paper's mean, which leaves MME out. POPE counts once, by the mean of its three splits.
 PARTS = ("textvqa", "vsr", "snli-ve", "cifar10", "cifar100", "mnist", "pope")
 
 
 def mmavg(benchmarks: Mapping[str, Mapping[str, Any]]) -> float | None:
-    """The plain mean of the seven accuracies, from 0 to 100; None unless all seven are there."""
+    """Return the mean of the seven accuracies of `PARTS`, 0 to 100; None unless all seven are present."""
     accuracies = [benchmarks[name]["accuracy"] for name in PARTS if name in benchmarks]
     if len(accuracies) < len(PARTS) or any(accuracy is None for accuracy in accuracies):
         return None

@@ -1,4 +1,4 @@
-"""The runs of one evaluation before any model is loaded: adapters read, the base named, folders checked."""
+"""Plans the runs of an evaluation before a model is loaded: reads adapters, chooses the base, checks folders."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from m2pt_cli.settings import EvalSettings
 
 @dataclasses.dataclass(frozen=True)
 class RunPlan:
-    """One run before its base is loaded."""
+    """One planned run: an adapter (or the base model), its base and its output folder."""
 
     name: str
     base: str
@@ -29,14 +29,14 @@ class RunPlan:
     folder: EvaluationFolder
 
     def known_identity(self, settings: EvalSettings) -> dict[str, Any]:
-        """What decides this run's answers, but for the base's fingerprint and number type."""
-        own, chosen = self.adapter, self.prompt_format(settings)
+        """Return the settings that decide this run's answers, except the base's fingerprint and dtype."""
+        adapter, chosen = self.adapter, self.prompt_format(settings)
         return {
             "base": self.base,
-            "adapter": None if own is None else own.fingerprint,
+            "adapter": None if adapter is None else adapter.fingerprint,
             "template": chosen.template,
             "image_fit": chosen.image_fit,
-            "visual_tokens": None if own is None else own.visual_tokens,
+            "visual_tokens": None if adapter is None else adapter.visual_tokens,
             "wording": settings.wording,
             "protocol": settings.protocol,
             "source": settings.source,
@@ -47,17 +47,17 @@ class RunPlan:
         }
 
     def prompt_format(self, settings: EvalSettings) -> PromptFormat:
-        """Template and image fit of this run, with warnings where the flags contradict the adapter's training."""
+        """Return template and image fit of this run, with warnings if the flags contradict the adapter's training."""
         return prompt_format(self.entry, self.adapter, template=settings.template, image_fit=settings.image_fit)
 
 
-def plan_runs(settings: EvalSettings, benchmarks: Sequence[Task], share: Sharding) -> list[RunPlan]:
-    """Plan one run per adapter: all the checks that need no model, the cheapest first.
+def plan_runs(settings: EvalSettings, benchmarks: Sequence[Task], sharding: Sharding) -> list[RunPlan]:
+    """Plan one run per adapter, and make all checks that need no model.
 
     Raises:
-        AdapterError: an adapter that is missing, damaged or of another base, or two of different bases.
-        SettingsError: an output directory that holds something else.
-        UnavailableError: a base that can't be had.
+        AdapterError: an adapter is missing, damaged or of another base, or two adapters have different bases.
+        SettingsError: an output directory contains something else.
+        UnavailableError: the base is not available.
     """
     found = read_candidates(settings.adapter, settings.base)
     base, entry, adapters = found.base, found.entry, [member.info for member in found.members]
@@ -68,7 +68,7 @@ def plan_runs(settings: EvalSettings, benchmarks: Sequence[Task], share: Shardin
         RunPlan(name, base, entry, info, EvaluationFolder(folder))
         for name, info, folder in zip(names, adapters, folders, strict=True)
     ]
-    if not share.is_first:
+    if not sharding.is_first:
         return plans
     if len(plans) > 1 and root.is_dir():
         _check_root(root, names)
@@ -79,7 +79,7 @@ def plan_runs(settings: EvalSettings, benchmarks: Sequence[Task], share: Shardin
 
 
 def _check_root(root: Path, names: Sequence[str]) -> None:
-    """A folder of several runs holds theirs alone."""
+    """Check that a folder of several runs contains only theirs."""
     others = sorted(entry.name for entry in root.iterdir() if entry.name not in {*names, RESULTS})
     if others:
         raise SettingsError(
@@ -89,17 +89,17 @@ def _check_root(root: Path, names: Sequence[str]) -> None:
 
 
 def default_folder(names: Sequence[str], benches: Sequence[str]) -> Path:
-    """``evals/<adapter or base>-<bench>``, several joined by ``+``."""
+    """Return ``evals/<adapter or base>-<bench>``; several names are joined by ``+``."""
     return Path("evals") / f"{'+'.join(names)}-{'+'.join(benches)}"
 
 
 def base_label(base: str) -> str:
-    """A base's name as a part of a path: the last part of a Hub id or folder."""
+    """Return a base's name for use in a path: the last part of a Hub id or folder."""
     return base.rstrip("/").rpartition("/")[2] or "base"
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    """Equal names told apart by a number."""
+    """Make names unique: append ``-2``, ``-3``, … to repeated ones."""
     counts: Counter[str] = Counter()
     unique = []
     for name in names:

@@ -1,4 +1,4 @@
-"""Predictions made elsewhere: read in several formats, and scored without a model."""
+"""Reads predictions that were made elsewhere, in several formats, and scores them without a model."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from m2pt_cli.version import library_versions
 
 
 def read_predictions(file: Path) -> list[Prediction]:
-    """Rows of a predictions file, whichever of the three kinds it is.
+    """Read a predictions file: JSONL as in `read_rows`, or an lmms-eval log (JSONL, or one JSON object).
 
     Raises:
-        InputError: the file can't be read, or holds lines of no such kind.
+        InputError: the file can't be read, or has lines in none of these formats.
     """
     samples = _samples(file)
     if samples is None:
         return read_rows(file)
-    rows = [_row(sample, number, file) for number, sample in enumerate(samples, start=1)]
+    rows = [_fields(sample, number, file) for number, sample in enumerate(samples, start=1)]
     ids = unique_ids(row["question_id"] for row in rows)
     return [Prediction(id=identity, image=None, **row) for identity, row in zip(ids, rows, strict=True)]
 
 
 def _samples(file: Path) -> list[dict[str, Any]] | None:
-    """The samples of an lmms-eval log (JSONL, or one JSON object with ``logs``); None if the file is none."""
+    """Read the samples of an lmms-eval log (JSONL, or one JSON object with ``logs``); None for any other file."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -62,8 +62,11 @@ def _is_sample(record: Any) -> bool:
     return isinstance(record, dict) and "doc_id" in record and bool({"filtered_resps", "resps"} & record.keys())
 
 
-def _row(sample: dict[str, Any], number: int, file: Path) -> dict[str, Any]:
-    """A sample as a row: newer logs leave the question's record out, its id and category are then in the metrics."""
+def _fields(sample: dict[str, Any], number: int, file: Path) -> dict[str, Any]:
+    """Return a sample as the fields of a `Prediction`.
+
+    Newer logs omit the data set's record (``doc``); id and category are then in the metrics.
+    """
     doc = sample.get("doc")
     metrics = [value for value in sample.values() if isinstance(value, dict) and "question_id" in value]
     sources = [doc, *metrics] if isinstance(doc, dict) else metrics
@@ -90,18 +93,18 @@ def _row(sample: dict[str, Any], number: int, file: Path) -> dict[str, Any]:
 
 
 def _first_text(responses: Any) -> str | None:
-    """The first text in lists of lists of responses."""
+    """Return the first text in nested lists of responses."""
     while isinstance(responses, list) and responses:
         responses = responses[0]
     return responses if isinstance(responses, str) else None
 
 
 def rescore(settings: EvalSettings, bench: Task, *, events: Events) -> EvalResult:
-    """Mark and score the rows of ``--predictions``; written only where ``--output-dir`` is named.
+    """Score the predictions of ``--predictions``; files are written only if ``--output-dir`` is given.
 
     Raises:
-        InputError: a file that can't be read, or rows that are not of this benchmark.
-        SettingsError: an output directory that is not empty.
+        InputError: the file can't be read, or its predictions are not of this benchmark.
+        SettingsError: a flag has no effect on stored predictions, or the output directory contains something else.
     """
     file = Path(settings.predictions or "")
     unused = [name for name in ("base", "adapter", "source", "shuffle_images") if getattr(settings, name)]
@@ -110,19 +113,19 @@ def rescore(settings: EvalSettings, bench: Task, *, events: Events) -> EvalResul
         raise SettingsError(f"{flag} means nothing beside --predictions: no question is asked", f"leave {flag} out")
     rows = read_predictions(file)[: settings.limit]
     try:
-        marked = [row if row.failed else row.marked(bench.mark(row, settings.protocol)) for row in rows]
-        block = score_task(bench, marked, settings.protocol)
+        scored = [row if row.failed else row.marked(bench.mark(row, settings.protocol)) for row in rows]
+        results = score_task(bench, scored, settings.protocol)
     except (KeyError, ValueError, TypeError) as error:
         raise InputError(
             f"{file} does not hold answers to {bench.name}: {error}", "name the benchmark that was asked with --bench"
         ) from None
-    for note in block["notes"]:
+    for note in results["notes"]:
         events(Notice(note, is_warning=True))
     run = EvalRun(
         name=file.stem,
         base=None,
         adapter=None,
-        benchmarks={bench.name: block},
+        benchmarks={bench.name: results},
         settings={"predictions": str(file), "protocol": settings.protocol, "limit": settings.limit},
         versions=library_versions(),
         seconds=0.0,
@@ -131,6 +134,6 @@ def rescore(settings: EvalSettings, bench: Task, *, events: Events) -> EvalResul
         folder = EvaluationFolder(settings.output_dir)
         folder.claim({"base": None, "adapter": None, **run.settings}, overwrite=settings.overwrite)
         folder.create()
-        folder.write_predictions(bench.name, marked)
+        folder.write_predictions(bench.name, scored)
         folder.write_results(run.to_dict())
-    return EvalResult((run,), settings.output_dir, rows={run.name: {bench.name: marked}})
+    return EvalResult((run,), settings.output_dir, rows={run.name: {bench.name: scored}})

@@ -1,4 +1,4 @@
-"""``m2pt eval``: from settings to results."""
+"""``m2pt eval``: runs a whole evaluation, from settings to results."""
 
 from __future__ import annotations
 
@@ -28,37 +28,37 @@ if TYPE_CHECKING:
 
 
 def run_evaluation(settings: EvalSettings, *, events: Events = ignore) -> EvalResult:
-    """Answer and score benchmarks with a base and its adapters, resuming what an earlier start left.
+    """Answer and score benchmarks with a base and its adapters; resumes an interrupted evaluation.
 
     Args:
-        settings: benchmarks, adapters (``none`` is the bare base), and how they are asked.
-        events: told of notices and of every answer.
+        settings: benchmarks, adapters (``none`` is the base model), and how questions are asked.
+        events: called with every notice, and with the progress after every answer.
 
     Returns:
         The scores of every run; the same content is in ``results.json``.
 
     Raises:
-        SettingsError: an unknown benchmark, or an output directory that holds something else.
-        InputError: a data file that can't be read, or all images missing.
-        AdapterError: an adapter that is missing, damaged or of another base.
-        UnavailableError: a base, a data set or a judge that can't be had.
+        SettingsError: an unknown benchmark, or an output directory that contains something else.
+        InputError: a data file can't be read, or all images are missing.
+        AdapterError: an adapter is missing, damaged or of another base.
+        UnavailableError: a base, a data set or a judge is not available.
         GenerationError: every question of every benchmark failed.
     """
-    share = Sharding.from_environment()
+    sharding = Sharding.from_environment()
     try:
-        return _evaluate(settings, share, events)
+        return _evaluate(settings, sharding, events)
     finally:
-        share.leave()
+        sharding.leave()
 
 
-def _evaluate(settings: EvalSettings, share: Sharding, events: Events) -> EvalResult:
+def _evaluate(settings: EvalSettings, sharding: Sharding, events: Events) -> EvalResult:
     benchmarks = find_tasks(settings.bench)
     _check_options(settings, benchmarks)
     if settings.predictions is not None:
         return rescore(settings, benchmarks[0], events=events)
     if settings.judge is not None:
-        is_llava(settings.judge)  # a judge that can't be had should not be met after hours of answers
-    plans = plan_runs(settings, benchmarks, share)
+        is_llava(settings.judge)  # fail now, not after hours of inference, if it is not available
+    plans = plan_runs(settings, benchmarks, sharding)
     folder = plans[0].folder.path.parent if len(plans) > 1 else plans[0].folder.path
     events(Notice(f"writing to {folder}"))
     request = TaskOptions(
@@ -74,13 +74,13 @@ def _evaluate(settings: EvalSettings, share: Sharding, events: Events) -> EvalRe
     empty = next((name for name, members in items.items() if not members), None)
     if empty is not None:
         raise InputError(f"the data of {empty} holds no questions", "check --source")
-    if all(plan.folder.run() is None for plan in plans):  # a run that goes on may have the answers already
+    if all(plan.folder.run() is None for plan in plans):  # a resumed run may have these answers already
         for text in missing_images(items):
             events(Notice(text, is_warning=True))
     blind = {
         name: shuffle_images(members, seed=settings.seed) for name, members in items.items() if settings.shuffle_images
     }
-    # The first import of torch: everything that can be wrong without a model has been checked.
+    # Torch is imported only now, so that wrong settings and data fail before its slow import.
     from m2pt_cli.models.load import load_base, set_seed, set_threads
 
     set_threads(settings.threads, parameters=plans[0].entry.geometry.total_parameters)
@@ -89,13 +89,13 @@ def _evaluate(settings: EvalSettings, share: Sharding, events: Events) -> EvalRe
         plans[0].base, device=settings.device, dtype=settings.dtype, report=lambda text: events(Notice(text))
     )
     try:
-        done = [_run(plan, settings, loaded, benchmarks, items, blind, share, events) for plan in plans]
+        done = [_run_plan(plan, settings, loaded, benchmarks, items, blind, sharding, events) for plan in plans]
         if settings.judge is not None:
-            # Two large models need not share the memory.
+            # Free the memory of the base for the judge.
             del loaded
             from m2pt_cli.evaluation.judge_run import judge_runs
 
-            done = judge_runs(plans, done, benchmarks, settings, share=share, events=events)
+            done = judge_runs(plans, done, benchmarks, settings, share=sharding, events=events)
     finally:
         for plan in plans:
             plan.folder.release()
@@ -107,9 +107,9 @@ def _evaluate(settings: EvalSettings, share: Sharding, events: Events) -> EvalRe
             name: {item.id: item.image for item in members if item.image is not None} for name, members in items.items()
         },
     )
-    if len(plans) > 1 and share.is_first:
+    if len(plans) > 1 and sharding.is_first:
         write_json(folder / RESULTS, result.to_dict())
-    share.wait()
+    sharding.wait()
     return result
 
 
@@ -130,29 +130,30 @@ def _check_options(settings: EvalSettings, benchmarks: Sequence[Task]) -> None:
         raise SettingsError("--ocr means something to --bench textvqa alone", "leave it out")
 
 
-def _run(
+def _run_plan(
     plan: RunPlan,
     settings: EvalSettings,
     loaded: LoadedBase,
     benchmarks: Sequence[Task],
     items: Mapping[str, list[Example]],
     blind: Mapping[str, list[Example]],
-    share: Sharding,
+    sharding: Sharding,
     events: Events,
 ) -> tuple[EvalRun, dict[str, list[Prediction]]]:
+    """Answer and score all benchmarks with one adapter (or the base model), and write its results."""
     from m2pt_cli.evaluation.runner import Session, require_answers
     from m2pt_cli.generation.candidates import build_engine
     from m2pt_cli.generation.engine import Decoding
     from m2pt_cli.models.adapters import detach_adapter
 
-    found = plan.folder.results()
+    earlier = plan.folder.results()
     dtype = str(loaded.dtype).removeprefix("torch.")
     identity = {**plan.known_identity(settings), "base_fingerprint": loaded.fingerprint, "dtype": dtype}
-    if share.is_first:
+    if sharding.is_first:
         plan.folder.claim(identity, overwrite=False)
         plan.folder.create()
         plan.folder.hold()
-    share.wait()
+    sharding.wait()
     for text in plan.prompt_format(settings).warnings:
         events(Notice(text, is_warning=True))
     engine = build_engine(
@@ -165,17 +166,16 @@ def _run(
         report=lambda text: events(Notice(text, is_warning=True)),
     )
     try:
-        session = Session(engine, plan.folder, name=plan.name, identity=identity, share=share, events=events)
-        blocks: dict[str, Any] = dict(found["benchmarks"]) if found is not None else {}
+        session = Session(engine, plan.folder, name=plan.name, identity=identity, share=sharding, events=events)
+        results: dict[str, Any] = dict(earlier["benchmarks"]) if earlier is not None else {}
         rows: dict[str, list[Prediction]] = {}
         for bench in benchmarks:
-            earlier = blocks.get(bench.name, {})
-            rows[bench.name], blocks[bench.name] = _bench(
-                session, bench, items[bench.name], blind.get(bench.name), settings, earlier
+            rows[bench.name], results[bench.name] = _answer_benchmark(
+                session, bench, items[bench.name], blind.get(bench.name), settings, results.get(bench.name, {})
             )
-            for note in blocks[bench.name]["notes"]:
+            for note in results[bench.name]["notes"]:
                 events(Notice(f"{bench.name}: {note}", is_warning=True))
-        if share.is_first:
+        if sharding.is_first:
             require_answers(rows, plan.folder)
     finally:
         if plan.adapter is not None:
@@ -184,21 +184,21 @@ def _run(
         name=plan.name,
         base=plan.base,
         adapter=None if plan.adapter is None else {"name": plan.name, "fingerprint": plan.adapter.fingerprint},
-        benchmarks=blocks,
+        benchmarks=results,
         settings={key: value for key, value in identity.items() if key not in ("base", "adapter")},
         versions=library_versions("torch", "transformers", "peft"),
         seconds=round(session.seconds, 3),
         resumed=session.resumed,
-        mmavg=mmavg(blocks),
+        mmavg=mmavg(results),
     )
-    # The others may still be reading the journals that are removed here.
-    share.wait()
-    if share.is_first:
+    # Other processes may still be reading the journals that `write_results` removes.
+    sharding.wait()
+    if sharding.is_first:
         plan.folder.write_results(run.to_dict())
     return run, rows
 
 
-def _bench(
+def _answer_benchmark(
     session: Session,
     bench: Task,
     items: list[Example],
@@ -206,11 +206,11 @@ def _bench(
     settings: EvalSettings,
     earlier: Mapping[str, Any],
 ) -> tuple[list[Prediction], dict[str, Any]]:
-    """A benchmark's rows and scores, with those of the blind baseline beside them."""
+    """Answer one benchmark; return its predictions, and its results with those of the blind baseline."""
     most = settings.max_new_tokens or bench.max_new_tokens
     rows = session.rows(bench, items, label=bench.name, max_new_tokens=most)
-    block = score_task(bench, rows, settings.protocol)
+    results = score_task(bench, rows, settings.protocol)
     if blind_items is None:
-        return rows, {**block, "shuffled": earlier.get("shuffled"), "judge": earlier.get("judge")}
+        return rows, {**results, "shuffled": earlier.get("shuffled"), "judge": earlier.get("judge")}
     blind = session.rows(bench, blind_items, label=f"{bench.name}-shuffled", max_new_tokens=most)
-    return rows, {**block, "shuffled": bench.scores(blind, settings.protocol)}
+    return rows, {**results, "shuffled": bench.scores(blind, settings.protocol)}

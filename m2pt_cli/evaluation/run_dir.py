@@ -1,4 +1,4 @@
-"""The folder of an evaluation: its journal while it runs, its results when it is done."""
+"""The output folder of a run: its journal while it runs, its results at the end."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from m2pt_cli.files.io import write_json
 
 
 def answer_key(bench: str, item: Example, run: Mapping[str, Any]) -> str:
-    """What an answer is filed under: the question, its words and image, the weights and how they are decoded.
+    """Return the key of an answer in the journal: a hash of the question, its image's name, and the run's identity.
 
     Args:
-        bench: the benchmark's name, with its pass.
-        item: the question; the words and the image's name are part of the key.
-        run: the identity of the run: fingerprints of base and adapter, template, image fit, decoding.
+        bench: the benchmark's name, with the suffix ``-shuffled`` in the blind baseline.
+        item: the question; its id, its text and the image's name are part of the key.
+        run: the identity of the run: fingerprints of base and adapter, and all settings that decide the answers.
     """
     parts = [bench, item.id, item.question, item.image_name, dict(sorted(run.items()))]
     return hashlib.sha256(json.dumps(parts, ensure_ascii=True, sort_keys=True).encode()).hexdigest()[:32]
 
 
 class Journal:
-    """The answers a folder holds, and a file to append to.
+    """Appends answers to a file, and holds all answers that the folder's journals contain.
 
-    Use it as a context manager. `answers` maps a key to its prediction; `errors` maps the key of a failed question to
-    its error: a rerun asks those again.
+    Use it as a context manager. `answers` maps keys to predictions; `errors` maps the keys of failed questions to their
+    errors: a rerun asks these questions again.
 
     Args:
         folder: the evaluation directory.
-        run: the identity of the run, kept in the first line.
-        rank: the process in a shared run; each appends to its own file and reads all of them.
+        run: the identity of the run, written to the first line.
+        rank: of this process in a distributed run; each process appends to its own file and reads all of them.
     """
 
     def __init__(self, folder: Path, run: Mapping[str, Any], *, rank: int = 0) -> None:
@@ -48,7 +48,7 @@ class Journal:
         self._stream: TextIO | None = None
 
     def __enter__(self) -> Self:
-        _cut_torn_line(self.file)
+        _cut_incomplete_line(self.file)
         self.read()
         self._stream = self.file.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")
         if self._stream.tell() == 0:
@@ -61,18 +61,18 @@ class Journal:
             self._stream = None
 
     def read(self) -> None:
-        """Take in every journal of the folder, those of other processes too."""
+        """Read all journals of the folder, with those of other processes."""
         for file in journal_files(self.folder):
             for record in read_records(file):
                 if "key" in record:
-                    self._take(record["key"], record["prediction"], record["error"])
+                    self._store(record["key"], record["prediction"], record["error"])
 
     def append(self, key: str, *, bench: str, id: str, prediction: str | None, error: str | None) -> None:
-        """Write one answer and hand it to the operating system: a killed process loses nothing written."""
+        """Write and flush one answer, so that it is not lost if the process is killed."""
         self._write({"key": key, "bench": bench, "id": id, "prediction": prediction, "error": error})
-        self._take(key, prediction, error)
+        self._store(key, prediction, error)
 
-    def _take(self, key: str, prediction: str | None, error: str | None) -> None:
+    def _store(self, key: str, prediction: str | None, error: str | None) -> None:
         if prediction is not None and error is None:
             self.answers[key] = prediction
         else:
@@ -86,12 +86,12 @@ class Journal:
 
 
 def journal_files(folder: Path) -> list[Path]:
-    """The journals of a folder, one per process that took part."""
+    """Return the journals of a folder, one per process."""
     return sorted(folder.glob("journal*.jsonl"))
 
 
 def read_records(file: Path) -> list[dict[str, Any]]:
-    """The whole lines of a journal; a torn or damaged line is passed over."""
+    """Read the records of a journal; skips incomplete and damaged lines."""
     records = []
     for line in file.read_bytes().split(b"\n"):
         try:
@@ -104,7 +104,7 @@ def read_records(file: Path) -> list[dict[str, Any]]:
 
 
 def journal_run(folder: Path) -> dict[str, Any] | None:
-    """The identity of the run whose journal a folder holds, or None."""
+    """Return the identity of the run whose journal the folder contains, or None."""
     for file in journal_files(folder):
         for record in read_records(file):
             if isinstance(record.get("run"), dict):
@@ -112,8 +112,8 @@ def journal_run(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def _cut_torn_line(file: Path) -> None:
-    """Cut what a killed process left of its last line, so that the next one starts on a line of its own."""
+def _cut_incomplete_line(file: Path) -> None:
+    """Remove an incomplete last line, which a killed process leaves, so that the next record starts on a new line."""
     if not file.is_file():
         return
     content = file.read_bytes()
@@ -127,24 +127,25 @@ RESULTS = "results.json"
 
 
 class EvaluationFolder:
-    """One run's directory.
+    """The output directory of one run.
 
-    While the run goes on it holds the journal; each complete benchmark adds ``predictions-<bench>.jsonl``, the end
-    ``results.json``. The journal is removed last, so that a stop between any two writes loses nothing.
+    It contains the journal while the run goes on. Each complete benchmark adds ``predictions-<bench>.jsonl``, and the
+    end of the run ``results.json``. The journal is removed last, so that a stop between any two writes loses nothing.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._held: int | None = None
+        self._lock: int | None = None
 
     def claim(self, run: Mapping[str, Any], *, overwrite: bool) -> None:
-        """Check that this folder is free or holds this very run; ``overwrite`` empties it of an older run's files.
+        """Check that this folder is empty or contains this run; with ``overwrite``, remove the files of an older run.
 
         Args:
-            run: what identifies the run, or the part of it that is known so far.
+            run: the identity of the run, or the part of it that is known so far.
 
         Raises:
-            SettingsError: the folder is a file, holds other things, or another run, whose difference is named.
+            SettingsError: the folder is a file, or contains other files or another run; the message names the
+                settings that differ.
         """
         if self.path.exists() and not self.path.is_dir():
             raise SettingsError(f"--output-dir {self.path} is a file", "name a folder")
@@ -154,7 +155,7 @@ class EvaluationFolder:
             self._remove_own_files()
             return
         found = self.run()
-        if found is None and self._was_killed_at_once():
+        if found is None and self._was_killed_at_start():
             return
         if found is None:
             raise SettingsError(
@@ -173,16 +174,16 @@ class EvaluationFolder:
             )
 
     def require_writable(self) -> None:
-        """Check that the folder can be made, or written to, and that nobody writes there; leave nothing behind.
+        """Check that the folder can be created or written to, and that no other evaluation uses it; changes nothing.
 
         Raises:
-            SettingsError: it can't.
+            SettingsError: the check failed.
         """
         self.hold()
         self.release()
         nearest = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
         try:
-            # A file is the proof: os.access tells root that all may be written.
+            # Create a file, because os.access tells root that everything is writable.
             with tempfile.TemporaryFile(dir=nearest):
                 pass
         except OSError as error:
@@ -191,7 +192,7 @@ class EvaluationFolder:
             ) from None
 
     def create(self) -> None:
-        """Make the folder. Raises SettingsError where that fails."""
+        """Create the folder. Raises SettingsError if that fails."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -200,19 +201,19 @@ class EvaluationFolder:
             ) from None
 
     def hold(self) -> None:
-        """Keep other evaluations out of the folder, if it is there, until `release` or the end of the process.
+        """Lock the folder, if it exists, against other evaluations until `release` or the end of the process.
 
-        The lock is the operating system's: a killed run leaves none behind. Where there are no such locks (Windows,
-        some network file systems), nothing is kept out.
+        The operating system removes the lock of a killed run. On systems without ``flock`` (Windows, some network file
+        systems), nothing is locked.
 
         Raises:
-            SettingsError: another evaluation is writing there.
+            SettingsError: another evaluation holds the lock.
         """
         try:
             import fcntl
         except ImportError:
             return
-        if self._held is not None or not self.path.is_dir():
+        if self._lock is not None or not self.path.is_dir():
             return
         folder = os.open(self.path, os.O_RDONLY)
         try:
@@ -225,16 +226,16 @@ class EvaluationFolder:
         except OSError:
             os.close(folder)
         else:
-            self._held = folder
+            self._lock = folder
 
     def release(self) -> None:
-        """Let other evaluations in."""
-        if self._held is not None:
-            os.close(self._held)
-            self._held = None
+        """Release the lock."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def run(self) -> dict[str, Any] | None:
-        """The identity of the run this folder holds, from its journal or its results; None if there is neither."""
+        """Return the identity of the run in this folder, from its journal or its results; None if there is neither."""
         found = journal_run(self.path)
         if found is not None:
             return found
@@ -245,7 +246,7 @@ class EvaluationFolder:
         return {"base": results.get("base"), "adapter": adapter and adapter["fingerprint"], **results["settings"]}
 
     def results(self) -> dict[str, Any] | None:
-        """The content of ``results.json``, or None."""
+        """Return the content of ``results.json``, or None."""
         try:
             content = json.loads((self.path / RESULTS).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -256,7 +257,7 @@ class EvaluationFolder:
         return self.path / f"predictions-{bench}.jsonl"
 
     def finished_rows(self, bench: str) -> dict[str, Prediction]:
-        """The answered rows of a complete benchmark by id; empty if it is not complete."""
+        """Return the answered predictions of a complete benchmark by id; empty if it is not complete."""
         file = self.predictions_file(bench)
         return {row.id: row for row in read_rows(file) if not row.failed} if file.is_file() else {}
 
@@ -264,13 +265,13 @@ class EvaluationFolder:
         write_predictions(self.predictions_file(bench), rows)
 
     def write_results(self, results: Mapping[str, Any]) -> None:
-        """Write ``results.json``, then drop the journals: all they held is in the predictions."""
+        """Write ``results.json``, then remove the journals, whose answers are all in the predictions files."""
         write_json(self.path / RESULTS, results)
         for file in journal_files(self.path):
             file.unlink()
 
-    def _was_killed_at_once(self) -> bool:
-        """Whether all that is here are journals without a whole line: a run that was killed before it wrote one."""
+    def _was_killed_at_start(self) -> bool:
+        """Return whether the folder contains only journals without a complete line: a run was killed as it started."""
         journals = journal_files(self.path)
         return set(self.path.iterdir()) == set(journals) and all(b"\n" not in file.read_bytes() for file in journals)
 

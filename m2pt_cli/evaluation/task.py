@@ -1,4 +1,4 @@
-"""A benchmark as a task: examples in, predictions and scores out."""
+"""The interface of a benchmark (`Task`), its examples and predictions, and the predictions file."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from m2pt_cli.data.sample import ImageReference
 from m2pt_cli.errors import InputError
 from m2pt_cli.files.io import write_text
 
-# What a row needs to be scored; the other keys have defaults.
-_NEEDED = ("question_id", "question", "answer", "prediction")
+# Required keys of a line in a predictions file; the others have defaults.
+_REQUIRED = ("question_id", "question", "answer", "prediction")
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Example:
 
     Attributes:
         id: unique in its benchmark, ``<question_id>#<n>``.
-        question_id: the data set's own id; the two questions of an MME image share it.
-        category: what scores are broken down by: a task, a split, a relation; None where there is none.
-        image: the image asked about; None for a question in text alone.
-        question: the words put to the model, wording included, without template and image mark.
+        question_id: the data set's id; the two questions of an MME image share it.
+        category: a task, split or relation, for which a score of its own is computed; None if there is none.
+        image: the image that the question is about; None for a text-only question.
+        question: the text of the user turn, with the answer format request, without chat template and image token.
         answer: the reference: a text, or a list of them.
     """
 
@@ -45,7 +45,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Score:
-    """What was read out of a prediction, and what it is worth: a truth value, or a share from 0 to 1."""
+    """The parsed answer of a prediction (None if it can't be parsed); whether it is right, or a score from 0 to 1."""
 
     parsed: str | None
     correct: bool | float
@@ -55,7 +55,7 @@ class Score:
 class Prediction:
     """One line of ``predictions-<bench>.jsonl``.
 
-    A failed question has an ``error`` and no prediction; its ``correct`` is None: failed is not wrong.
+    A failed question has an ``error`` and no prediction. Its ``correct`` is None, because it does not count as wrong.
     """
 
     id: str
@@ -71,7 +71,7 @@ class Prediction:
 
     @classmethod
     def of(cls, item: Example, prediction: str | None, error: str | None = None) -> Self:
-        """The row of an answered (or failed) question, not marked yet."""
+        """Return the unscored prediction of an answered or failed question."""
         return cls(
             id=item.id,
             question_id=item.question_id,
@@ -84,7 +84,7 @@ class Prediction:
         )
 
     def marked(self, mark: Score) -> Self:
-        """This row with its mark; a failed one keeps None."""
+        """Return this prediction with its score; a failed one has none."""
         if self.error is not None:
             return dataclasses.replace(self, parsed=None, correct=None)
         return dataclasses.replace(self, parsed=mark.parsed, correct=mark.correct)
@@ -95,7 +95,7 @@ class Prediction:
 
 
 def unique_ids(question_ids: Iterable[str]) -> list[str]:
-    """``<question_id>#<n>`` for each, n counting from 0 within one question id."""
+    """Return ``<question_id>#<n>`` for each question, with n counted from 0 per question id."""
     seen: dict[str, int] = {}
     ids = []
     for question_id in question_ids:
@@ -106,21 +106,22 @@ def unique_ids(question_ids: Iterable[str]) -> list[str]:
 
 
 def answered(rows: Sequence[Prediction]) -> list[Prediction]:
-    """The rows that have a prediction."""
+    """Return the predictions that did not fail."""
     return [row for row in rows if not row.failed]
 
 
 def write_predictions(file: Path, rows: Iterable[Prediction]) -> None:
-    """Write rows as JSONL, atomically."""
+    """Write predictions as JSONL, atomically."""
     lines = [json.dumps(dataclasses.asdict(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
     write_text(file, "".join(lines))
 
 
 def read_rows(file: Path) -> list[Prediction]:
-    """Rows of a predictions file: this tool's, or any JSONL with question_id, question, answer, prediction.
+    """Read a predictions file: this tool's, or any JSONL with question_id, question, answer, prediction.
 
     Raises:
-        InputError: the file is missing or unreadable, or lines are not such rows; all faults are named at once.
+        InputError: the file is missing, unreadable or empty, or lines are invalid; the message lists 20 of them at
+            most.
     """
     try:
         text = file.read_text(encoding="utf-8-sig")
@@ -156,7 +157,7 @@ def _record(line: str) -> tuple[dict[str, Any], str | None]:
         return {}, "is not valid JSON"
     if not isinstance(record, dict):
         return {}, "is not a JSON object"
-    missing = [key for key in _NEEDED if key not in record]
+    missing = [key for key in _REQUIRED if key not in record]
     if missing:
         return {}, f"has no {', '.join(missing)}"
     answer = record["answer"]
@@ -187,22 +188,22 @@ def _is_score(value: Any) -> bool:
     return isinstance(value, (bool, int, float)) and math.isfinite(value)
 
 
-# The LLaVA-1.5 protocol's request, put behind a question (wording "m2pt-1").
+# The answer format request of LLaVA-1.5, appended to a question (wording "m2pt-1").
 SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
 
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """Which questions are wanted, and where their data is.
+    """Options for loading a benchmark's questions.
 
     Attributes:
-        limit: the first so many questions; None for all.
-        wording: ``m2pt-1``, or ``stored``: exactly what the data set holds.
-        source: a Hub id or a folder in place of the benchmark's own source.
-        images: folders with images, for benchmarks whose data set holds only names.
-        allow_url: fetch images that are named by an http(s) URL.
+        limit: number of questions, from the first; None for all.
+        wording: ``m2pt-1``, or ``stored`` for the exact question text of the data set.
+        source: a Hub id or a folder instead of the benchmark's own source.
+        images: folders with images, for benchmarks whose data set contains only their names.
+        allow_url: download images that are given by an http(s) URL.
         ocr: add the data set's OCR tokens to the question.
-        report: told what is downloaded, before it is, and what else a user should know.
+        report: called with messages to the user, such as the size of a download before it starts.
     """
 
     limit: int | None = None
@@ -214,22 +215,22 @@ class TaskOptions:
     report: Callable[[str], None] = lambda _: None
 
     def says_nothing_is_stored(self, bench: str) -> None:
-        """Report that ``--wording stored`` changes nothing for a data set without questions."""
+        """Report, if ``--wording stored`` was given, that the data set has no question texts and it changes nothing."""
         if self.wording == "stored":
             self.report(f"the data set of {bench} stores no questions: --wording stored changes nothing")
 
 
 class Task(Protocol):
-    """One benchmark. Loading, marking and scoring need no model and no torch.
+    """One benchmark. Loading and scoring need no model and no torch.
 
     Attributes:
-        name: what ``--bench`` calls it.
-        source: where its questions come from, for people: a Hub id, or "built in".
-        patterns: its files there, as globs; none where it is no data set of the Hub.
-        size: how many questions it has.
-        max_new_tokens: the longest answer that is read.
+        name: its name in ``--bench``.
+        source: where its questions come from, for display: a Hub id, or "built in".
+        patterns: globs of its files on the Hub; empty if its data is not on the Hub.
+        size: number of questions, if it is fixed.
+        max_new_tokens: limit of an answer's length.
         headline: the key of its main score.
-        has_protocols: whether ``--protocol`` means something to it.
+        has_protocols: whether it supports ``--protocol``.
     """
 
     @property
@@ -248,15 +249,15 @@ class Task(Protocol):
     def has_protocols(self) -> bool: ...
 
     def items(self, request: TaskOptions) -> list[Example]:
-        """The questions in the data set's order.
+        """Load the questions in the data set's order.
 
         Raises:
-            UnavailableError: the data set can't be had.
-            InputError: it can't be read, or lacks columns.
+            UnavailableError: the data set is not available.
+            InputError: it can't be read, or columns are missing or invalid.
         """
 
     def mark(self, row: Prediction, protocol: str) -> Score:
-        """What an answered row's prediction says, and whether it is right."""
+        """Parse and score one prediction."""
 
     def scores(self, rows: Sequence[Prediction], protocol: str) -> dict[str, Any]:
-        """The benchmark's block of ``results.json`` from marked rows; failed ones are passed over."""
+        """Compute the benchmark's results for ``results.json`` from scored predictions; ignores failed ones."""

@@ -1,1 +1,1 @@
-"""Descriptions of families of models."""
+"""Descriptions of the supported model families."""

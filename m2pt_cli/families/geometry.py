@@ -1,6 +1,6 @@
-"""The shape of a LLaVA: widths, depths, and every weight with its name and shape.
+"""The geometry of a LLaVA: widths, depths, and every weight with its name and shape.
 
-No torch here: counting parameters and checking files is arithmetic. A test holds the arithmetic against the modules
+Imports no torch: parameters are counted and files checked by arithmetic. A test compares the results with the modules
 that transformers builds.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Weight:
-    """One weight of a base under the name of transformers' module, without the values."""
+    """Name (as in transformers' module), shape and group of one weight of a base, without its values."""
 
     group: str
     name: str
@@ -26,7 +26,7 @@ class Weight:
 
 @dataclass(frozen=True)
 class VisionGeometry:
-    """A vision tower: ``num_layers`` layers of width ``hidden_size``, ``d_v`` of the paper."""
+    """A vision tower: ``num_layers`` layers of width ``hidden_size`` (``d_v`` in the paper)."""
 
     model_type: str
     hidden_size: int
@@ -40,7 +40,7 @@ class VisionGeometry:
 
     @property
     def has_cls(self) -> bool:
-        """Whether a class token stands in front of the patches."""
+        """Whether a class token precedes the patches."""
         return self.model_type == "clip_vision_model"
 
     @property
@@ -79,7 +79,7 @@ class VisionGeometry:
 
 @dataclass(frozen=True)
 class TextGeometry:
-    """A language model: ``num_layers`` layers of width ``hidden_size``, ``d_t`` of the paper."""
+    """A language model: ``num_layers`` layers of width ``hidden_size`` (``d_t`` in the paper)."""
 
     model_type: str
     vocab_size: int
@@ -115,14 +115,14 @@ class TextGeometry:
 
 @dataclass(frozen=True)
 class Geometry:
-    """A whole LLaVA.
+    """The geometry of a whole LLaVA.
 
     Attributes:
         model_type: ``llava`` or ``llava_next``.
         projector: ``linear`` (LLaVA v1) or ``mlp`` (two layers, LLaVA-1.5).
-        feature_layers: the vision hidden states the projector reads, as written in the config; usually ``(-2,)``.
+        feature_layers: the vision hidden states that the projector reads, as in the config; usually ``(-2,)``.
         feature_strategy: ``default`` drops the first token (CLS), ``full`` keeps it.
-        tied_lm_head: the output layer is the token embedding.
+        tied_lm_head: whether the output layer shares the token embedding.
     """
 
     model_type: str
@@ -135,38 +135,38 @@ class Geometry:
     tied_lm_head: bool
 
     def weights(self) -> Iterator[Weight]:
-        """Every weight of the base once; a tied ``lm_head`` is the embedding and does not appear."""
+        """Yield every weight of the base once; a tied ``lm_head`` is the embedding and is not listed."""
         yield from self.vision.weights()
         for name, shape in self._projector_shapes().items():
             yield Weight("projector", f"model.{name}", shape)
         if self.model_type == "llava_next":
-            # An embedding that ends every row of an image: a token of the language model.
+            # An embedding appended to every row of an image; it is a token of the language model.
             yield Weight("language_model", "model.image_newline", (self.text.hidden_size,))
         yield from self.text.weights()
         if not self.tied_lm_head:
             yield Weight("lm_head", "lm_head.weight", (self.text.vocab_size, self.text.hidden_size))
 
     def _projector_shapes(self) -> dict[str, tuple[int, ...]]:
-        wide, bias = self.text.hidden_size, self.projector_bias
+        text_width, bias = self.text.hidden_size, self.projector_bias
         name = "multi_modal_projector"
         if self.projector == "linear":
-            return _linear(name, self.feature_size, wide, bias=bias)
-        first = _linear(f"{name}.linear_1", self.feature_size, wide, bias=bias)
-        return first | _linear(f"{name}.linear_2", wide, wide, bias=bias)
+            return _linear(name, self.feature_size, text_width, bias=bias)
+        first = _linear(f"{name}.linear_1", self.feature_size, text_width, bias=bias)
+        return first | _linear(f"{name}.linear_2", text_width, text_width, bias=bias)
 
     @property
     def feature_size(self) -> int:
-        """Width of what the projector reads: the hidden states of several layers stand side by side."""
+        """Width of the projector's input: the hidden states of several layers are concatenated."""
         return self.vision.hidden_size * len(self.feature_layers)
 
     @property
     def feature_indices(self) -> tuple[int, ...]:
-        """`feature_layers` counted from the front: index i is the input of vision layer i, L_v the last output."""
+        """`feature_layers` as non-negative indices: i is the input of vision layer i, L_v the last output."""
         return tuple(i if i >= 0 else self.vision.num_layers + 1 + i for i in self.feature_layers)
 
     @property
     def group_sizes(self) -> dict[str, int]:
-        """Parameters by part: vision_tower, projector, language_model, lm_head."""
+        """Number of parameters by group: vision_tower, projector, language_model, lm_head."""
         sizes = dict.fromkeys(("vision_tower", "projector", "language_model", "lm_head"), 0)
         for weight in self.weights():
             sizes[weight.group] += weight.size
@@ -177,13 +177,13 @@ class Geometry:
         return sum(self.group_sizes.values())
 
     def image_tokens(self, visual_tokens: str, num_visual_prompts: int) -> int:
-        """Tokens that one image takes in the language model.
+        """Return the number of tokens that one image takes in the language model.
 
-        ``patches``: the base's own number. ``official``: one token is dropped, so prompts and CLS arrive as well;
-        with no prompts that is the base's own number again.
+        ``patches``: the base's own number. ``official``: only one token is dropped, so the prompts and CLS are passed
+        too; without prompts this equals the base's own number.
 
         Raises:
-            ValueError: a LLaVA-NeXT, whose number depends on the size of the image.
+            ValueError: the base is a LLaVA-NeXT, whose number depends on the size of the image.
         """
         if self.model_type == "llava_next":
             raise ValueError("the image tokens of a LLaVA-NeXT depend on the size of the image")

@@ -1,8 +1,8 @@
-"""LLaVA v1: one linear layer between the vision tower and the language model, where LLaVA-1.5 has two.
+"""The projector of LLaVA v1: one linear layer, where LLaVA-1.5 has two.
 
-transformers' class always builds the two. The linear layer goes in while the model is built, so that the class, and
-with it the names of the weights in files, stay transformers' own. ``"mm_projector_type": "linear"`` in ``config.json``
-is what marks such a base (LLaVA's own key).
+transformers' class always builds two layers. This module replaces the projector while the model is built, so that the
+model class, and with it the weight names in files, remain transformers' own. ``"mm_projector_type": "linear"`` in
+``config.json`` (LLaVA's own key) identifies such a base.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from transformers.models.llava import modeling_llava
 
 
 def mark_linear(config: LlavaConfig) -> LlavaConfig:
-    """The config, marked as that of a base with a linear projector."""
+    """Mark the config as that of a base with a linear projector, and return it."""
     config.mm_projector_type = "linear"
     return config
 
 
 @contextmanager
 def linear_projector() -> Iterator[None]:
-    """Inside, every `LlavaForConditionalGeneration` is built with a linear projector.
+    """Within the block, build every `LlavaForConditionalGeneration` with a linear projector.
 
     Example:
         >>> with linear_projector():

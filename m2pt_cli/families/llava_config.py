@@ -1,4 +1,4 @@
-"""A base's ``config.json`` read as its geometry; models that were never tested are refused by name. No torch."""
+"""Reads the geometry of a base from its ``config.json``; untested models are refused by name. No torch."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 from m2pt_cli.errors import UnavailableError
 from m2pt_cli.families.geometry import Geometry, TextGeometry, VisionGeometry
 
-# model_type of config.json -> the class of transformers that was tested.
+# model_type in config.json -> the tested class of transformers.
 MODEL_CLASSES = {"llava": "LlavaForConditionalGeneration", "llava_next": "LlavaNextForConditionalGeneration"}
-# What a config.json leaves out: the defaults of transformers' configuration classes.
+# Values of keys missing from config.json: the defaults of transformers' configuration classes.
 VISION_DEFAULTS: dict[str, dict[str, Any]] = {
     "clip_vision_model": {
         "hidden_size": 768,
@@ -61,7 +61,7 @@ TEXT_DEFAULTS: dict[str, dict[str, Any]] = {
     },
 }
 DAMAGED_HINT = "copy or download the base's config.json again"
-# Far beyond any model: more is a damaged file.
+# Larger than in any model: a larger value means a damaged file.
 _LARGEST, _MOST_LAYERS = 10_000_000, 1_000
 # A LLaVA config without a vision_config means CLIP ViT-L/14 at 336 pixels.
 _CLIP_LARGE_336 = {
@@ -76,12 +76,12 @@ _CLIP_LARGE_336 = {
 
 
 def geometry_from_config(config: Mapping[str, Any]) -> Geometry:
-    """The geometry of a transformers LLaVA configuration (the content of ``config.json``).
+    """Return the geometry of a transformers LLaVA configuration (the content of ``config.json``).
 
     ``"mm_projector_type": "linear"`` marks the one-layer projector of LLaVA v1.
 
     Raises:
-        UnavailableError: a model, tower or decoder that was never tested, named by its class; or a damaged config.
+        UnavailableError: the model, tower or decoder is untested (the message names it), or the config is damaged.
     """
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in MODEL_CLASSES:
@@ -102,7 +102,7 @@ def geometry_from_config(config: Mapping[str, Any]) -> Geometry:
             projector_bias=bool(config.get("multimodal_projector_bias", True)),
             feature_layers=_layers(config.get("vision_feature_layer", -2), tower.num_layers),
             feature_strategy=_strategy(config.get("vision_feature_select_strategy", "default")),
-            # Of a LLaVA-NeXT transformers reads the outer switch alone.
+            # For LLaVA-NeXT, transformers reads only the top-level key.
             tied_lm_head=bool(
                 config.get("tie_word_embeddings", False)
                 or (model_type == "llava" and text.get("tie_word_embeddings", False))
@@ -119,9 +119,9 @@ def _mapping(name: str, value: Any) -> Mapping[str, Any]:
 
 
 def _size(values: Mapping[str, Any], name: str, *, most: int = _LARGEST) -> int:
-    """A count or a width. Geometry is arithmetic: without bounds nonsense would be counted, or listed for hours."""
+    """Return a count or width within bounds; a damaged config could otherwise list weights for hours."""
     value = values[name]
-    # True is an int to Python.
+    # `type()`, because bool is a subclass of int.
     if type(value) is not int or not 1 <= value <= most:
         raise ValueError(f"{name} is {value!r:.80}, not a number from 1 to {most:,}")
     return value
@@ -182,17 +182,17 @@ def _text(config: Mapping[str, Any]) -> TextGeometry:
 
 
 def _projector(config: Mapping[str, Any]) -> str:
-    said = config.get("mm_projector_type", "mlp2x_gelu")
-    kinds = {"linear": "linear", "mlp2x_gelu": "mlp"}
-    if not isinstance(said, str) or said not in kinds:
+    name = config.get("mm_projector_type", "mlp2x_gelu")
+    projectors = {"linear": "linear", "mlp2x_gelu": "mlp"}
+    if not isinstance(name, str) or name not in projectors:
         raise UnavailableError(
-            f"the base's projector is {said!r}, which m2pt was never tested with", "projectors that work: linear, mlp"
+            f"the base's projector is {name!r}, which m2pt was never tested with", "projectors that work: linear, mlp"
         )
-    return kinds[said]
+    return projectors[name]
 
 
 def _layers(value: Any, count: int) -> tuple[int, ...]:
-    """Feature layers: index i is the input of vision layer i, ``count`` the last output; negative from the end."""
+    """Return the feature layers: i is the input of vision layer i, ``count`` the last output; negative from the end."""
     layers = tuple(value) if isinstance(value, (list, tuple)) else (value,)
     if not layers or any(type(layer) is not int or not -count - 1 <= layer <= count for layer in layers):
         raise ValueError(f"vision_feature_layer is {value!r:.80}, which a tower of {count} layers does not have")

@@ -1,4 +1,4 @@
-"""The processor of a base: tokenizer, image processor, and the number of tokens that stands for an image."""
+"""The processor of a base: tokenizer, image processor, and number of image tokens."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from m2pt_cli.families.geometry import Geometry
 
 
 def load_processor(folder: Path, geometry: Geometry) -> Any:
-    """The processor of a base folder, made to agree with the base's config.
+    """Load the processor of a base folder and make it agree with the base's config.
 
-    Images go through PIL whether torchvision is installed or not: its pixels differ slightly, and scores with them.
+    Images are processed with PIL even if torchvision is installed, whose pixels, and with them scores, differ slightly.
 
     Raises:
         UnavailableError: the folder's tokenizer or processor can't be used.
     """
     from transformers import LlavaNextProcessor, LlavaProcessor
 
-    kind = LlavaNextProcessor if geometry.model_type == "llava_next" else LlavaProcessor
+    processor_class = LlavaNextProcessor if geometry.model_type == "llava_next" else LlavaProcessor
     try:
         with quiet_transformers():
-            processor: Any = kind.from_pretrained(folder, backend="pil", local_files_only=True, trust_remote_code=False)
+            processor: Any = processor_class.from_pretrained(
+                folder, backend="pil", local_files_only=True, trust_remote_code=False
+            )
     except (OSError, ValueError, KeyError, TypeError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UnavailableError(
@@ -37,12 +39,12 @@ def load_processor(folder: Path, geometry: Geometry) -> Any:
 
 
 def set_visual_tokens(processor: Any, model: Any, visual_tokens: str = "patches", num_visual_prompts: int = 0) -> None:
-    """Make the processor write ``<image>`` as often as the features have rows.
+    """Make the processor write one ``<image>`` token per image feature.
 
     Args:
         model: the base, or a PeftModel of it; only its config is read.
-        visual_tokens: ``official`` adds the visual prompts that reach the language model; ``patches``, as a base
-            without an adapter, has the base's own number.
+        visual_tokens: ``official`` adds the visual prompts that reach the language model; ``patches`` gives the base's
+            own number, as without an adapter.
     """
     has_cls = model.config.vision_config.model_type == "clip_vision_model"
     extra = num_visual_prompts if visual_tokens == "official" else 0
@@ -51,7 +53,7 @@ def set_visual_tokens(processor: Any, model: Any, visual_tokens: str = "patches"
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' progress bars and notices off stderr: what a user must know is raised or reported."""
+    """Turn off transformers' progress bars and log messages; m2pt raises or reports what a user must know."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -1,1 +1,1 @@
-"""Files, the Hub, and safetensors."""
+"""Files: atomic writes, downloads, the Hub, and safetensors."""

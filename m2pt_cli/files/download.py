@@ -1,4 +1,4 @@
-"""Images behind URLs, fetched within bounds of size, time and place: whoever serves them is not trusted."""
+"""Downloads images from URLs, with limits on size, time and scheme, because servers are not trusted."""
 
 from __future__ import annotations
 
@@ -13,48 +13,48 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 from m2pt_cli.errors import InputError
 
 _MOST_BYTES = 64 << 20
-_PIECE = 1 << 16
-# Without a byte, and for a whole image.
+_CHUNK = 1 << 16
+# Timeouts: without any data, and for a whole image.
 _SECONDS = 30.0
 _SECONDS_IN_ALL = 120.0
 _HTTP = re.compile(r"https?://", re.IGNORECASE)
-# Characters of a URL that mean something; all others are written as %XX, as browsers do.
-_MEANT = "%/:=&?~#+!$,;'@()*[]"
+# Characters with a meaning in a URL; all others are written as %XX, as browsers do.
+_URL_CHARACTERS = "%/:=&?~#+!$,;'@()*[]"
 
 
 def is_url(text: str) -> bool:
-    """Whether ``text`` is meant as an http or https URL."""
+    """Whether ``text`` begins as an http or https URL."""
     return _HTTP.match(text) is not None
 
 
 def fetch(url: str) -> bytes:
-    """What is behind an http(s) URL; redirections are followed to http(s) alone.
+    """Download an http(s) URL; redirects are followed to http(s) only.
 
     Raises:
-        InputError: it can't be fetched whole, is over 64 MiB, or does not arrive within two minutes.
+        InputError: it can't be downloaded completely, is larger than 64 MiB, or takes longer than two minutes.
     """
     try:
         return _fetch(url)
     except (OSError, ValueError, HTTPException) as error:
         reason = getattr(error, "reason", None) if type(error) is URLError else None
-        said = (str(reason or error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"image {url} can't be fetched: {said}") from None
+        cause = (str(reason or error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"image {url} can't be fetched: {cause}") from None
 
 
 def _fetch(url: str) -> bytes:
     if not is_url(url):
         raise ValueError("only http and https are fetched")
-    request = Request(quote(url, safe=_MEANT), headers={"User-Agent": "m2pt"})
+    request = Request(quote(url, safe=_URL_CHARACTERS), headers={"User-Agent": "m2pt"})
     content = bytearray()
     deadline = time.monotonic() + _SECONDS_IN_ALL
-    with build_opener(_HttpAlone).open(request, timeout=_SECONDS) as response:
+    with build_opener(_HttpOnlyRedirects).open(request, timeout=_SECONDS) as response:
         length = response.length
         while length is None or len(content) < length:
-            # read1 hands over what is there: a slow server can't hold the clock up.
-            piece = response.read1(_PIECE if length is None else min(_PIECE, length - len(content)))
-            if not piece:
+            # read1 returns what has arrived, so that a slow server can't delay the check of the deadline.
+            chunk = response.read1(_CHUNK if length is None else min(_CHUNK, length - len(content)))
+            if not chunk:
                 break
-            content += piece
+            content += chunk
             if len(content) > _MOST_BYTES:
                 raise InputError(f"image {url} is larger than {_MOST_BYTES >> 20} MiB")
             if time.monotonic() > deadline:
@@ -64,8 +64,8 @@ def _fetch(url: str) -> bytes:
     return bytes(content)
 
 
-class _HttpAlone(HTTPRedirectHandler):
-    """Follows no redirection to another kind of address (the library's own would follow one to FTP)."""
+class _HttpOnlyRedirects(HTTPRedirectHandler):
+    """Refuses redirects to other schemes (the standard handler would follow one to FTP)."""
 
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str

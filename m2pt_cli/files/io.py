@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all."""
+"""Atomic writes of files and folders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from m2pt_cli.records import to_json
 def write_text(file: Path, text: str) -> None:
     """Write a file atomically: a reader, or a run killed at any moment, finds the old content or the new one.
 
-    Halves of surrogate pairs, which are no characters, are written as JSON spells them.
+    Lone surrogates, which are not valid characters, are written as JSON escapes.
     """
     partial = file.with_name(f".{file.name}.partial")
     with partial.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
@@ -28,15 +28,15 @@ def write_text(file: Path, text: str) -> None:
 
 
 def write_json(file: Path, value: Any) -> None:
-    """Write a value as indented JSON, atomically; never NaN."""
+    """Write a value as indented JSON, atomically; NaN becomes null."""
     write_text(file, json.dumps(to_json(value), ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
 
 def check_new_folder(folder: Path) -> None:
-    """Refuse an output directory that holds something already, or can't be made.
+    """Refuse an output directory that is not empty or can't be created.
 
     Raises:
-        SettingsError: it is a file, is not empty, or its parent can't be written.
+        SettingsError: it is a file or a dangling link, is not empty, or its parent is not writable.
     """
     if folder.is_symlink() and not folder.exists():
         raise SettingsError(f"--output-dir {folder} is a link to nothing", "name another folder")
@@ -53,10 +53,10 @@ def check_new_folder(folder: Path) -> None:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes ``folder`` when the block ends well and vanishes when it fails.
+    """Yield a temporary folder that becomes ``folder`` if the block succeeds and is removed if it fails.
 
     Raises:
-        SettingsError: as `check_new_folder`, the folder can't be made, or another process is making it.
+        SettingsError: as `check_new_folder`; the folder can't be created; or another process is writing it.
     """
     from filelock import FileLock, Timeout
 
@@ -84,7 +84,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 def _filled(folder: Path) -> Iterator[Path]:
     partial = folder.with_name(f".{folder.name}.partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+        shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
         partial.mkdir()
     except OSError as error:
         raise _unwritable(folder, error) from None

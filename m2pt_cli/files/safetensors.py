@@ -1,4 +1,4 @@
-"""Safetensors files: the header read without the weights, and weights written one at a time."""
+"""Safetensors files: reads the header without the weights, and writes weights one tensor at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-# Bytes per value of the types that weights are stored in.
+# Bytes per value of the stored dtypes.
 _WIDTHS = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
 _WIDTHS |= {"U64": 8, "U32": 4, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 _MAX_HEADER = 100_000_000  # the limit of the format
@@ -22,7 +22,7 @@ _MAX_HEADER = 100_000_000  # the limit of the format
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file: its values lie at ``start`` (an offset in the file), ``width`` bytes each."""
+    """A tensor in a file: its values begin at byte ``start`` of the file and have ``width`` bytes each."""
 
     file: Path
     name: str
@@ -37,11 +37,11 @@ class StoredTensor:
 
 
 def stored_tensors(file: Path) -> list[StoredTensor]:
-    """The tensors of a safetensors file, none of whose values is read.
+    """List the tensors of a safetensors file without reading their values.
 
     Raises:
         OSError: the file can't be read.
-        ValueError: it is no safetensors file, or it is cut short; the message says which.
+        ValueError: it is not a safetensors file, is truncated, or has a damaged header; the message says which.
     """
     length = os.path.getsize(file)
     with file.open("rb") as stream:
@@ -60,7 +60,7 @@ def stored_tensors(file: Path) -> list[StoredTensor]:
 
 
 def _tensor(file: Path, name: str, item: dict, begin: int) -> StoredTensor:
-    shape, width = tuple(int(side) for side in item["shape"]), _WIDTHS[item["dtype"]]
+    shape, width = tuple(int(size) for size in item["shape"]), _WIDTHS[item["dtype"]]
     start, end = item["data_offsets"]
     if start < 0 or end - start != math.prod(shape) * width:
         raise ValueError(name)
@@ -68,11 +68,11 @@ def _tensor(file: Path, name: str, item: dict, begin: int) -> StoredTensor:
 
 
 def saved_bytes(shapes: dict[str, tuple[int, ...]], *, width: int = 4) -> int:
-    """The exact size of a safetensors file of these tensors as PEFT saves them (``width`` bytes per value)."""
+    """Return the exact size of the file in which PEFT saves tensors of these shapes (``width`` bytes per value)."""
     dtype = {4: "F32", 2: "BF16"}[width]
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     position = 0
-    # The format orders tensors of one type by name.
+    # The format orders tensors of one dtype by name.
     for name in sorted(shapes):
         end = position + math.prod(shapes[name]) * width
         header[name] = {"dtype": dtype, "shape": list(shapes[name]), "data_offsets": [position, end]}
@@ -86,7 +86,7 @@ _TYPES = {"torch.float32": ("F32", 4), "torch.float16": ("F16", 2), "torch.bfloa
 
 @dataclass(frozen=True)
 class Outgoing:
-    """A tensor to be written: its name in the file, shape and type, and how to get it once its turn comes."""
+    """A tensor to write: its name in the file, shape, dtype, and a function that loads it when it is written."""
 
     name: str
     shape: tuple[int, ...]
@@ -99,21 +99,21 @@ class Outgoing:
 
 
 def write_tensors(file: Path, tensors: Iterable[Outgoing], *, progress: Callable[[int], None] | None = None) -> int:
-    """Write a safetensors file whole or not at all.
+    """Write a safetensors file atomically.
 
     Args:
-        tensors: fp32, fp16 or bf16; what ``read`` returns must have the promised shape and type.
-        progress: told the bytes written so far after every tensor.
+        tensors: fp32, fp16 or bf16; what ``read`` returns must have the declared shape and dtype.
+        progress: called with the bytes written so far after every tensor.
 
     Returns:
-        Its size in bytes.
+        The size of the file in bytes.
 
     Raises:
-        OSError: it can't be written; nothing is left behind.
+        OSError: the file can't be written; no partial file is left.
     """
     import torch
 
-    # The format wants large types first; names make the order, and with it the file, the same every time.
+    # The format requires wide dtypes first; sorting by name as well makes the file deterministic.
     ordered = sorted(tensors, key=lambda tensor: (-_TYPES[str(tensor.dtype)][1], tensor.name))
     head = _header(ordered)
     with replaced(file) as partial, partial.open("wb") as stream:
@@ -132,13 +132,13 @@ def write_tensors(file: Path, tensors: Iterable[Outgoing], *, progress: Callable
 
 
 def can_write(dtype: torch.dtype) -> bool:
-    """Whether tensors of this type can be written as they are."""
+    """Whether tensors of this dtype can be written without conversion."""
     return str(dtype) in _TYPES
 
 
 @contextmanager
 def replaced(file: Path) -> Iterator[Path]:
-    """A place to write, which becomes ``file`` in one step when the block ends well."""
+    """Yield a temporary path that atomically becomes ``file`` if the block succeeds."""
     partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
     try:
         yield partial
@@ -152,8 +152,8 @@ def _header(tensors: list[Outgoing]) -> bytes:
     position = 0
     for tensor in tensors:
         end = position + tensor.bytes
-        kind = _TYPES[str(tensor.dtype)][0]
-        header[tensor.name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [position, end]}
+        dtype = _TYPES[str(tensor.dtype)][0]
+        header[tensor.name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [position, end]}
         position = end
     text = json.dumps(header, separators=(",", ":")).encode()
     return text + b" " * (-len(text) % 8)

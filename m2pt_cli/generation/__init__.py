@@ -1,1 +1,1 @@
-"""Questions in, answers out."""
+"""Generate answers to questions about images."""

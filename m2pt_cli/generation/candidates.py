@@ -1,4 +1,4 @@
-"""What is asked: adapters and the bare base, read and checked before torch is imported, and the engine of each."""
+"""Candidates that answer questions: adapters or the base model, checked without torch, and the engine of each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from m2pt_cli.generation.engine import AnswerEngine, Decoding
     from m2pt_cli.models.load import LoadedBase
 
-# What --adapter calls the bare base.
+# The value of --adapter that means the base model without an adapter.
 BASE_MODEL = "none"
 
 Report = Callable[[str], None]
@@ -24,7 +24,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Candidate:
-    """An adapter as the user named it, or the bare base, where both are None."""
+    """One adapter, under the name that the user gave, or the base model (both fields are None)."""
 
     name: str | None
     info: AdapterInfo | None
@@ -32,7 +32,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Candidates:
-    """A base and what is asked on it, in the order of the command line."""
+    """A base and its candidates, in the order of the command line."""
 
     base: str
     entry: BaseEntry
@@ -41,7 +41,7 @@ class Candidates:
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """How a question becomes the model's input: chat template and image fit, with warnings about both."""
+    """The chat template and image fit that turn a question into model inputs, with warnings about both."""
 
     template: str
     image_fit: str
@@ -49,11 +49,11 @@ class PromptFormat:
 
 
 def read_candidates(adapters: Sequence[str], base: str | None) -> Candidates:
-    """Read the adapters and choose the base: ``base``, else the adapters' own, else ``$M2PT_BASE`` or the default.
+    """Read the adapters and choose the base: ``base``, else the adapters' base, else ``$M2PT_BASE`` or the default.
 
     Args:
-        adapters: folders or Hub ids, ``none`` for the bare base; empty for the bare base alone.
-        base: alias, Hub id or folder, if the user named one.
+        adapters: folders or Hub ids, or ``none`` for the base model; if empty, the base model is the only candidate.
+        base: alias, Hub id or folder; None to choose it automatically.
 
     Raises:
         AdapterError: an adapter is missing, damaged or of another base, or two were trained on different bases.
@@ -72,7 +72,7 @@ def read_candidates(adapters: Sequence[str], base: str | None) -> Candidates:
             )
     name = resolve_base_name(base, infos[0].base if infos else None)
     entry = entry_of(name)
-    if entry.folder is not None:  # a base on the Hub is compared once it is here
+    if entry.folder is not None:  # a base on the Hub is compared after its download
         fingerprint = base_fingerprint(entry.folder)
         for member in members:
             if member.info is not None:
@@ -83,7 +83,7 @@ def read_candidates(adapters: Sequence[str], base: str | None) -> Candidates:
 def prompt_format(
     entry: BaseEntry, info: AdapterInfo | None, *, template: str | None = None, image_fit: str | None = None
 ) -> PromptFormat:
-    """Template and image fit: the user's, else those of the adapter's training, else the base's own."""
+    """Choose template and image fit: the given ones, else those of the adapter's training, else the base's defaults."""
     given = {"template": template, "image_fit": image_fit}
     trained = {"template": info and info.chat_template, "image_fit": info and info.image_fit}
     default = {"template": entry.defaults.template, "image_fit": entry.defaults.image_fit}
@@ -107,9 +107,9 @@ def build_engine(
     batch_tokens: int | None = None,
     report: Report | None = None,
 ) -> AnswerEngine:
-    """The engine that asks an adapter, or the bare base where ``info`` is None.
+    """Build the engine of an adapter, or of the base model if ``info`` is None.
 
-    The adapter is attached to ``loaded`` unless it holds it already; `detach_adapter` takes it out again.
+    The adapter is attached to ``loaded`` unless it is attached already; `detach_adapter` removes it.
 
     Raises:
         AdapterError: the adapter does not fit the base.

@@ -1,8 +1,8 @@
-"""Skips computation whose output is never read, while the engine runs a model.
+"""Skip computation whose output is never read during generation.
 
-Two parts of a model compute more than is read of them: the vision layers above the one that image features are taken
-from, and the last decoder layer, of which all keys and values are needed, but queries and outputs only at positions
-that are sampled from. What is read is computed by the model's own modules, with the adapters in them, so the answers
+Two parts of a model compute unused outputs: the vision layers above the one that image features are taken from, and the
+last decoder layer. Of that layer all keys and values are needed, but queries and outputs only at positions that are
+sampled from. The remaining outputs are computed by the model's own modules, with the adapters in them, so the answers
 are the same.
 """
 
@@ -21,11 +21,13 @@ from m2pt_cli.method.architecture import original, read_architecture
 
 @contextmanager
 def partial_forward(model: torch.nn.Module, columns: Tensor | None) -> Iterator[None]:
-    """Inside, only the outputs of ``columns`` are right, and no vision layer above the feature layer is run.
+    """Context in which a forward pass skips vision layers above the feature layer, and unused output positions.
+
+    Only the outputs at ``columns`` are valid.
 
     Args:
-        model: a LLaVA, bare or under PEFT.
-        columns: indices ``(kept,)``, on the CPU, of the given tokens whose logits are read, or None for all.
+        model: a LLaVA, or a PeftModel of one.
+        columns: positions ``(kept,)``, on the CPU, of the input tokens whose logits are read; None for all.
     """
     llava: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     with ExitStack() as stack:
@@ -41,8 +43,8 @@ def partial_forward(model: torch.nn.Module, columns: Tensor | None) -> Iterator[
 
 @contextmanager
 def _replaced(module: torch.nn.Module, forward: Callable[..., Tensor]) -> Iterator[None]:
-    """A module with another forward; still called, because transformers collects hidden states by the calls."""
-    own = module.__dict__.get("forward")  # accelerate's hooks put one there
+    """Replace a module's ``forward``. The module is still called, as transformers' hooks collect hidden states."""
+    own = module.__dict__.get("forward")  # set by accelerate's hooks
     module.forward = forward  # type: ignore[method-assign]
     try:
         yield
@@ -53,15 +55,15 @@ def _replaced(module: torch.nn.Module, forward: Callable[..., Tensor]) -> Iterat
 
 
 def _at(columns: Tensor, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """``forward`` of a few columns of ``(batch, n, d)``; zeros at the others."""
+    """Wrap ``forward`` so that it computes only ``columns`` of an input ``(batch, n, d)``; other outputs are zero."""
 
     highest = int(columns.max())
 
     def narrow(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if hidden.shape[1] <= highest:  # prompts, which are run alone
+        if hidden.shape[1] <= highest:  # a separate call for the prompts, not for the tokens
             return forward(hidden, *args, **kwargs)
-        places = columns.to(hidden.device)
-        few = forward(hidden[:, places], *args, **kwargs)
-        return few.new_zeros(*hidden.shape[:-1], few.shape[-1]).index_copy_(1, places, few)
+        positions = columns.to(hidden.device)
+        outputs = forward(hidden[:, positions], *args, **kwargs)
+        return outputs.new_zeros(*hidden.shape[:-1], outputs.shape[-1]).index_copy_(1, positions, outputs)
 
     return narrow

@@ -1,9 +1,9 @@
-"""Images opened and prepared ahead of the model, by threads.
+"""Prefetch images: open and preprocess them in threads while the model runs.
 
-Threads, not worker processes: PIL decodes and scales without the interpreter's lock, so threads use all cores. Measured
-side by side on two cores (`benchmarks/image_workers.py`, `benchmarks/results/image_workers-cpu.json`) two threads
-prepare a JPEG in 2.1 ms and two processes, once started, in 3.4 ms; one in 3.7 and 4.1 ms. Each process must also
-import torch first, which takes seconds (beside CUDA there is no forking).
+Threads, not worker processes: PIL decodes and scales without holding the GIL, so threads use all cores. Measured on two
+cores (`benchmarks/image_workers.py`, `benchmarks/results/image_workers-cpu.json`), two threads prepare a JPEG in 2.1 ms
+and two processes, once started, in 3.4 ms; one thread in 3.7 ms, one process in 4.1 ms. Each process must also import
+torch first, which takes seconds (with CUDA in use, processes can't be forked).
 """
 
 from __future__ import annotations
@@ -21,36 +21,35 @@ from m2pt_cli.generation.prefix_sharing import PrefixGroup
 
 Prepared = TypeVar("Prepared")
 
-# Prepared image batches that wait for the model: enough to hide decoding, few enough to bound memory.
-_AHEAD = 2
-# Threads at most.
-_MOST_THREADS = 8
-# Seconds that an early end waits for images being prepared.
+# Batches prefetched beyond the current one: enough to hide decoding, few enough to bound memory.
+_NUM_PREFETCHED = 2
+# Maximum number of threads.
+_MAX_THREADS = 8
+# If the consumer stops early, seconds to wait for images that are being prepared.
 _MOMENT = 2.0
 
 
 def prefetched(
     batches: Sequence[list[PrefixGroup]], prepare: Callable[[PrefixGroup], Prepared]
 ) -> Generator[tuple[list[PrefixGroup], list[Prepared]], None, None]:
-    """Batches in order, with what ``prepare`` makes of their rows, a few batches ahead of whoever takes them."""
-    pool = _Threads(image_threads())
+    """Yield each batch with the results of ``prepare`` for its groups; the next few batches are prepared in threads."""
+    pool = _DaemonThreadPool(image_threads())
     try:
         waiting: deque[tuple[list[PrefixGroup], list[Future[Prepared]]]] = deque()
         for batch in batches:
-            waiting.append((batch, [pool.submit(prepare, row) for row in batch]))
-            if len(waiting) > _AHEAD:
-                yield _finished(*waiting.popleft())
+            waiting.append((batch, [pool.submit(prepare, group) for group in batch]))
+            if len(waiting) > _NUM_PREFETCHED:
+                yield _wait_for(*waiting.popleft())
         while waiting:
-            yield _finished(*waiting.popleft())
-    finally:  # whoever stops early does not wait for images that nobody will look at
-        pool.leave()
+            yield _wait_for(*waiting.popleft())
+    finally:  # a consumer that stops early does not wait for the remaining images
+        pool.shutdown()
 
 
-class _Threads:
-    """Threads that work off a queue, and that nobody need wait for.
+class _DaemonThreadPool:
+    """A pool of daemon threads, for which the interpreter does not wait at exit.
 
-    The standard library's pool is waited for when the interpreter ends: after Ctrl-C a server that answers slowly
-    would hold up the end of the program.
+    It does wait for those of the standard library's pool: after Ctrl-C, a slow image server would delay the exit.
     """
 
     def __init__(self, count: int) -> None:
@@ -62,17 +61,18 @@ class _Threads:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, prepare: Callable[[PrefixGroup], Prepared], row: PrefixGroup) -> Future[Prepared]:
-        """The result of ``prepare(row)``, in time."""
+    def submit(self, prepare: Callable[[PrefixGroup], Prepared], group: PrefixGroup) -> Future[Prepared]:
+        """Schedule ``prepare(group)``; returns the future of its result."""
         future: Future[Prepared] = Future()
-        self._futures = [*(one for one in self._futures if not one.done()), future]
-        self._jobs.put((future, lambda: prepare(row)))
+        self._futures = [*(pending for pending in self._futures if not pending.done()), future]
+        self._jobs.put((future, lambda: prepare(group)))
         return future
 
-    def leave(self) -> None:
-        """Drop what has not begun, and give what has a moment: pixels are prepared by then, a slow server is not.
+    def shutdown(self) -> None:
+        """Cancel jobs that have not started, and wait up to ``_MOMENT`` seconds for the threads to end.
 
-        A thread that ends while the interpreter does would abort the process, so those that can end have ended here.
+        That is enough to finish preprocessing, but not to wait for a slow server. A thread that runs while the
+        interpreter shuts down could abort the process, so as many as possible end here.
         """
         for future in self._futures:
             future.cancel()
@@ -89,17 +89,17 @@ class _Threads:
                 continue
             try:
                 future.set_result(make())
-            except BaseException as error:  # whoever asked for it raises it
+            except BaseException as error:  # Future.result() raises it in the consumer's thread
                 future.set_exception(error)
 
 
 def image_threads() -> int:
-    """As many as this process has cores, within bounds."""
+    """Number of threads: the CPU cores available to this process, at most ``_MAX_THREADS``."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, _MOST_THREADS)
+    return min(cores, _MAX_THREADS)
 
 
-def _finished(
+def _wait_for(
     batch: list[PrefixGroup], futures: Sequence[Future[Prepared]]
 ) -> tuple[list[PrefixGroup], list[Prepared]]:
     return batch, [future.result() for future in futures]

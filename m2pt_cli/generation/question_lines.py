@@ -1,4 +1,4 @@
-"""Question lines of ``m2pt infer --input``: JSONL in, taken as they arrive."""
+"""Read and parse the JSONL questions of ``m2pt infer --input`` as they arrive."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-# No question is this long; a line beyond it is a mistake or an attack on memory.
+# A longer line is not a question: it is a mistake, or an attempt to exhaust memory.
 MAX_LINE_BYTES = 1 << 20
 
 _END = None
@@ -17,7 +17,15 @@ _END = None
 
 @dataclass(frozen=True)
 class QuestionLine:
-    """One input line: ``{"image", "question", "id"?}`` and unknown keys, or what is wrong with it."""
+    """One parsed input line: ``{"image", "question", "id"?}``.
+
+    Attributes:
+        id: the line's ``id``, or its number.
+        image: a path; None without an image.
+        question: the question.
+        error: why the line is invalid, or None.
+        extra: all other keys.
+    """
 
     id: Any
     image: str | None
@@ -27,17 +35,17 @@ class QuestionLine:
 
 
 def parse_line(line: bytes, number: int) -> QuestionLine:
-    """The question of a line; a fault is kept in ``error``, so that the run goes on.
+    """Parse one line; an invalid line gets an ``error`` instead of an exception, so that the run continues.
 
     Args:
         line: one line of JSON in UTF-8.
-        number: its number, from 1: the id where the line gives none.
+        number: the line's number, from 1; used as the id if the line has none.
     """
     if len(line) > MAX_LINE_BYTES:
         return QuestionLine(number, None, None, f"line {number} is longer than {MAX_LINE_BYTES} bytes")
     try:
         record = json.loads(line.decode("utf-8-sig"))
-    # ValueError: no UTF-8, no JSON, or an integer of thousands of digits.
+    # ValueError: not UTF-8, not JSON, or an integer of thousands of digits.
     except (ValueError, RecursionError) as error:
         return QuestionLine(number, None, None, f"line {number} is not valid JSON: {error}")
     if not isinstance(record, dict):
@@ -54,10 +62,10 @@ def parse_line(line: bytes, number: int) -> QuestionLine:
 
 
 def arriving(stream: BinaryIO, *, most: int) -> Iterator[list[tuple[int, bytes]]]:
-    """Numbered lines in the batches in which they arrive; blank lines are counted and passed over.
+    """Yield batches of ``(number, line)``, without waiting for more input; blank lines are counted but skipped.
 
-    A batch holds what has arrived, at most ``most`` lines; it never waits for another line while it has one. A thread
-    reads, so that a pipe which is kept open and fed slowly is answered line by line.
+    A batch contains the lines that have arrived, between one and ``most``. A thread reads the stream, so lines of a
+    pipe that stays open and is written slowly are yielded one by one.
     """
     arrived: queue.Queue[tuple[int, bytes] | None] = queue.Queue(maxsize=4 * most)
 
@@ -66,7 +74,7 @@ def arriving(stream: BinaryIO, *, most: int) -> Iterator[list[tuple[int, bytes]]
         try:
             while chunk := stream.readline(MAX_LINE_BYTES + 2):
                 number += 1
-                # The rest of an over-long line is read and dropped: it must not pass for lines of its own.
+                # Read and drop the rest of a too long line, so that it is not taken for separate lines.
                 end = chunk
                 while not end.endswith(b"\n") and (end := stream.readline(MAX_LINE_BYTES)):
                     pass

@@ -1,4 +1,4 @@
-"""An answer as it is produced, in pieces of text that no longer change."""
+"""Stream the text of an answer while it is generated."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformers.generation.streamers import BaseStreamer
 
 
 class TextStreamer(BaseStreamer):
-    """Hands on the text of an answer as far as it can't change any more."""
+    """Calls ``write`` with new text of an answer once later tokens can't change it."""
 
     def __init__(self, processor: Any, write: Callable[[str], None]) -> None:
         self.tokenizer = processor.tokenizer
@@ -19,14 +19,14 @@ class TextStreamer(BaseStreamer):
         self.written = 0
 
     def put(self, value: torch.Tensor) -> None:
-        if self.tokens is None:  # the first call brings the prompt
+        if self.tokens is None:  # the first call passes the prompt
             self.tokens = []
             return
         self.tokens += value.flatten().tolist()
         text = self._text()
-        # A word may still grow, and a half character is shown as U+FFFD: both wait for the next space.
-        safe = len(text) if text.endswith((" ", "\n")) else max(text.rfind(" "), text.rfind("\n")) + 1
-        self._write_up_to(text, safe)
+        # The last word may be incomplete, and an incomplete character decodes to U+FFFD: wait for the next space.
+        stable = len(text) if text.endswith((" ", "\n")) else max(text.rfind(" "), text.rfind("\n")) + 1
+        self._write_up_to(text, stable)
 
     def end(self) -> None:
         text = self._text().rstrip()

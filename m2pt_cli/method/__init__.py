@@ -1,4 +1,4 @@
-"""M²PT, multimodal prompt tuning (arXiv 2409.15657), as a method of PEFT. Importing this package registers it."""
+"""M²PT, multimodal prompt tuning (arXiv 2409.15657), as a PEFT method. Importing this package registers it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the method must know of a base: its class, layers, widths and projector. Bases never tested are refused."""
+"""Reads from a base what the method needs: class, layers, widths and projector. Untested bases are refused."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ ROPE_TYPES = ("default", "linear", "llama3", "yarn", "dynamic", "longrope")
 
 @dataclass(frozen=True)
 class Architecture:
-    """Geometry of a LLaVA, read from its configuration (a quantised weight has another shape).
+    """Geometry of a LLaVA, read from its configuration (quantised weights have other shapes).
 
     Attributes:
-        base, tower, decoder: which of `BASES`, `TOWERS` and `DECODERS` they are.
+        base, tower, decoder: class names, from `BASES`, `TOWERS` and `DECODERS`.
         vision_layers, vision_width: L_v and d_v of the vision tower.
         text_layers, text_width: L_t and d_t of the language model.
         feature_layers: indices, from 0, of the hidden states that become image features; i is the input of layer i.
-        select: ``default`` drops the first of the features (the class token), ``full`` keeps all.
+        select: ``default`` drops the first feature (the class token), ``full`` keeps all.
         linear_projector: whether the projector is one linear layer.
     """
 
@@ -41,7 +41,7 @@ class Architecture:
 
     @property
     def layers_run(self) -> int:
-        """How many of the vision layers the features depend on; those above influence nothing."""
+        """Number of vision layers that the features depend on; the layers above have no effect."""
         return max(self.feature_layers)
 
     @property
@@ -57,10 +57,11 @@ class Architecture:
 
 
 def read_architecture(model: nn.Module) -> Architecture:
-    """The architecture of a LLaVA, bare or with adapters in it.
+    """Read the architecture of a LLaVA, with or without adapters.
 
     Raises:
-        MethodError: it is none of `BASES`, `TOWERS`, `DECODERS`; the message names the class.
+        MethodError: a class is not in `BASES`, `TOWERS` or `DECODERS` (the message names it), the rotary type is
+            untested, or the number of layers differs from the config's.
     """
     base = _known(model, BASES, "base")
     # `Any`: from here on the class is known, but torch types every submodule as Tensor | Module.
@@ -94,7 +95,7 @@ def read_architecture(model: nn.Module) -> Architecture:
 
 
 def original(module: nn.Module) -> nn.Module:
-    """The base's own module, out of whatever PEFT has put around it."""
+    """Return the base's own module, without PEFT's wrappers."""
     while True:
         inner = getattr(module, "base_layer", None) or getattr(module, "original_module", None)
         if inner is None:
@@ -103,17 +104,17 @@ def original(module: nn.Module) -> nn.Module:
 
 
 def resolve(config: M2PTConfig, architecture: Architecture) -> str:
-    """The interaction layer that ``auto`` stands for on this base."""
+    """Return the configured interaction, with ``auto`` resolved for this base."""
     if config.interaction != "auto":
         return config.interaction
     return "projector" if architecture.linear_projector else "residual"
 
 
 def check_official_tokens(config: M2PTConfig, architecture: Architecture) -> None:
-    """Refuse ``visual_tokens="official"`` where the authors' code has no meaning.
+    """Refuse ``visual_tokens="official"`` on bases that the authors' code does not apply to.
 
     Raises:
-        MethodError: the base is no LLaVA v1 / 1.5 with a class token, one feature layer <= -2 and strategy ``default``.
+        MethodError: the base is not a LLaVA v1 / 1.5 with class token, one feature layer <= -2, strategy ``default``.
     """
     if config.visual_tokens != "official":
         return
@@ -137,13 +138,13 @@ def check_official_tokens(config: M2PTConfig, architecture: Architecture) -> Non
 
 
 def longest_text(text_config: Any) -> int | None:
-    """The longest text whose rotary frequencies are those of short ones, None where they never change.
+    """Return the longest text length with the rotary frequencies of short texts, None if they never change.
 
-    Types ``dynamic`` and ``longrope`` have others for longer texts, to which the keys of prompts would not belong.
+    Types ``dynamic`` and ``longrope`` use other frequencies for longer texts, which would not match the prompts' keys.
     """
     rope = text_config.rope_parameters
     if rope["rope_type"] == "dynamic":
-        # At exactly the original length transformers leaves the frequencies of a longer text before.
+        # At exactly the original length transformers keeps the frequencies that an earlier, longer text has set.
         return int(text_config.max_position_embeddings) - 1
     if rope["rope_type"] == "longrope":
         return int(rope.get("original_max_position_embeddings") or text_config.max_position_embeddings)
@@ -151,7 +152,7 @@ def longest_text(text_config: Any) -> int | None:
 
 
 def _known(module: nn.Module, classes: tuple[str, ...], part: str) -> str:
-    """The one of ``classes`` that the module is; by name, since the classes would mean importing every decoder."""
+    """Return which of ``classes`` the module is, compared by name to avoid importing every decoder."""
     for ancestor in type(module).__mro__:
         if ancestor.__name__ in classes:
             return ancestor.__name__

@@ -1,16 +1,16 @@
-"""Prompts inside attention: the one place where M²PT touches a model (paper, sections 3.2 and 3.3).
+"""Adds the prompts' keys and values to attention (paper, sections 3.2 and 3.3).
 
-At every layer the outputs at prompt positions are discarded, so a prompt acts on tokens only as one more key and value
-of that layer's attention. transformers looks an attention function up by name, calls it after rotation and after the
-cache was updated, and lets anyone register more (`AttentionInterface`, `AttentionMaskInterface`). The functions
-registered here put the prompts' keys and values in front and call the function they stand for:
+At every layer the outputs at prompt positions are discarded, so a prompt affects tokens only as one more key and value
+of that layer's attention. transformers looks up the attention function by name, calls it after the rotary embedding and
+the cache update, and accepts new functions (`AttentionInterface`, `AttentionMaskInterface`). The functions registered
+here prepend the prompts' keys and values and call the original function:
 
     softmax(Q [K_prompts; K]ᵀ · scaling + mask) [V_prompts; V]
 
-Nothing else knows of prompts: not the cache, the masks, the positions, `generate`, or the layers.
+The cache, the masks, the positions, `generate` and the other layers do not see the prompts.
 
-Positions: rotary positions are relative. Prompt keys rotated to -k .. -1, in front of tokens at 0 .. n-1, are what
-prompts at 0 .. k-1 are in front of tokens at k .. k+n-1. So tokens keep the positions they have without prompts.
+Positions: rotary positions are relative. Prompt keys rotated to -k .. -1, before tokens at 0 .. n-1, give the same
+scores as prompts at 0 .. k-1 before tokens at k .. k+n-1. So tokens keep the positions they have without prompts.
 """
 
 from __future__ import annotations
@@ -28,35 +28,34 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from m2pt_cli.method.config import MethodError
 
-# Implementations that tests have compared with explicit concatenation. Others are refused: flash_attention_* reads its
-# name from the config, flex_attention's masks are blocks.
+# Implementations that tests compare with explicit concatenation. Others are refused: flash_attention_* reads its name
+# from the config, flex_attention uses block masks.
 IMPLEMENTATIONS = ("sdpa", "eager")
 PREFIX = "m2pt_"
-# Where an attention module keeps its `PromptedCall` of each thread, and its `Watcher`.
+# Attributes of an attention module: its `PromptedCall` for each thread, and its `Watcher`.
 CALLS, WATCHER = "_m2pt_calls", "_m2pt_watcher"
-# Arguments of an attention function that change the scores in ways that `few_tokens` does not know.
+# Arguments of an attention function that change the scores in ways not supported here.
 _SCORE_OPTIONS = ("softcap", "s_aux", "sinks", "position_bias")
-# The memory-efficient kernel of these devices wants masks as numbers, whose rows begin at multiples of this many.
+# On these devices the memory-efficient kernel needs additive masks whose rows begin at multiples of this many elements.
 _ALIGNED_DEVICES, _ALIGNMENT = ("cuda",), 8
 
 
 class PromptStates(NamedTuple):
-    """Keys and values of the prompts of one layer, each ``(1, key heads, k, head width)``, keys rotated."""
+    """Keys and values of one layer's prompts, each ``(1, key heads, k, head width)``, keys rotated."""
 
     key: Tensor
     value: Tensor
 
 
 class PromptedCall:
-    """What an attention function and the layer around its attention tell each other during one call.
+    """Data that a `prompts.PromptedAttention` and its attention function exchange during one call.
 
-    See `prompts.PromptedAttention`. A plain object: attributes of modules are slow to write, and every new token writes
-    these in every layer.
+    A plain object: attributes of modules are slow to set, and every new token sets these in every layer.
 
     Attributes:
-        states: gives the states of the prompts for these queries; None while they themselves are run, to get
-            ``recorded``.
-        was_called: set by the function, so that the layer knows that it was called.
+        states: returns the prompts' states for the given queries; None while the prompts themselves are the input.
+        was_called: set by the function, so that the layer can check that it was called.
+        recorded: the prompts' states, set by the function while the prompts are the input.
     """
 
     __slots__ = ("recorded", "states", "was_called")
@@ -68,19 +67,19 @@ class PromptedCall:
 
 
 def this_thread() -> int:
-    """The key under which an attention module's ``__dict__[CALLS]`` holds the call that runs in this thread, if any."""
+    """Return the key of this thread's call in an attention module's ``__dict__[CALLS]``."""
     return 0 if torch.compiler.is_compiling() else get_ident()
 
 
-# Called with the attention module and its weights ``(batch, heads, queries, k + keys)``, prompts first.
+# Called with the attention module and its attention weights ``(batch, heads, queries, k + keys)``, prompts first.
 Watcher = Callable[[nn.Module, Tensor], None]
 
 
 def use_prompted_attention(config: Any) -> None:
-    """Have the attention modules of ``config`` call the function registered here; nothing if they do already.
+    """Make the attention modules of ``config`` call the function registered here; repeated calls change nothing.
 
     Raises:
-        MethodError: an implementation that was never tested.
+        MethodError: the attention implementation is untested.
     """
     name = config._attn_implementation
     if name is not None and name.startswith(PREFIX):
@@ -101,7 +100,7 @@ def restore_attention(config: Any) -> None:
 
 
 def _prompted(name: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
-    """The attention function that puts prompts in front of ``name``."""
+    """Return the attention function that prepends the prompts and calls the implementation ``name``."""
 
     def attention(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
@@ -113,7 +112,7 @@ def _prompted(name: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
             call.was_called = True
             if call.states is None:
                 call.recorded = PromptStates(key, value)
-                return torch.zeros_like(query).transpose(1, 2), None  # nobody reads what prompts would attend to
+                return torch.zeros_like(query).transpose(1, 2), None  # outputs at prompt positions are discarded
             states = call.states(query)
             _require_mask(attention_mask, key, states)
         watcher: Watcher | None = module.__dict__.get(WATCHER)
@@ -121,11 +120,11 @@ def _prompted(name: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
             watcher(module, attention_weights(module, query, key, attention_mask, states, **kwargs))
         if states is None:
             return _base_function(module, name)(module, query, key, value, attention_mask, **kwargs)
-        is_causal_alone = attention_mask is None and query.shape[2] > 1  # what is hidden then is for the kernel to know
+        is_implicitly_causal = attention_mask is None and query.shape[2] > 1  # the kernel applies its own causal mask
         if (
             name == "sdpa"
-            and not is_causal_alone
-            and _are_few(query, key)
+            and not is_implicitly_causal
+            and _are_few_queries(query, key)
             and _scores_are_plain(attention_mask, kwargs)
         ):
             return few_tokens(query, key, value, attention_mask, states, kwargs.get("scaling")), None
@@ -146,48 +145,49 @@ def _with_prompts(
     name: str,
     kwargs: dict[str, Any],
 ) -> tuple[Tensor, Tensor | None]:
-    """``base``, called ``name``, with the prompts' keys and values in front: ``(batch, n, heads, head width)``."""
+    """Call ``base``, implementation ``name``, with the prompts prepended; output ``(batch, n, heads, head width)``."""
     batch, count = key.shape[0], states.key.shape[2]
     key = torch.cat([states.key.expand(batch, -1, -1, -1).to(key.dtype), key], 2)  # (batch, heads, k + keys, width)
     value = torch.cat([states.value.expand(batch, -1, -1, -1).to(value.dtype), value], 2)
     if mask is None and name == "sdpa" and query.shape[2] > 1 and _is_causal(module, kwargs):
-        # Without a mask the kernel aligns its causal mask at the top left. With as many queries in front as prompts, it
-        # is right for tokens and prompts, and no mask is needed, so that the flash kernel can be used.
+        # Without a mask the kernel aligns its causal mask at the top left. Prepending one dummy query per prompt makes
+        # that correct for tokens and prompts, so no explicit mask is needed and the flash kernel can be used.
         query = torch.cat([query[:, :, :1].expand(-1, -1, count, -1), query], 2)
         output, weights = base(module, query, key, value, None, **kwargs)
         return output[:, count:], weights
-    return base(module, query, key, value, _columns_in_front(mask, query, count, name), **kwargs)
+    return base(module, query, key, value, _prepend_columns(mask, query, count, name), **kwargs)
 
 
 def few_tokens(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, states: PromptStates, scaling: float | None
 ) -> Tensor:
-    """Attention of a few new tokens behind a cache, ``(batch, n, heads, head width)``.
+    """Return the attention output of a few new tokens that follow a cache, ``(batch, n, heads, head width)``.
 
-    Scores against prompts and cache are computed side by side and joined before the softmax, so that the cache, however
-    long, is never copied.
+    Scores of prompts and cache are computed separately and concatenated before the softmax, so the cache is not copied.
 
     Args:
         query: ``(batch, heads, n, head width)``.
         key, value: ``(batch, key heads, keys, head width)``.
-        mask: ``(batch, 1, n, keys)``, truth values or numbers to add; None where all is visible.
-        scaling: of the scores; one over the root of the head width if None.
+        mask: ``(batch, 1, n, keys)``, boolean or additive; None if all keys are visible.
+        scaling: factor of the scores; None for ``head width ** -0.5``.
     """
     batch, heads, new, width = query.shape
     key_heads, count, keys = key.shape[1], states.key.shape[2], key.shape[2]
-    # A matrix for every key head of every row; query heads that share one stand side by side: (groups, shared, width).
+    # One matrix per sample and key head; query heads that share a key head are stacked: (groups, shared, width).
     query = (query * (width**-0.5 if scaling is None else scaling)).reshape(batch * key_heads, -1, width)
-    own_key, own_value = (tensor.expand(batch, -1, -1, -1).flatten(0, 1) for tensor in states)
-    on_tokens = torch.bmm(query, key.flatten(0, 1).mT)  # (groups, shared, keys)
+    prompt_key, prompt_value = (tensor.expand(batch, -1, -1, -1).flatten(0, 1) for tensor in states)
+    token_scores = torch.bmm(query, key.flatten(0, 1).mT)  # (groups, shared, keys)
     if mask is not None:
-        on_tokens = _masked(on_tokens.view(batch, -1, new, keys), mask).view(batch * key_heads, -1, keys)
-    weights = torch.cat([torch.bmm(query, own_key.mT), on_tokens], -1).softmax(-1, dtype=torch.float32).to(value.dtype)
-    output = torch.baddbmm(torch.bmm(weights[..., :count], own_value), weights[..., count:], value.flatten(0, 1))
+        token_scores = _masked(token_scores.view(batch, -1, new, keys), mask).view(batch * key_heads, -1, keys)
+    weights = (
+        torch.cat([torch.bmm(query, prompt_key.mT), token_scores], -1).softmax(-1, dtype=torch.float32).to(value.dtype)
+    )
+    output = torch.baddbmm(torch.bmm(weights[..., :count], prompt_value), weights[..., count:], value.flatten(0, 1))
     return output.view(batch, heads, new, -1).transpose(1, 2)
 
 
-def _are_few(query: Tensor, key: Tensor) -> bool:
-    """Whether writing the scores of all queries takes less than copying keys and values: about half a head width."""
+def _are_few_queries(query: Tensor, key: Tensor) -> bool:
+    """Whether writing the scores costs less than copying keys and values: up to half a head width of queries."""
     return query.shape[2] * query.shape[1] // key.shape[1] <= query.shape[3] // 2
 
 
@@ -201,12 +201,12 @@ def attention_weights(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> Tensor:
-    """What each query attends to, ``(batch, heads, queries, k + keys)``; prompts first, rows sum to 1.
+    """Return the attention weights of each query, ``(batch, heads, queries, k + keys)``; prompts first, rows sum to 1.
 
-    For whoever watches: no implementation but `eager` gives its weights out.
+    Computed for watchers, because only the `eager` implementation returns its weights.
 
     Raises:
-        MethodError: options that change the scores in a way not known here.
+        MethodError: an option changes the scores in a way not supported here.
     """
     unknown = [option for option in _SCORE_OPTIONS if kwargs.get(option) is not None]
     if unknown:
@@ -221,15 +221,15 @@ def attention_weights(
     if mask is not None:
         mask = nn.functional.pad(mask[..., :keys], (count, 0), value=True if mask.dtype == torch.bool else 0.0)
     elif new > 1 and _is_causal(module, kwargs):
-        places = torch.arange(-count, keys, device=query.device)
-        mask = places <= torch.arange(new, device=query.device)[:, None]
+        positions = torch.arange(-count, keys, device=query.device)
+        mask = positions <= torch.arange(new, device=query.device)[:, None]
     if mask is not None:
         scores = _masked(scores, mask)
     return scores.softmax(-1, dtype=torch.float32)
 
 
 def _base_function(module: nn.Module, name: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
-    # `eager` has no global function: every file of transformers has its own.
+    # `eager` has no global function: every modelling file of transformers defines its own.
     own: Any = None
     if name == "eager":
         own = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
@@ -254,12 +254,12 @@ def _scores_are_plain(mask: Tensor | None, kwargs: dict[str, Any]) -> bool:
 
 
 def _masked(scores: Tensor, mask: Tensor) -> Tensor:
-    """Scores with those that a mask hides, by truth values or by numbers to add, as low as can be."""
+    """Apply a boolean mask (hidden scores become the lowest finite value) or an additive mask to the scores."""
     return scores.masked_fill(~mask, torch.finfo(scores.dtype).min) if mask.dtype == torch.bool else scores + mask
 
 
 def _require_mask(mask: Tensor | None, key: Tensor, states: PromptStates) -> None:
-    """Raise a MethodError for a mask of whole numbers, or of another number of columns than there are keys."""
+    """Raise a MethodError if the mask is an integer mask, or its number of columns is not the number of keys."""
     if mask is None:
         return
     if mask.dtype != torch.bool and not mask.is_floating_point():
@@ -271,18 +271,18 @@ def _require_mask(mask: Tensor | None, key: Tensor, states: PromptStates) -> Non
         )
 
 
-def _columns_in_front(mask: Tensor | None, query: Tensor, count: int, name: str) -> Tensor | None:
-    """The mask with ``count`` visible columns in front, in the form that ``name`` takes."""
+def _prepend_columns(mask: Tensor | None, query: Tensor, count: int, name: str) -> Tensor | None:
+    """Prepend ``count`` visible columns to the mask, in the form that the implementation ``name`` takes."""
     if mask is None:
         return None
     is_bool = mask.dtype == torch.bool
     if not is_bool and mask.dtype != query.dtype:
-        # The lowest number of a wide type is -inf in a narrow one, and NaN in rows that see nothing (padding).
+        # The lowest value of a wide dtype is -inf in a narrow one, and gives NaN in fully masked rows (padding).
         limit = torch.finfo(query.dtype)
         mask = mask.clamp(limit.min, limit.max).to(query.dtype)
     mask = nn.functional.pad(mask, (count, 0), value=True if is_bool else 0.0)
     is_aligned = mask.device.type not in _ALIGNED_DEVICES
-    if is_bool and (name == "eager" or not is_aligned):  # `eager` adds its mask
+    if is_bool and (name == "eager" or not is_aligned):  # `eager` takes additive masks only
         mask = _masked(torch.zeros_like(mask, dtype=query.dtype), mask)
     keys = mask.shape[-1]
     if is_aligned or keys % _ALIGNMENT == 0:

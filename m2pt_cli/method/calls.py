@@ -1,7 +1,6 @@
-"""What callers hand to a model with prompts: checked, and positions made where padding needs them.
+"""Forward pre-hooks that check the inputs of a model with prompts, and make positions for left padding.
 
-Forward pre-hooks, which read public arguments of transformers' own classes: masks, positions and ids speak of the
-tokens alone, never of prompts.
+They read public arguments of transformers' classes. Masks, positions and ids cover the tokens only, never the prompts.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from m2pt_cli.method.prompts import PromptedAttention
 
 
 def check_alone(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Forward pre-hook of the whole LLaVA: transformers' ``load_adapter`` can put another method in later.
+    """Forward pre-hook of the whole LLaVA: refuse other PEFT methods, which ``load_adapter`` can add later.
 
     Raises:
         MethodError: another PEFT method is in the same model.
@@ -38,13 +37,14 @@ def not_alone(others: set[str]) -> MethodError:
 
 
 def check_images(llava: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Forward pre-hook of the LLaVA model without its head.
+    """Forward pre-hook of the LLaVA model without its head: check the image features and the number of image tokens.
 
     Raises:
-        MethodError: another feature layer than the config's, or image tokens that another adapter's prompt holds.
+        MethodError: feature layer or strategy differ from the config's, or the number of image tokens is not the one
+            that the active adapter, or the base, needs.
     """
     pixels = kwargs.get("pixel_values")
-    if pixels is None:  # every token of an answer but the first
+    if pixels is None:  # decoding steps after the first
         return
     attention = llava.vision_tower.encoder.layers[0].self_attn
     if not isinstance(attention, PromptedAttention):
@@ -56,20 +56,20 @@ def check_images(llava: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> N
             raise MethodError(f"the adapter was made for {name}={expected!r}, not {given!r}")
     ids = kwargs.get("input_ids")
     official = [c for c in attention.m2pt_adapters.values() if c.extra_image_tokens]
-    # Counted only where official tokens are about: looking at ids waits for the device.
+    # Counted only if an adapter uses official tokens: reading ids synchronises with the device.
     if ids is None or not official:
         return
     vision = llava.config.vision_config
     per_image = (vision.image_size // vision.patch_size) ** 2
-    wanted = per_image + (active.extra_image_tokens if active is not None else 0)
-    found = int((ids == llava.config.image_token_id).sum())
-    if found != wanted * pixels.shape[0]:
+    expected_count = per_image + (active.extra_image_tokens if active is not None else 0)
+    count = int((ids == llava.config.image_token_id).sum())
+    if count != expected_count * pixels.shape[0]:
         raise MethodError(
-            f"the prompt holds {found} image tokens for {pixels.shape[0]} image(s), but "
+            f"the prompt holds {count} image tokens for {pixels.shape[0]} image(s), but "
             + (
-                f"without an adapter an image has {wanted}"
+                f"without an adapter an image has {expected_count}"
                 if active is None
-                else f"with adapter {attention.active_name!r} an image has {wanted}"
+                else f"with adapter {attention.active_name!r} an image has {expected_count}"
             ),
             "visual_tokens='official' puts k_v tokens more than patches into the prompt: build the ids again for the "
             "adapter that is active, or for the base when adapters are disabled",
@@ -77,16 +77,16 @@ def check_images(llava: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> N
 
 
 def check_text(llava: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Forward pre-hook of the LLaVA model without its head: masks, positions and lengths that go with textual prompts.
+    """Forward pre-hook of the LLaVA model without its head: check mask and length; make positions for left padding.
 
-    Prompts stand right in front of position 0. A base without prompts need not care where its first token stands, and
-    transformers counts padding in front of it as well; `generate` does not. So with padding in front positions are
-    made here, of tokens alone.
+    The prompts' positions end directly before position 0. Without prompts the position of the first token does not
+    matter, so transformers counts left padding too; `generate` does not. For left padding without given positions, this
+    hook therefore makes positions that count the tokens only.
 
     Raises:
-        MethodError: a mask that is not of the tokens, for example one that counts the prompts as well; a
-            four-dimensional mask that hides the first token and no positions; a text whose rotary frequencies are not
-            those of the prompts.
+        MethodError: the mask does not match the tokens, for example because it counts the prompts; a four-dimensional
+            mask hides the first token and no positions are given; the text is so long that its rotary frequencies
+            differ from those of the prompts.
     """
     attention = llava.language_model.layers[0].self_attn
     if not isinstance(attention, PromptedAttention) or (prompts := attention.active_prompts) is None:
@@ -94,7 +94,7 @@ def check_text(llava: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
     tokens = kwargs.get("inputs_embeds")
     if tokens is None:
         tokens = args[0] if args else kwargs["input_ids"]
-    # By its type: the argument's name differs between versions of transformers.
+    # Found by type, because the argument's name differs between versions of transformers.
     given = next((value for value in kwargs.values() if isinstance(value, Cache)), None)
     new, past = tokens.shape[1], 0 if given is None else given.get_seq_length()
     mask, positions = kwargs.get("attention_mask"), kwargs.get("position_ids")
@@ -109,8 +109,8 @@ def check_text(llava: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
     if positions is not None or _sees_first(mask):
         return None
     if mask.ndim == 2:
-        made = (mask.long().cumsum(-1) - 1).clamp(min=0)
-        return args, {**kwargs, "position_ids": made[:, -new:]}
+        made_positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
+        return args, {**kwargs, "position_ids": made_positions[:, -new:]}
     raise MethodError(
         "the attention mask hides the first token from the last one, and there are no position_ids: the prompts would "
         "not stand right in front of the text",
@@ -119,7 +119,7 @@ def check_text(llava: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
 
 
 def _check_length(text_config: Any, positions: Tensor | None, length: Any) -> None:
-    """Raise a MethodError for a text in which the rotary frequencies are not those of the prompts' keys."""
+    """Raise a MethodError if the text is so long that its rotary frequencies differ from those of the prompts' keys."""
     longest = longest_text(text_config)
     if longest is None:
         return
@@ -134,7 +134,7 @@ def _check_length(text_config: Any, positions: Tensor | None, length: Any) -> No
 
 
 def _sees_first(mask: Tensor) -> bool:
-    """Whether every row of a mask with 2 or 4 dimensions shows its first token to its last one."""
+    """Whether a mask with 2 or 4 dimensions lets the last token of every sample attend to the first one."""
     first = mask[:, 0] if mask.ndim == 2 else mask[:, :, -1, 0]
     return bool((first == 0).all() if first.is_floating_point() else first.all())
 
@@ -145,12 +145,12 @@ def _cache_argument(model_class: type) -> str:
 
 
 def cache_argument(model: Any) -> str:
-    """What a model, or a PeftModel of it, calls its cache: transformers 5.24 gave it another name."""
+    """Return the name of the cache argument of a model or PeftModel; transformers 5.24 renamed it."""
     return _cache_argument(bare(model).__class__)
 
 
 def bare(model: Any) -> Any:
-    """The model inside PEFT's and DistributedDataParallel's wrappers."""
+    """Return the model inside PEFT's and DistributedDataParallel's wrappers."""
     if isinstance(model, nn.parallel.DistributedDataParallel):
         model = model.module
     return model.get_base_model() if isinstance(model, PeftModel) else model

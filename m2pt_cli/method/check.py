@@ -1,4 +1,4 @@
-"""Shows that an adapter's prompts act before anything is answered with them."""
+"""Checks that an adapter's prompts have an effect before the adapter is used."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from m2pt_cli.method.architecture import read_architecture
 from m2pt_cli.method.calls import cache_argument
 from m2pt_cli.method.prompts import PromptedAttention
 
-_TEXT = 8  # tokens of the text that is read
-# What a number may differ by where it should be the same, as a part of the largest.
-_SAME = {torch.float32: 2e-4, torch.float64: 2e-4}
-_SAME_NARROW = 5e-2
+_NUM_TOKENS = 8  # length of the test text, in tokens
+# Tolerance for values that should be equal, as a fraction of the largest value.
+_TOLERANCE = {torch.float32: 2e-4, torch.float64: 2e-4}
+_HALF_TOLERANCE = 5e-2
 
 
 @torch.inference_mode()
 def check_prompts(model: PeftModel, name: str) -> None:
     """Compare a model with and without the prompts of its active adapter: logits of a short text, features of an image.
 
-    Two cheap proofs for the language model (the logits differ; with a cache they are the same) and one for the vision
-    tower. Skipped for adapters without prompts, and with ``M2PT_SKIP_CHECK=1``.
+    Language model: the prompts must change the logits, and a cache must not. Vision tower: the prompts must change the
+    features. Skipped for adapters without prompts, and with ``M2PT_SKIP_CHECK=1``.
 
     Args:
-        model: in evaluation mode, with an M²PT adapter or LoRA.
-        name: of the adapter, for the error.
+        model: in evaluation mode, with an M²PT or LoRA adapter.
+        name: the adapter's name, for the error message.
 
     Raises:
-        AdapterError: the prompts have no effect, or another one with a cache than without.
+        AdapterError: the prompts have no effect, or a different effect with a cache than without.
     """
     if os.environ.get("M2PT_SKIP_CHECK") == "1":
         return
@@ -57,7 +57,7 @@ def check_prompts(model: PeftModel, name: str) -> None:
 
 def _with_prompts(layers: Any) -> list[PromptedAttention]:
     attentions = [layer.self_attn for layer in layers]
-    return [one for one in attentions if isinstance(one, PromptedAttention) and one.active_prompts is not None]
+    return [a for a in attentions if isinstance(a, PromptedAttention) and a.active_prompts is not None]
 
 
 @contextmanager
@@ -72,10 +72,12 @@ def _muted(attentions: list[PromptedAttention]) -> Iterator[None]:
 
 
 def _logits(llava: Any, *, cached: bool = False) -> Tensor:
-    """Of a few tokens from all over the vocabulary, ``(tokens, vocabulary)``; the last one alone behind a cache."""
+    """Logits ``(tokens, vocabulary)`` of tokens spread over the vocabulary; ``cached`` runs the last one on a cache."""
     text_config = llava.config.get_text_config()
-    step = max(text_config.vocab_size // (_TEXT + 2), 1)
-    ids = [token for token in range(step, text_config.vocab_size, step) if token != llava.config.image_token_id][:_TEXT]
+    step = max(text_config.vocab_size // (_NUM_TOKENS + 2), 1)
+    ids = [token for token in range(step, text_config.vocab_size, step) if token != llava.config.image_token_id][
+        :_NUM_TOKENS
+    ]
     tokens = torch.tensor([ids], device=llava.device)
     if not cached:
         logits: Tensor = llava(input_ids=tokens, use_cache=False).logits[0]
@@ -86,7 +88,7 @@ def _logits(llava: Any, *, cached: bool = False) -> Tensor:
 
 
 def _features(llava: Any, layer: int) -> Tensor:
-    """The last patch of a made-up image where image features are taken from."""
+    """Feature of the last patch of a synthetic image, at the layer that the image features come from."""
     size = llava.config.vision_config.image_size
     pixels = torch.linspace(-1, 1, 3 * size * size, device=llava.device, dtype=llava.dtype).view(1, 3, size, size)
     out = llava.model.vision_tower(pixels, output_hidden_states=True)
@@ -97,14 +99,14 @@ def _features(llava: Any, layer: int) -> Tensor:
 def _require_different(found: Tensor, without: Tensor, what: str) -> None:
     least = 1e-6 if found.dtype == torch.float32 else 0.0
     if not bool((found - without).abs().max() > least):
-        raise AdapterError(f"{what} have no effect on this base", _report())
+        raise AdapterError(f"{what} have no effect on this base", _hint())
 
 
 def _require_same(found: Tensor, cached: Tensor, name: str) -> None:
-    most = _SAME.get(found.dtype, _SAME_NARROW) * max(float(found.abs().max()), 1.0)
+    most = _TOLERANCE.get(found.dtype, _HALF_TOLERANCE) * max(float(found.abs().max()), 1.0)
     if not bool((found - cached).abs().max() <= most):
-        raise AdapterError(f"the prompts of {name} act otherwise with a cache than without", _report())
+        raise AdapterError(f"the prompts of {name} act otherwise with a cache than without", _hint())
 
 
-def _report() -> str:
+def _hint() -> str:
     return "see m2pt --version for versions that were never tested; M2PT_SKIP_CHECK=1 leaves this check out"

@@ -1,7 +1,7 @@
-"""Reading an adapter's folder and putting it on a base, strictly: what does not fit is an error that names both sides.
+"""Reads an adapter folder and loads it into a base strictly: a mismatch is an error that names adapter and base.
 
-PEFT itself only warns about keys that are missing, and unpickles files that are no safetensors; neither happens here.
-LoRA adapters, the baseline, come in through the same door.
+PEFT itself only warns about missing keys, and unpickles files that are not safetensors; this module does neither.
+LoRA adapters, the baseline, are loaded the same way.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from m2pt_cli.method.architecture import read_architecture
 from m2pt_cli.method.config import M2PTConfig, MethodError
 from m2pt_cli.method.interaction import restore_originals, train_in_fp32
 
-# What must be the same at inference, in the configs of all methods; fields of M2PTConfig.
+# Config entries, of every method, that inference must take over from training; fields of M2PTConfig.
 INFERENCE_KEYS = ("chat_template", "image_fit", "base_fingerprint")
 
 
 @dataclass(frozen=True)
 class AdapterFiles:
-    """An adapter as it is on disk.
+    """An adapter as stored on disk.
 
     Attributes:
-        folder: where it was read.
-        config: of M²PT or LoRA.
-        tensors: by the name in the file.
-        inference: ``chat_template``, ``image_fit`` and ``base_fingerprint``, None where the config has none.
+        folder: the folder that it was read from.
+        config: an `M2PTConfig` or a `LoraConfig`.
+        tensors: the weights by their names in the file.
+        inference: ``chat_template``, ``image_fit`` and ``base_fingerprint``; None if the config has none.
     """
 
     folder: Path
@@ -47,7 +47,7 @@ class AdapterFiles:
 
 
 def read_adapter_config(folder: Path) -> tuple[PeftConfig, dict[str, str | None]]:
-    """Config of the adapter in a folder, and what must be the same at inference (`INFERENCE_KEYS`).
+    """Return the config of the adapter in a folder, and its values of `INFERENCE_KEYS`.
 
     Raises:
         AdapterError: no such folder, no config in it, not JSON, not an M²PT or LoRA adapter, a value out of range.
@@ -70,37 +70,37 @@ def read_adapter_config(folder: Path) -> tuple[PeftConfig, dict[str, str | None]
         raise AdapterError(f"{path} can't be read: {error}", "copy the adapter again") from error
     if not isinstance(stored, dict):
         raise AdapterError(f"{path} holds a {type(stored).__name__}, not a table of settings", "copy the adapter again")
-    kinds: dict[Any, type[PeftConfig]] = {"M2PT": M2PTConfig, "LORA": LoraConfig}
+    config_classes: dict[Any, type[PeftConfig]] = {"M2PT": M2PTConfig, "LORA": LoraConfig}
     found = stored.pop("peft_type", None)
-    if not isinstance(found, str) or found not in kinds:
+    if not isinstance(found, str) or found not in config_classes:
         raise AdapterError(f"{path}: peft_type is {found!r}, not M2PT or LORA", "give an adapter made by `m2pt train`")
     inference = {key: stored.get(key) for key in INFERENCE_KEYS}
     try:
         for key, value in inference.items():
             if value is not None and not isinstance(value, str):
                 raise MethodError(f"{key} must be a string or null, not {value!r}")
-        return _config(kinds[found], stored), inference
+        return _config(config_classes[found], stored), inference
     except (TypeError, ValueError) as error:
         raise AdapterError(f"{path}: {error}", "the adapter was changed by hand or made by another version") from error
 
 
-def _config(kind: type[PeftConfig], stored: dict[str, Any]) -> PeftConfig:
-    known = {field.name for field in fields(kind) if field.init}
+def _config(config_class: type[PeftConfig], stored: dict[str, Any]) -> PeftConfig:
+    known = {field.name for field in fields(config_class) if field.init}
     extra: set[str] = set()
-    if kind is LoraConfig:
-        # m2pt adds what must be the same at inference; `megatron_core` is a module to import, of no use to a LLaVA.
+    if config_class is LoraConfig:
+        # m2pt adds the inference keys; `megatron_core` names a module to import, which a LLaVA never needs.
         extra = {*INFERENCE_KEYS, "visual_tokens", "megatron_config", "megatron_core"}
     unknown = sorted(stored.keys() - known - extra)
     if unknown:
         raise MethodError(f"unknown setting {unknown[0]!r}")
-    return kind(**{name: value for name, value in stored.items() if name in known - extra})
+    return config_class(**{name: value for name, value in stored.items() if name in known - extra})
 
 
 def read_adapter_files(folder: Path) -> AdapterFiles:
-    """Config and tensors of the adapter in a folder.
+    """Read config and tensors of the adapter in a folder.
 
     Raises:
-        AdapterError: as `read_adapter_config`, or weights that are missing, a pickle, damaged or not finite.
+        AdapterError: as `read_adapter_config`, or the weights are missing, a pickle, damaged or not finite.
     """
     config, inference = read_adapter_config(folder)
     path = folder / WEIGHTS_FILE
@@ -130,18 +130,18 @@ def load_adapter_strictly(
     base_fingerprint: str | None = None,
     trainable: bool = False,
 ) -> PeftModel:
-    """Put the M²PT or LoRA adapter in ``folder`` on a base. A failure leaves the model as it was.
+    """Load the M²PT or LoRA adapter in ``folder`` into a base. On failure the model is left unchanged.
 
     Args:
-        model: a bare LLaVA, which is changed in place, or a PEFT model that gets one adapter more (not made active).
-        folder: with ``adapter_config.json`` and ``adapter_model.safetensors``.
-        name: what to call the adapter in the model.
-        base_fingerprint: of the base, None for a base built in memory: then geometry alone is compared.
-        trainable: whether to go on training it.
+        model: a bare LLaVA, which is changed in place, or a PEFT model, to which an inactive adapter is added.
+        folder: holds ``adapter_config.json`` and ``adapter_model.safetensors``.
+        name: the adapter's name in the model.
+        base_fingerprint: fingerprint of the base; None for a base built in memory compares the geometry only.
+        trainable: whether the adapter will be trained further.
 
     Raises:
-        AdapterError: anything wrong with the adapter, or its base is another one.
-        MethodError: a base that the method was never tested on.
+        AdapterError: the adapter is invalid, does not fit, or was trained on another base.
+        MethodError: the base is untested.
     """
     files = read_adapter_files(folder)
     trained_on = files.inference["base_fingerprint"]
@@ -173,7 +173,7 @@ def load_adapter_strictly(
         _compare(files, wanted, adapted.base_model.model)
     except AdapterError:
         if is_new:
-            restore_originals(adapted)  # PEFT's own `unload` leaves LoRA's copy of the projector
+            restore_originals(adapted)  # PEFT's own `unload` leaves LoRA's copy of the projector in place
             adapted.base_model.unload()
         else:
             adapted.delete_adapter(name)
@@ -185,7 +185,7 @@ def load_adapter_strictly(
 
 
 def _compare(files: AdapterFiles, wanted: Mapping[str, Tensor], base: nn.Module) -> None:
-    """Raise an `AdapterError` unless the file holds exactly the wanted tensors."""
+    """Raise an `AdapterError` unless the file holds exactly the expected tensors."""
     found = files.tensors
     missing, unexpected = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
     misshapen = sorted(key for key in wanted.keys() & found.keys() if wanted[key].shape != found[key].shape)
@@ -213,7 +213,7 @@ def _compare(files: AdapterFiles, wanted: Mapping[str, Tensor], base: nn.Module)
 
 
 def _geometry(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
-    """Layers and width of ``vision`` and ``text``, as far as prompts tell."""
+    """Return number of layers and width of ``vision`` and ``text``, as far as the prompt tensors show them."""
     layers: dict[str, set[int]] = {}
     widths: dict[str, int] = {}
     for name, tensor in tensors.items():
@@ -222,7 +222,7 @@ def _geometry(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
             part = "vision" if match[1] == "vision_tower" else "text"
             layers.setdefault(part, set()).add(int(match[2]))
             widths[part] = tensor.shape[1]
-    # The highest layer, so that a hole in the middle counts as missing keys, not as another base.
+    # Count up to the highest layer, so that a gap is reported as missing keys, not as another base.
     return {part: (max(indices) + 1, widths[part]) for part, indices in layers.items()}
 
 

@@ -1,4 +1,4 @@
-"""What an M²PT adapter is: how many prompts, which interaction layer, which visual tokens reach the language model."""
+"""Config of an M²PT adapter: number of prompts, interaction layer, visual tokens passed to the language model."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ LM_HEAD = "lm_head"
 
 
 class MethodError(SettingsError, ValueError):
-    """Something M²PT can't do as asked: a bad value, a base it was never tested on, a call that would go wrong.
+    """M²PT refuses a request: an invalid value, an untested base, or a call that would give wrong results.
 
-    A `ValueError` too, because that is what callers of PEFT and transformers expect.
+    Also a `ValueError`, because callers of PEFT and transformers expect that.
     """
 
 
@@ -32,17 +32,17 @@ class M2PTConfig(PeftConfig):
     Args:
         num_visual_prompts: prompt vectors k_v in every layer of the vision tower; 0 for none.
         num_textual_prompts: prompt vectors k_t in every layer of the language model; 0 for none.
-        interaction: the trained linear map between the two. ``projector`` trains the base's own projector;
-            ``residual`` puts a zero-initialised linear layer beside it, ``projector(x) + f(x)``; ``auto`` is
+        interaction: the trained linear map between vision tower and language model. ``projector`` trains the base's own
+            projector; ``residual`` adds a zero-initialised linear layer to it, ``projector(x) + f(x)``; ``auto`` is
             ``projector`` where that is a single linear layer (LLaVA v1) and ``residual`` elsewhere (LLaVA-1.5);
             ``none`` trains neither.
-        visual_tokens: ``patches`` hands the image patches alone to the language model; ``official`` also hands it
+        visual_tokens: ``patches`` passes only the image patches to the language model; ``official`` also passes
             ``k_v - 1`` prompts of the last vision layer and the class token, as the authors' code does.
         train_lm_head: also train the output head, as the authors' script does (1.9 % of a 7B base instead of 0.09 %).
         init: first values of the prompts: ``xavier`` (the paper's), ``normal`` (standard deviation 0.02) or ``zeros``.
         chat_template: name of the template the adapter was trained with.
-        image_fit: how images were fitted to the tower while training, ``crop`` or ``pad``.
-        base_fingerprint: fingerprint of the base the adapter was trained on, None where it has none.
+        image_fit: how images were fitted to the vision tower in training, ``crop`` or ``pad``.
+        base_fingerprint: fingerprint of the base the adapter was trained on, None if unknown.
 
     Raises:
         MethodError: a value is out of range, or nothing would be trained.
@@ -62,7 +62,7 @@ class M2PTConfig(PeftConfig):
     image_fit: str | None = field(default=None, metadata={"help": "Image fit the adapter was trained with."})
     base_fingerprint: str | None = field(default=None, metadata={"help": "Fingerprint of the base."})
 
-    # What PEFT's walk over the modules stops at; no setting, because the method has no other places.
+    # The modules that PEFT wraps; not a setting, because the method applies to no others.
     target_modules: ClassVar[str] = (
         r"model\.(vision_tower\.encoder\.layers\.\d+\.(self_attn|mlp)"
         rf"|language_model\.layers\.\d+\.self_attn|{PROJECTOR})"
@@ -95,7 +95,7 @@ class M2PTConfig(PeftConfig):
 
     @property
     def modules_to_save(self) -> list[str] | None:
-        """Modules of the base that are trained whole and saved with the adapter (PEFT's name for them)."""
+        """Modules of the base that are trained in full and saved with the adapter (PEFT's name for them)."""
         modules = [PROJECTOR] if self.interaction == "projector" else []
         if self.train_lm_head:
             modules.append(LM_HEAD)
@@ -103,5 +103,5 @@ class M2PTConfig(PeftConfig):
 
     @property
     def extra_image_tokens(self) -> int:
-        """Image tokens per image beside the patches: k_v with ``visual_tokens="official"``, else 0."""
+        """Image tokens per image in addition to the patches: k_v with ``visual_tokens="official"``, else 0."""
         return self.num_visual_prompts if self.visual_tokens == "official" else 0

@@ -1,4 +1,4 @@
-"""The interaction layer between vision tower and language model (paper, section 3.4), and modules trained whole."""
+"""The interaction layer between vision tower and language model (paper, section 3.4), and modules trained in full."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from m2pt_cli.method.prompts import M2PTLayer
 
 
 class MasterLinear(nn.Linear):
-    """A linear layer whose parameters stay in fp32 for the optimiser and are cast to the input's dtype at use."""
+    """A linear layer with fp32 parameters for the optimiser, cast to the input's dtype in `forward`."""
 
     def forward(self, input: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(input.dtype)
@@ -21,10 +21,10 @@ class MasterLinear(nn.Linear):
 
 
 class ResidualInteraction(M2PTLayer):
-    """A frozen projector with a linear layer beside it: ``projector(x) + f(x)``, f zero at first.
+    """A frozen projector plus a trained linear layer f: ``projector(x) + f(x)``, f initialised to zero.
 
     Args:
-        base_layer: the projector.
+        base_layer: the frozen projector.
         in_width, out_width: width of the image features and of the language model's embeddings.
     """
 
@@ -36,7 +36,7 @@ class ResidualInteraction(M2PTLayer):
         self.widths = (in_width, out_width)
 
     def add_layer(self, adapter_name: str, config: M2PTConfig) -> None:
-        """Add an adapter, with a zero linear layer if it has a residual interaction."""
+        """Add an adapter, with a zero-initialised linear layer if its interaction is residual."""
         self.add(adapter_name, config)
         if config.interaction == "residual":
             layer = MasterLinear(*self.widths, device=next(self.base_layer.parameters()).device)
@@ -53,7 +53,7 @@ class ResidualInteraction(M2PTLayer):
 
 
 def train_in_fp32(model: nn.Module, adapter_name: str) -> None:
-    """Turn the linear layers of modules that an adapter trains whole into `MasterLinear`, for M²PT and LoRA alike.
+    """Convert the linear layers of modules that an M²PT or LoRA adapter trains in full to `MasterLinear`.
 
     Raises:
         MethodError: such a module is quantised.
@@ -74,7 +74,7 @@ def train_in_fp32(model: nn.Module, adapter_name: str) -> None:
 
 
 def restore_originals(model: Any) -> None:
-    """Put the base's own modules back where adapters trained copies of them."""
+    """Replace the copies of modules that adapters trained by the base's own modules."""
     for path, wrapper in list(model.named_modules()):
         if isinstance(wrapper, ModulesToSaveWrapper):
             model.set_submodule(path, wrapper.original_module)

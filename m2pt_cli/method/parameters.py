@@ -1,7 +1,7 @@
-"""Which parameters are trained, counted and saved, and the part of the method each belongs to.
+"""Defines which parameters are trained, counted and saved, and to which part of the method each belongs.
 
-`adapter_of` is the one predicate: what it gives to an adapter is trained while that adapter is active, is counted, and
-is in the adapter's file; everything else is frozen.
+`adapter_of` decides all three: a parameter that belongs to an adapter is trained while that adapter is active, is
+counted, and is saved in the adapter's file; every other parameter is frozen.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ _OWNED = re.compile(r"\.(?:m2pt_prompts|m2pt_interaction|modules_to_save|lora_[A
 
 
 def adapter_of(name: str) -> str | None:
-    """The adapter that the parameter of this name belongs to, None for those of the base."""
+    """Return the adapter that a parameter belongs to, by the parameter's name; None for the base."""
     match = _OWNED.search(name)
     return None if match is None else match["adapter"]
 
 
 def adapter_parameters(model: nn.Module, adapter_name: str) -> Iterator[tuple[str, nn.Parameter]]:
-    """Names and parameters of one adapter, M²PT or LoRA."""
+    """Iterate over names and parameters of one adapter, M²PT or LoRA."""
     return ((name, p) for name, p in model.named_parameters() if adapter_of(name) == adapter_name)
 
 
 def part_of(name: str, *, is_prompted: bool) -> str:
-    """The part, one of `PARTS`, of a parameter.
+    """Return the part, one of `PARTS`, that a parameter belongs to.
 
     Args:
-        name: its name in the model.
-        is_prompted: it is trained by M²PT, whose trained projector is the interaction layer.
+        name: the parameter's name in the model.
+        is_prompted: whether the model has an M²PT adapter, whose trained projector is the interaction layer.
     """
     if "m2pt_prompts" in name:
         return "visual_prompts" if ".vision_tower." in name else "textual_prompts"
@@ -50,7 +50,7 @@ def part_of(name: str, *, is_prompted: bool) -> str:
 
 
 def parts_of(model: Any) -> dict[str, str]:
-    """The part of every trained parameter, by name: for counts, and for a learning rate of each part's own.
+    """Return the part of every trained parameter, by name: for counts and for learning rates per part.
 
     Args:
         model: a PEFT model (M²PT or LoRA), or a LLaVA some of whose parameters are trained.
@@ -61,6 +61,6 @@ def parts_of(model: Any) -> dict[str, str]:
 
 
 def select_full(model: nn.Module) -> None:
-    """Prepare a bare LLaVA for full fine-tuning as LLaVA does it: projector, language model and head, tower frozen."""
+    """Prepare a bare LLaVA for full fine-tuning: train projector, language model and head, as LLaVA does."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(part_of(name, is_prompted=False) != "vision_tower")

@@ -1,4 +1,4 @@
-"""Training methods by name: each a PEFT config, so that one trainer and one counter serve them all."""
+"""Training methods by name; each is a PEFT config, so that all share one trainer and one parameter counter."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from peft import LoraConfig, PeftConfig
 
 from m2pt_cli.method.config import PROJECTOR, M2PTConfig, MethodError
 
-# model types of the bases that `architecture` knows
+# Model types of the bases that `architecture` supports.
 MODEL_TYPES = ("llava", "llava_next")
-# The seven linear layers of every Llama, Mistral and Qwen2 block; the vision tower's have other names, or another path.
+# The seven linear layers of every Llama, Mistral and Qwen2 block; layers of the vision tower do not match.
 LLM_LINEARS = r".*language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
 
 
@@ -26,21 +26,21 @@ def preset(
     init: str = "xavier",
     lora_rank: int = 16,
 ) -> PeftConfig | None:
-    """The PEFT config of a training method, None for full fine-tuning (see `parameters.select_full`).
+    """Return the PEFT config of a training method, None for full fine-tuning (see `parameters.select_full`).
 
     Args:
         method: ``m2pt``, the whole method; ``visual``, VPT-deep: visual prompts and interaction layer; ``textual``,
-            PTUM: textual prompts and interaction layer; ``interaction``, that layer alone; ``lora``, LoRA on all seven
+            PTUM: textual prompts and interaction layer; ``interaction``, only that layer; ``lora``, LoRA on all seven
             linear layers of the language model's blocks, and the projector trained whole (the paper's baseline:
             0.63 % of LLaVA v1 7B; with ``interaction="none"`` the projector stays frozen); ``full``, projector and
             language model as in LLaVA's own recipe, tower frozen.
         base_config: transformers' config of the base.
         num_visual_prompts, num_textual_prompts, interaction, visual_tokens, train_lm_head, init: see `M2PTConfig`;
-            a method leaves out what it has no use for.
+            a method ignores those that it does not use.
         lora_rank: rank of ``lora``; its alpha is twice that.
 
     Raises:
-        MethodError: no such method, a bad value, or a base that is no LLaVA.
+        MethodError: the method does not exist, a value is invalid, or the base is not a LLaVA.
     """
     if base_config.model_type not in MODEL_TYPES:
         raise MethodError(

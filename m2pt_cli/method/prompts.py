@@ -1,4 +1,4 @@
-"""The layers around the base's attention modules, each with the prompts of its adapters (paper, sections 3.2, 3.3)."""
+"""Wrappers of the base's attention modules that hold the prompts of the adapters (paper, sections 3.2, 3.3)."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from m2pt_cli.method.config import M2PTConfig, MethodError
 
 
 class M2PTLayer(nn.Module, BaseTunerLayer):
-    """A wrapped module of the base, and what every adapter has here.
+    """Base class of the wrappers: a module of the base and the configs of the adapters.
 
-    ``m2pt_adapters`` holds the config of every adapter of the model, also of those without parameters in this layer.
+    ``m2pt_adapters`` holds the config of every adapter of the model, including those without parameters in this layer.
     """
 
     other_param_names = ("m2pt_adapters",)
@@ -37,15 +37,15 @@ class M2PTLayer(nn.Module, BaseTunerLayer):
         self.merged_adapters: list[str] = []
 
     def add(self, adapter_name: str, config: M2PTConfig) -> None:
-        """Make room for one more adapter."""
+        """Register an adapter in this layer."""
         self.m2pt_adapters[adapter_name] = config
 
     @property
     def active_name(self) -> str | None:
-        """The adapter that acts, None while adapters are disabled.
+        """Name of the active adapter, None while adapters are disabled.
 
         Raises:
-            MethodError: this is a replica made by `torch.nn.DataParallel`, which loses prompts.
+            MethodError: this is a replica made by `torch.nn.DataParallel`, which loses the prompts.
         """
         if "_is_replica" in self.__dict__:
             raise MethodError(
@@ -70,10 +70,10 @@ class M2PTLayer(nn.Module, BaseTunerLayer):
         refuse_merge()
 
     def unmerge(self) -> None:
-        """Nothing was merged."""
+        """Do nothing: adapters are never merged."""
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
-        # PEFT would also cast to the base's dtype: the adapter stays in fp32.
+        # PEFT would also cast to the base's dtype, but the adapter must stay in fp32.
         target = device or next(self.base_layer.parameters()).device
         for container in self.adapter_layer_names:
             values = getattr(self, container)
@@ -90,24 +90,24 @@ class M2PTLayer(nn.Module, BaseTunerLayer):
 
 
 class PromptedAttention(M2PTLayer):
-    """The attention of one layer and its prompts: one parameter ``[k, d]`` in fp32 for each adapter.
+    """The attention of one layer with its prompts: one fp32 parameter ``[k, d]`` per adapter.
 
-    The attention is called as it would be without prompts; the function registered in `attention` asks this layer for
-    the prompts' keys and values. They come from the attention itself, run on the normed prompts: fused projections,
-    norms of queries and keys, biases, grouped heads and quantised weights need no code here.
+    The attention is called as without prompts; the function registered in `attention` gets the prompts' keys and values
+    from this layer. They are computed by running the attention itself on the normed prompts, so that fused projections,
+    query and key norms, biases, grouped heads and quantised weights need no code here.
 
-    Keys and values are kept between calls while no gradient is wanted, outside training, as long as the tensors that
-    they come from are the same by version, place, device and type. What changes values behind all of these, such as
-    ``weight.data.copy_()``, calls for ``model.eval()`` afterwards, which drops what is kept.
+    Outside training, if no gradient is needed, keys and values are cached between calls as long as the tensors they
+    depend on keep their version, storage, device and dtype. After changes that these do not reveal, such as
+    ``weight.data.copy_()``, call ``model.eval()``, which clears the cache.
 
     Args:
-        base_layer: the attention.
-        layer: the layer that it is part of,
-        norm: and the name there of the norm in front of it, which the prompts pass as every token does.
+        base_layer: the attention module.
+        layer: the transformer layer that contains it.
+        norm: name in ``layer`` of the norm before the attention, which is applied to prompts as to every token.
         width: d, from the configuration.
-        rotation: of the prompts' keys; None where keys have no position (LLaVA's vision towers).
-        is_idle: no image feature depends on this layer. It returns zeros, which leaves the hidden states as they are;
-            its prompts are kept, counted and saved, as the paper does.
+        rotation: rotary embedding of the prompts' keys; None if keys have no position (LLaVA's vision towers).
+        is_idle: whether no image feature depends on this layer. It then returns zeros, which leaves the hidden states
+            unchanged; its prompts are kept, counted and saved, as the paper does.
     """
 
     adapter_layer_names = ("m2pt_prompts",)
@@ -128,14 +128,14 @@ class PromptedAttention(M2PTLayer):
         self.rotation = rotation
         self.is_idle = is_idle
         self.is_muted = False
-        self._layer = (layer,)  # in a tuple, so that it is not registered, which would be a circle
+        self._layer = (layer,)  # in a tuple, because registering the parent as a submodule would make a cycle
         self._norm_name = norm
-        self._kept: KeptStates | None = None
-        self._calls: dict[int, PromptedCall] = {}  # of each thread
+        self._kept: CachedStates | None = None
+        self._calls: dict[int, PromptedCall] = {}  # by thread
         base_layer.__dict__[CALLS] = self._calls
 
     def add_prompts(self, adapter_name: str, config: M2PTConfig, count: int) -> None:
-        """Add an adapter with ``count`` prompts here, and none if that is 0."""
+        """Add an adapter with ``count`` prompts in this layer; 0 adds no parameter."""
         use_prompted_attention(self.base_layer.config)
         self.add(adapter_name, config)
         if count:
@@ -150,23 +150,23 @@ class PromptedAttention(M2PTLayer):
             restore_attention(self.base_layer.config)
 
     def detach(self) -> None:
-        """Leave the attention as it was before there were prompts."""
+        """Restore the base attention as it was before any adapter."""
         self.base_layer.__dict__.pop(CALLS, None)
         restore_attention(self.base_layer.config)
 
     @property
     def active_prompts(self) -> nn.Parameter | None:
-        """``[k, d]`` of the active adapter, None where it has none here."""
+        """Prompts ``[k, d]`` of the active adapter, None if it has none in this layer."""
         name = self.active_name
         if self.is_muted or name is None or name not in self.m2pt_prompts:
             return None
         return cast(nn.Parameter, self.m2pt_prompts[name])
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """As the base attention, whose arguments are passed on unread.
+        """Run the base attention with the prompts; arguments and results are those of the base attention.
 
         Raises:
-            MethodError: the prompts would have been lost, because the attention did not call its function.
+            MethodError: the attention did not call the registered function, which would lose the prompts.
         """
         if self.is_idle and self.active_name is not None:
             hidden = args[0] if args else kwargs["hidden_states"]
@@ -178,7 +178,7 @@ class PromptedAttention(M2PTLayer):
         return self._run(PromptedCall(lambda query: self._states(prompts, query)), *args, **kwargs)
 
     def _run(self, call: PromptedCall, *args: Any, **kwargs: Any) -> Any:
-        """The base attention, whose function finds ``call``."""
+        """Run the base attention while ``call`` is set for its attention function in this thread."""
         thread = this_thread()
         before = self._calls.get(thread)
         self._calls[thread] = call
@@ -198,25 +198,25 @@ class PromptedAttention(M2PTLayer):
         return output
 
     def _states(self, prompts: nn.Parameter, query: Tensor) -> PromptStates:
-        """Keys and values of ``prompts`` for a call with these queries, each ``(1, key heads, k, head width)``."""
+        """Return keys and values of ``prompts`` for these queries, each ``(1, key heads, k, head width)``."""
         norm = cast(nn.Module, self._layer[0]._modules[self._norm_name])
         is_cast = torch.is_autocast_enabled(query.device.type)
         dtype = next(norm.parameters()).dtype if is_cast else query.dtype
-        is_wanted = torch.is_grad_enabled() and any(
+        needs_grad = torch.is_grad_enabled() and any(
             tensor.requires_grad for tensor in (prompts, *norm.parameters(), *self.base_layer.parameters())
         )
-        # While training, some optimisers change values without a new version.
-        if is_wanted or self.training or torch.compiler.is_compiling():
+        # Not cached in training: some optimisers change values without incrementing the version.
+        if needs_grad or self.training or torch.compiler.is_compiling():
             self._kept = None
             return self._compute(prompts, norm, dtype)
-        kind = (dtype, is_cast)
-        kept = self._kept  # another thread may drop it
-        if kept is not None and kept.is_current(prompts, norm, kind):
+        precision = (dtype, is_cast)
+        kept = self._kept  # another thread may clear it
+        if kept is not None and kept.is_current(prompts, norm, precision):
             return kept.states
-        # Ordinary tensors, also in inference mode: a later call may want gradients of something else.
+        # Not inference tensors, even in inference mode: a later call may need other gradients.
         with torch.inference_mode(False), torch.no_grad():
             states = self._compute(prompts, norm, dtype)
-        self._kept = KeptStates(states, prompts, (norm, self.base_layer), kind)
+        self._kept = CachedStates(states, prompts, (norm, self.base_layer), precision)
         return states
 
     def _compute(self, prompts: Tensor, norm: nn.Module, dtype: torch.dtype) -> PromptStates:
@@ -227,10 +227,10 @@ class PromptedAttention(M2PTLayer):
         else:
             position_embeddings = self.rotation(normed)
             self._run(call, hidden_states=normed, position_embeddings=position_embeddings, attention_mask=None)
-        assert call.recorded is not None  # or `_run` has raised
+        assert call.recorded is not None  # otherwise `_run` has raised
         return call.recorded
 
-    # ---- kept states are dropped whenever weights may change without a new version ----
+    # ---- clear the cached states whenever weights may change without a new version ----
 
     def train(self, mode: bool = True) -> Self:
         self._kept = None
@@ -248,13 +248,13 @@ class PromptedAttention(M2PTLayer):
 
 
 class PromptRotation:
-    """Rotates the prompts' keys of a language model to positions -k .. -1, right in front of its first token at 0.
+    """Computes the rotary embedding of prompts at positions -k .. -1, directly before the first token at 0.
 
-    The model's rotary module is copied: one of type ``dynamic`` changes its frequencies by the positions it is asked
-    for. A copy gives those of short texts; `calls.check_length` refuses longer ones.
+    The model's rotary module is copied, because the type ``dynamic`` changes its frequencies with the positions it is
+    given. The copy gives the frequencies of short texts; `calls.check_text` refuses longer texts.
 
     Args:
-        rotary: the module that gives cosines and sines, ``rotary(hidden, position_ids)``.
+        rotary: the module that computes cosines and sines, ``rotary(hidden, position_ids)``.
     """
 
     def __init__(self, rotary: nn.Module) -> None:
@@ -262,7 +262,7 @@ class PromptRotation:
         self._kept: dict[Any, Any] = {}
 
     def __call__(self, prompts: Tensor) -> Any:
-        """Cosines and sines for ``prompts`` ``(1, k, d)``."""
+        """Return cosines and sines for ``prompts`` ``(1, k, d)``."""
         count = prompts.shape[1]
         key = (count, prompts.device, prompts.dtype)
         if key not in self._kept:
@@ -272,65 +272,67 @@ class PromptRotation:
         return self._kept[key]
 
     def forget(self) -> None:
-        """Drop what is kept: the model was moved or cast."""
+        """Clear the cache, because the model was moved or cast."""
         self._kept.clear()
 
 
 class IdleMLP(M2PTLayer):
-    """The MLP of a vision layer that no image feature depends on: zeros while an adapter is active."""
+    """The MLP of a vision layer that no image feature depends on; returns zeros while an adapter is active."""
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         return self.base_layer(hidden_states) if self.active_name is None else torch.zeros_like(hidden_states)
 
 
-class KeptStates:
-    """Prompt states that serve further calls as long as nothing that they were computed from has changed.
+class CachedStates:
+    """Cached prompt states, valid as long as nothing that they were computed from has changed.
 
     Args:
-        states: what is kept.
-        prompts: they were computed from these,
-        modules: and by these, the norm first.
-        kind: what else they depend on, compared as it is.
+        states: the cached keys and values.
+        prompts: the prompts that they were computed from.
+        modules: the modules that computed them, the norm first.
+        precision: any further value that they depend on, compared with ``==``.
     """
 
-    def __init__(self, states: PromptStates, prompts: nn.Parameter, modules: Sequence[nn.Module], kind: object) -> None:
+    def __init__(
+        self, states: PromptStates, prompts: nn.Parameter, modules: Sequence[nn.Module], precision: object
+    ) -> None:
         self.states = states
-        self.kind = kind
+        self.precision = precision
         self._norm = modules[0]
         self._prompts = prompts
-        parts = [part for module in modules for part in module.modules()]
-        self._children = [(part._modules, name, child) for part in parts for name, child in part._modules.items()]
+        submodules = [part for module in modules for part in module.modules()]
+        self._children = [(part._modules, name, child) for part in submodules for name, child in part._modules.items()]
         holders: list[Mapping[str, Tensor | None]] = [{"prompts": prompts}]
-        for part in parts:
+        for part in submodules:
             holders += [part._parameters, part._buffers]
         self._tensors = [
-            (holder, name, tensor, _place(tensor))
+            (holder, name, tensor, _tensor_state(tensor))
             for holder in holders
             for name, tensor in holder.items()
             if tensor is not None
         ]
 
-    def is_current(self, prompts: nn.Parameter, norm: nn.Module, kind: object) -> bool:
-        """Whether the states are still right for ``prompts``; every new token asks this in every layer."""
-        if prompts is not self._prompts or norm is not self._norm or kind != self.kind:
+    def is_current(self, prompts: nn.Parameter, norm: nn.Module, precision: object) -> bool:
+        """Whether the states are still valid for ``prompts``; checked for every new token in every layer."""
+        if prompts is not self._prompts or norm is not self._norm or precision != self.precision:
             return False
         for children, name, child in self._children:
             if children.get(name) is not child:
                 return False
-        for holder, name, tensor, place in self._tensors:
-            if holder.get(name) is not tensor or _place(tensor) != place:
+        for holder, name, tensor, state in self._tensors:
+            if holder.get(name) is not tensor or _tensor_state(tensor) != state:
                 return False
         return True
 
 
-def _place(tensor: Tensor) -> tuple[int | None, int, torch.device, torch.dtype]:
-    """What changes when a tensor gets other values or another place; tensors made in inference mode have no version."""
+def _tensor_state(tensor: Tensor) -> tuple[int | None, int, torch.device, torch.dtype]:
+    """Return what changes with a tensor's values, storage, device or dtype; inference tensors have no version."""
     version = None if tensor.is_inference() else tensor._version
     return version, tensor.data_ptr(), tensor.device, tensor.dtype
 
 
 def initialise(prompts: Tensor, init: str) -> Tensor:
-    """Fill ``[k, d]`` in place; ``xavier`` is uniform within sqrt(6 / ((k + 1) d)), the authors' on ``(1, k, d)``."""
+    """Initialise ``[k, d]`` in place; ``xavier`` is uniform within sqrt(6 / ((k + 1) d)), as in the authors' code."""
     count, width = prompts.shape
     if init == "xavier":
         bound = math.sqrt(6 / ((count + 1) * width))
@@ -341,7 +343,7 @@ def initialise(prompts: Tensor, init: str) -> Tensor:
 
 
 def refuse_merge() -> None:
-    """Prompts are no change of weights.
+    """Refuse to merge: prompts are not a change of weights.
 
     Raises:
         MethodError: always.

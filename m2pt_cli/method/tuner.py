@@ -1,4 +1,4 @@
-"""M²PT as a PEFT tuner: where the prompts go in a LLaVA, and PEFT's habits kept strict."""
+"""M²PT as a PEFT tuner: adds the prompts to the modules of a LLaVA, and makes PEFT's loading strict."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from m2pt_cli.method.visual_tokens import add_visual_tokens
 class M2PTModel(BaseTuner):
     """A LLaVA with M²PT adapters; made by `peft.get_peft_model` and `peft.PeftModel.from_pretrained`.
 
-    Several adapters of different lengths live side by side, one of them active. Prompts and interaction layer are fp32
-    whatever the base is. Loading through PEFT is strict: missing, unexpected and misshapen keys are errors.
-    transformers' own ``model.load_adapter`` works too; it reports missing and unexpected keys instead of raising.
+    A model can hold several adapters of different lengths, one of them active. Prompts and interaction layer are fp32
+    whatever the base's dtype. Loading through PEFT is strict: missing, unexpected and misshapen keys are errors.
+    transformers' own ``model.load_adapter`` also works; it reports missing and unexpected keys instead of raising.
 
     Raises:
-        MethodError: a base that was never tested, a tied output head that would be trained, another PEFT method in
-            the same model, or ``visual_tokens="official"`` where it has no meaning.
+        MethodError: an untested base, ``train_lm_head`` with a tied output head, another PEFT method in the same
+            model, or ``visual_tokens="official"`` on a base that it does not apply to.
     """
 
     prefix = "m2pt_"
     tuner_layer_cls = M2PTLayer
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 - PEFT declares it so
 
-    # ---- putting an adapter in ----
+    # ---- adding an adapter ----
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         self.peft_config[adapter_name] = self._resolved(model, self.peft_config[adapter_name])
@@ -48,7 +48,7 @@ class M2PTModel(BaseTuner):
                 register(hook)
 
     def _resolved(self, model: Any, config: Any) -> M2PTConfig:
-        """A copy of the config with ``auto`` resolved, after all that can be refused was."""
+        """Check the config against the model and return a copy with ``auto`` resolved."""
         architecture = read_architecture(model)
         others = {
             type(module).__name__
@@ -65,7 +65,7 @@ class M2PTModel(BaseTuner):
             )
         config = copy.copy(config)
         config.interaction = resolve(config, architecture)
-        # PEFT can't train a wrapped module whole, nor a wrapper beside a module that is trained whole.
+        # PEFT can't train in full a module that M²PT wraps, nor wrap a module that is trained in full.
         refused: dict[str, type[nn.Module]] = {"residual": ModulesToSaveWrapper, "projector": ResidualInteraction}
         if type(model.model.multi_modal_projector) is refused.get(config.interaction):
             raise MethodError(
@@ -111,7 +111,7 @@ class M2PTModel(BaseTuner):
         setattr(parent, target_name, layer)
 
     def _rotation(self) -> PromptRotation:
-        """One for all layers of the language model: that of a layer that has prompts already, or a new one."""
+        """Return the rotation that all layers of the language model share: the existing one, or a new one."""
         decoder = self.model.model.language_model
         for layer in decoder.layers:
             if isinstance(layer.self_attn, PromptedAttention) and layer.self_attn.rotation is not None:
@@ -123,20 +123,20 @@ class M2PTModel(BaseTuner):
             if adapter_of(name) is None:
                 parameter.requires_grad = False
 
-    # ---- PEFT's habits ----
+    # ---- changes of PEFT's behaviour ----
 
     def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
-        """Make one adapter the active one.
+        """Activate one adapter.
 
         Raises:
-            MethodError: several names.
+            MethodError: several names are given.
         """
         if not isinstance(adapter_name, str) and len(adapter_name) > 1:
             raise MethodError(f"one M²PT adapter can be active at a time, not {', '.join(adapter_name)}")
         super().set_adapter(adapter_name, inference_mode=inference_mode)
 
     def unload(self) -> nn.Module:
-        """The bare base, exactly as it was before any adapter."""
+        """Remove every adapter and return the base, exactly as it was before."""
         for hooks, _, hook in _hooks(self.model):
             for key in [key for key, value in hooks.items() if value is hook]:
                 del hooks[key]
@@ -147,7 +147,7 @@ class M2PTModel(BaseTuner):
         return super().unload()
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        # PEFT moves a `weight` along, which attention modules don't have.
+        # PEFT's version handles the module's `weight`, which attention modules don't have.
         setattr(parent, child_name, new_module)
 
     def _check_merge_allowed(self) -> None:
@@ -163,7 +163,7 @@ class M2PTModel(BaseTuner):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        # PEFT loads with strict=False and warns; what stands in error_msgs is raised all the same.
+        # PEFT loads with strict=False and only warns, but torch raises for entries of error_msgs.
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
@@ -175,7 +175,7 @@ class M2PTModel(BaseTuner):
             if keys:
                 error_msgs.append(f"{len(keys)} {kind} key(s) of an M²PT adapter, the first is {keys[0]}")
 
-    # ---- for those who run the model themselves ----
+    # ---- for callers that run the model themselves ----
 
     @property
     def num_textual_prompts(self) -> int:
@@ -184,7 +184,7 @@ class M2PTModel(BaseTuner):
         return 0 if config is None else int(config.num_textual_prompts)
 
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Any:
-        # PEFT would drop the argument without a word.
+        # PEFT would silently ignore the argument.
         if kwargs.get("adapter_names") is not None:
             raise MethodError(
                 "M²PT answers all rows of a batch with one adapter; adapter_names= is not supported",
@@ -194,9 +194,9 @@ class M2PTModel(BaseTuner):
 
 
 def _hooks(model: Any) -> Iterator[tuple[dict[int, Any], Callable[..., Any], Callable[..., Any]]]:
-    """Where the method listens: the module's hooks, how to register one, and ours.
+    """Yield, for each hook of the method, the module's hooks, the function that registers a hook, and the hook.
 
-    Ours are functions of the module they are called on, so that copies of the model work alike.
+    The hooks receive the module as an argument and hold no reference to it, so that copies of the model work too.
     """
     llava = model.model
     for module, hook in (

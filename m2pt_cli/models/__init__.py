@@ -1,1 +1,1 @@
-"""Bases and adapters."""
+"""Base models and adapters."""

@@ -1,4 +1,4 @@
-"""Adapters: read and checked without torch, then attached to a base and detached, strictly."""
+"""Reads and checks adapters without torch, attaches them strictly to a base, and detaches them."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 @dataclass(frozen=True)
 class AdapterInfo:
-    """What an adapter's files say of it.
+    """What an adapter's files record about it.
 
     Attributes:
-        folder: where its files lie.
+        folder: the folder that holds its files.
         name: the last part of the folder or Hub id; names it in results.
-        base: the base it was trained on: an alias, a Hub id or a folder; None where it does not say.
+        base: the base it was trained on: an alias, a Hub id or a folder; None if not recorded.
         peft_type: ``M2PT`` or ``LORA``.
-        method: the ``--method`` it amounts to: m2pt, visual, textual, interaction or lora.
-        interaction: as configured (``auto`` where it does not say); ``none`` for LoRA.
-        chat_template, image_fit, base_fingerprint: of its training; None where they are not recorded.
+        method: the equivalent ``--method``: m2pt, visual, textual, interaction or lora.
+        interaction: as configured (``auto`` if not recorded); ``none`` for LoRA.
+        chat_template, image_fit, base_fingerprint: those of its training; None if not recorded.
         visual_tokens: ``patches`` or ``official``.
         fingerprint: sha256 of its weights.
         bytes: size of its weights file.
@@ -57,18 +57,18 @@ class AdapterInfo:
     bytes: int
 
     def tensors(self) -> list[StoredTensor]:
-        """Its weights by name and shape, from the file's header. Raises AdapterError."""
+        """Return its weights by name and shape, from the file's header. Raises AdapterError."""
         return _weights(self.folder)
 
 
 def read_adapter(adapter: str) -> AdapterInfo:
-    """Read an adapter's config and the header of its weights; every fault is an AdapterError (exit code 4).
+    """Read an adapter's config and the header of its weights; every error is an AdapterError (exit code 4).
 
     Args:
-        adapter: a folder, or a Hub id (``owner/name``); an existing folder wins.
+        adapter: a folder, or a Hub id (``owner/name``); an existing folder takes precedence.
 
     Raises:
-        AdapterError: it is missing, empty, damaged, a pickle, of another method, or can't be fetched.
+        AdapterError: it is missing, empty, damaged, a pickle, of another method, or can't be downloaded.
     """
     folder = _folder_of(adapter)
     _require_files(folder)
@@ -80,7 +80,7 @@ def read_adapter(adapter: str) -> AdapterInfo:
         )
     _weights(folder)
     is_lora = peft_type == "LORA"
-    visual, textual = (0, 0) if is_lora else (_count(config, folder, side) for side in ("visual", "textual"))
+    visual, textual = (0, 0) if is_lora else (_count(config, folder, modality) for modality in ("visual", "textual"))
     return AdapterInfo(
         folder=folder,
         name=_name(adapter),
@@ -101,16 +101,16 @@ def read_adapter(adapter: str) -> AdapterInfo:
 
 
 def attach_adapter(loaded: LoadedBase, info: AdapterInfo, *, name: str = "default") -> Any:
-    """Put an adapter into a loaded base: strict in keys, shapes, geometry and base fingerprint.
+    """Attach an adapter to a loaded base; keys, shapes, geometry and base fingerprint must match exactly.
 
-    The processor is set to write as many image tokens as the adapter's ``visual_tokens`` asks for; `detach_adapter`
-    undoes both.
+    The processor is set to write as many image tokens as the adapter's ``visual_tokens`` needs; `detach_adapter` undoes
+    both.
 
     Returns:
         The PeftModel, in evaluation mode, without gradients.
 
     Raises:
-        AdapterError: the adapter does not fit this base; the message names both sides.
+        AdapterError: the adapter does not fit this base; the message names both.
     """
     if loaded.adapter is not None:
         raise AdapterError(f"the model holds the adapter {loaded.adapter.name} already", "detach_adapter takes it out")
@@ -124,7 +124,7 @@ def attach_adapter(loaded: LoadedBase, info: AdapterInfo, *, name: str = "defaul
 
 
 def detach_adapter(loaded: LoadedBase, model: Any) -> None:
-    """Take the adapter out of ``model`` (what `attach_adapter` returned): the base and its processor are as before."""
+    """Remove the adapter from ``model`` (returned by `attach_adapter`); base and processor are as before."""
     from m2pt_cli.families.processor import set_visual_tokens
     from m2pt_cli.models.attachment import unload
 
@@ -133,10 +133,10 @@ def detach_adapter(loaded: LoadedBase, model: Any) -> None:
 
 
 def require_same_base(info: AdapterInfo, base: str, fingerprint: str | None) -> None:
-    """Check that an adapter was trained on these very weights, as far as both sides say; ``base`` names them in errors.
+    """Check that an adapter was trained on these weights, if both fingerprints are known; errors name ``base``.
 
     Raises:
-        AdapterError: it was trained on others.
+        AdapterError: it was trained on other weights.
     """
     theirs, ours = info.base_fingerprint, fingerprint
     if theirs is not None and ours is not None and theirs != ours:
@@ -156,7 +156,7 @@ def _folder_of(adapter: str) -> Path:
     parent = folder.parent
     names = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
     near = difflib.get_close_matches(folder.name, names, n=1)
-    # runs/demo could be a Hub id as well; where there is a folder runs, it is meant.
+    # runs/demo could also be a Hub id; if the folder runs exists, the user means a folder in it.
     if parent.is_dir() or not _HUB_ID.fullmatch(adapter):
         hint = f"did you mean {parent / near[0]}?" if near else "train one: m2pt train --base nano --data demo"
         raise AdapterError(f"there is no adapter folder {adapter}", hint)
@@ -217,11 +217,11 @@ def _weights(folder: Path) -> list[StoredTensor]:
     return tensors
 
 
-def _count(config: dict[str, Any], folder: Path, side: str) -> int:
-    value = config.get(f"num_{side}_prompts")
+def _count(config: dict[str, Any], folder: Path, modality: str) -> int:
+    value = config.get(f"num_{modality}_prompts")
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise AdapterError(
-            f"{folder / CONFIG_FILE} is damaged: num_{side}_prompts is {value!r}", "copy the whole folder again"
+            f"{folder / CONFIG_FILE} is damaged: num_{modality}_prompts is {value!r}", "copy the whole folder again"
         )
     return value
 

@@ -1,4 +1,4 @@
-"""An adapter into a base and out of it again: the method's own strict loader, without PEFT's advice on stderr."""
+"""Attaches and detaches an adapter, with the method's strict loader and without PEFT's warnings on stderr."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def load_peft_model(model: Any, info: AdapterInfo, *, name: str) -> PeftModel:
-    """Attach an adapter to a bare base. Where it does not fit, the base is left as it was.
+    """Attach an adapter to a bare base. If it does not fit, the base is left unchanged.
 
     Raises:
-        AdapterError: the config or a weight does not fit the base, which names both sides; or the prompts do not act.
+        AdapterError: config or weights do not fit the base (the message names both), or the prompts have no effect.
     """
     with warnings.catch_warnings():
-        # PEFT warns of what the loader checks and raises.
+        # PEFT warns about problems that the loader checks and raises for.
         warnings.simplefilter("ignore")
         try:
             peft_model = load_adapter_strictly(model, info.folder, name)
@@ -42,7 +42,7 @@ def load_peft_model(model: Any, info: AdapterInfo, *, name: str) -> PeftModel:
 
 
 def unload(peft_model: Any) -> None:
-    """Take every adapter out again: the base is exactly what it was."""
-    # PEFT leaves the trained copies of whole modules (LoRA's projector) in the base.
+    """Remove every adapter; the base is exactly as it was before."""
+    # PEFT leaves the copies of modules that are trained in full (LoRA's projector) in the base.
     restore_originals(peft_model)
     peft_model.unload()

@@ -1,4 +1,4 @@
-"""A base on disk: whether its files are all there and hold the weights that its config promises. No torch."""
+"""Checks that the files of a base are complete and hold the weights that its config describes. No torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from m2pt_cli.families.geometry import Geometry
 from m2pt_cli.files.safetensors import StoredTensor, stored_tensors
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-# Checkpoints name weights after the modules of their day; these rules bring any to transformers' current names.
+# Older checkpoints use older module names; these rules convert them to transformers' current names.
 _RENAMES = (
     (re.compile(r"^(model\.)?language_model\.lm_head\."), "lm_head."),
     (re.compile(r"^language_model\.model\."), "model.language_model."),
@@ -21,7 +21,7 @@ _RENAMES = (
 
 
 def require_base_files(folder: Path) -> None:
-    """Raise UnavailableError that names every file a base needs and ``folder`` lacks."""
+    """Raise an UnavailableError that names every file that a base needs and ``folder`` lacks, if there is one."""
     missing = missing_base_files(folder)
     if not missing:
         return
@@ -35,7 +35,7 @@ def require_base_files(folder: Path) -> None:
 
 
 def missing_base_files(folder: Path) -> list[str]:
-    """The files that a base needs and ``folder`` lacks."""
+    """Return the files that a base needs and ``folder`` lacks."""
 
     def has(*names: str) -> bool:
         return any((folder / name).is_file() for name in names)
@@ -50,14 +50,14 @@ def missing_base_files(folder: Path) -> list[str]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder, one or many."""
+    """Return the safetensors files of a folder, a single one or all shards."""
     if (folder / INDEX).is_file():
         return [folder / name for name in _shards(folder)]
     return [folder / SINGLE]
 
 
 def base_tensors(folder: Path, geometry: Geometry) -> dict[str, StoredTensor]:
-    """Every weight of the base by its current name, as stored; other entries (buffers, a tied copy) are left out.
+    """Return every weight of the base by its current name, as stored; buffers and tied copies are skipped.
 
     Raises:
         UnavailableError: a file is damaged, or a weight is missing or of another shape than the config says.
@@ -88,7 +88,7 @@ def base_tensors(folder: Path, geometry: Geometry) -> dict[str, StoredTensor]:
 
 
 def current_name(name: str) -> str:
-    """A checkpoint's name of a weight as transformers names it today."""
+    """Convert the name of a weight in a checkpoint to its current name in transformers."""
     for pattern, replacement in _RENAMES:
         name, changed = pattern.subn(replacement, name)
         if changed:

@@ -1,4 +1,4 @@
-"""Names of bases: the known ones with their geometry and training defaults, local folders, and Hub ids. No torch."""
+"""Resolves names of bases: known aliases with geometry and training defaults, folders, and Hub ids. No torch."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 @dataclass(frozen=True, kw_only=True)
 class BaseDefaults:
-    """What a base trains best with, where the user says nothing; the names are those of `TrainSettings`.
+    """Training defaults of a base for values that the user does not set; named as in `TrainSettings`.
 
     Attributes:
         baseline_visual_prompts, baseline_textual_prompts: lengths of the prompt-only methods ``visual`` and
             ``textual`` (the paper's baselines are longer or shorter than its own prompts).
-        method_learning_rates: learning rates of the methods that are no prompt tuning, ``lora`` and ``full``.
+        method_learning_rates: learning rates of the methods without prompt tuning, ``lora`` and ``full``.
     """
 
     visual_prompts: int
@@ -69,7 +69,7 @@ class BaseDefaults:
     method_learning_rates: Mapping[str, float] = field(default_factory=dict)
 
     def for_method(self, method: str) -> dict[str, Any]:
-        """The defaults of one method, as the mapping that `TrainSettings.resolve` takes."""
+        """Return the defaults of one method, as the mapping that `TrainSettings.resolve` takes."""
         own = ("baseline_visual_prompts", "baseline_textual_prompts", "method_learning_rates")
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in own}
         if method in self.method_learning_rates:
@@ -86,15 +86,15 @@ class BaseDefaults:
 
 @dataclass(frozen=True)
 class BaseEntry:
-    """A base that can be named.
+    """A base that the user can select by name.
 
     Attributes:
-        name: what the user says and what an adapter records: an alias, a Hub id or a folder.
-        repo_id: its repository on the Hub; None where it is not one repository.
-        folder: its files, where they lie on this machine already.
-        known_geometry: its geometry, where that need not be read from ``folder``.
-        download_bytes: size of its weights on the Hub; None where nothing is downloaded.
-        parts: where no repository holds it whole, those it is assembled from: language model, vision tower, projector
+        name: what the user names and what an adapter records: an alias, a Hub id or a folder.
+        repo_id: its repository on the Hub; None if there is no single repository.
+        folder: the folder of its files, if they are on this machine.
+        known_geometry: its geometry, if it need not be read from ``folder``.
+        download_bytes: size of its weights on the Hub; None if nothing is downloaded.
+        parts: the repositories it is assembled from, if none holds all of it: language model, vision tower, projector
             (see `convert.llava_v1`).
     """
 
@@ -108,7 +108,7 @@ class BaseEntry:
 
     @cached_property
     def geometry(self) -> Geometry:
-        """Widths, depths and weights, read once. Raises UnavailableError where the folder holds no usable config."""
+        """Widths, depths and weights, read once. Raises UnavailableError if the folder has no usable config."""
         if self.known_geometry is not None:
             return self.known_geometry
         assert self.folder is not None
@@ -153,8 +153,8 @@ LLAVA_V1_7B = _llava(_clip_large(224), _llama(32000), "linear")
 LLAVA_15_7B = _llava(_clip_large(336), _llama(32064), "mlp")
 LLAVA_15_13B = _llava(_clip_large(336), _llama(32064, wide=True), "mlp")
 
-# The authors' training script; VPT and PTUM lengths from section 3. The learning rates of lora
-# and full are those of the LLaVA-1.5 release.
+# From the authors' training script; VPT and PTUM lengths from section 3 of the paper. The learning rates of lora and
+# full are those of the LLaVA-1.5 release.
 PAPER_DEFAULTS = BaseDefaults(
     visual_prompts=20,
     textual_prompts=10,
@@ -197,7 +197,7 @@ NANO_DEFAULTS = BaseDefaults(
 
 _ENTRIES = (
     BaseEntry("nano", None, NANO_FOLDER, None, NANO_DEFAULTS),
-    # llava-hf stores two bytes a parameter.
+    # llava-hf stores two bytes per parameter.
     BaseEntry(
         "llava-1.5-7b",
         "llava-hf/llava-1.5-7b-hf",
@@ -230,28 +230,27 @@ _ENTRIES = (
 
 
 def base_names() -> tuple[str, ...]:
-    """The aliases of known bases."""
+    """Return the aliases of known bases."""
     return tuple(entry.name for entry in _ENTRIES)
 
 
 def find_base(name: str) -> BaseEntry | None:
-    """The known base of this alias or Hub id; None for any other name."""
+    """Return the known base with this alias or Hub id; None for any other name."""
     return next((entry for entry in _ENTRIES if name in (entry.name, entry.repo_id)), None)
 
 
-def resolve_base_name(said: str | None, of_adapter: str | None) -> str:
-    """The base to use: the flag's, the adapter's own, ``$M2PT_BASE``, then ``llava-1.5-7b``."""
-    return said or of_adapter or os.environ.get("M2PT_BASE") or DEFAULT_BASE
+def resolve_base_name(from_flag: str | None, from_adapter: str | None) -> str:
+    """Return the base to use: the flag's, else the adapter's, else ``$M2PT_BASE``, else ``llava-1.5-7b``."""
+    return from_flag or from_adapter or os.environ.get("M2PT_BASE") or DEFAULT_BASE
 
 
 def entry_of(base: str) -> BaseEntry:
-    """What is known of a base: an alias, a folder with a ``config.json`` (or that file), or a Hub id, whose config is
-    fetched.
+    """Look up a base: an alias, a folder with a ``config.json`` (or that file), or a Hub id (its config is fetched).
 
-    An alias wins over a folder of that name (``./nano`` is the folder), a folder over a Hub id.
+    An alias takes precedence over a folder of that name (``./nano`` is the folder), a folder over a Hub id.
 
     Raises:
-        UnavailableError: no such name, folder or repository, or a model that was never tested.
+        UnavailableError: no such name, folder or repository, or the model is untested.
     """
     entry = find_base(base)
     if entry is not None:
@@ -275,20 +274,20 @@ def entry_of(base: str) -> BaseEntry:
 
 
 def _unlisted(name: str, geometry: Geometry, *, repo_id: str | None = None, folder: Path | None = None) -> BaseEntry:
-    """A base outside the catalogue: it trains as the known one of its geometry does, else as the paper."""
+    """Return the entry of another base; defaults are those of a known base of this geometry or the paper's."""
     known = (entry for entry in _ENTRIES if entry.known_geometry or (NANO_FOLDER / "config.json").is_file())
     defaults = next((entry.defaults for entry in known if entry.geometry == geometry), PAPER_DEFAULTS)
     if geometry.model_type == "llava_next":
-        # Its prompt format differs from release to release, and only its processor can cut an image into tiles.
+        # The prompt format differs between releases, and only the processor can cut an image into tiles.
         defaults = replace(defaults, template="base", image_fit="base")
     return BaseEntry(name, repo_id, folder, geometry, defaults)
 
 
 def read_geometry(folder: Path) -> Geometry:
-    """The geometry of a folder's ``config.json``.
+    """Read the geometry from a folder's ``config.json``.
 
     Raises:
-        UnavailableError: no config.json, or one that can't be read or was never tested.
+        UnavailableError: there is no config.json, it can't be read, or its model is untested.
     """
     file = folder / "config.json"
     if not file.is_file():

@@ -1,7 +1,7 @@
-"""How many parameters a method trains, by arithmetic: no weights, no torch.
+"""Counts the parameters that a method trains, by arithmetic: no weights, no torch.
 
-`trained_weights` lists every trained tensor under the name it has in the saved adapter; counts, shares and the size of
-the file follow from that one list. A test holds it against PEFT models built on the meta device.
+`trained_weights` lists every trained tensor by its name in the saved adapter; counts, percentages and the size of the
+file follow from that list. A test compares it with PEFT models built on the meta device.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from m2pt_cli.records import ParameterCounts
 from m2pt_cli.settings import INTERACTIONS, METHODS, VISUAL_TOKENS, closest, raise_faults
 
 GROUPS = ("visual_prompts", "textual_prompts", "interaction", "lm_head", "vision_tower", "projector", "language_model")
-# Where PEFT hangs the base in the names it saves.
+# Prefix of the base in the names that PEFT saves.
 _PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What is trained; the names are those of `TrainSettings`.
+    """What to train; named as in `TrainSettings`.
 
     Raises:
-        SettingsError: every bad value at once.
+        SettingsError: a value is invalid; the message lists all.
     """
 
     method: str = "m2pt"
@@ -58,30 +58,30 @@ class Recipe:
 
     @property
     def is_prompted(self) -> bool:
-        """Whether it is M²PT or one of its parts."""
+        """Whether the method is M²PT or one of its parts."""
         return self.method not in ("lora", "full")
 
     @property
     def prompts(self) -> tuple[int, int]:
-        """Visual and textual prompts that the method has."""
+        """Number of visual and textual prompts that the method uses."""
         visual = self.visual_prompts if self.method in ("m2pt", "visual") else 0
         return visual, self.textual_prompts if self.method in ("m2pt", "textual") else 0
 
     def resolved_interaction(self, geometry: Geometry) -> str:
-        """``auto`` trains a linear projector itself and puts a linear layer beside an MLP."""
+        """Resolve ``auto``: train the projector if it is linear, else add a linear layer in parallel to it."""
         if self.interaction != "auto":
             return self.interaction
         return "projector" if geometry.projector == "linear" else "residual"
 
 
 def trained_weights(geometry: Geometry, recipe: Recipe) -> Iterator[Weight]:
-    """Every trained tensor: its group, its name in the saved file, its shape.
+    """Yield every trained tensor: its group, its name in the saved file, its shape.
 
     Raises:
         SettingsError: the recipe can't be trained on this base.
     """
     if recipe.method == "full":
-        # LLaVA's own practice: the vision tower stays frozen.
+        # As in LLaVA's own recipe, the vision tower stays frozen.
         yield from (weight for weight in geometry.weights() if weight.group != "vision_tower")
     elif recipe.method == "lora":
         yield from _lora(geometry, recipe.lora_rank, with_projector=recipe.interaction != "none")
@@ -121,7 +121,7 @@ def _prompted(geometry: Geometry, recipe: Recipe) -> Iterator[Weight]:
 
 
 def _lora(geometry: Geometry, rank: int, *, with_projector: bool) -> Iterator[Weight]:
-    """LoRA on every linear layer of the language model's blocks, and the whole projector unless it is left out."""
+    """LoRA on every linear layer of the language model's blocks, and the whole projector if wanted."""
     for weight in geometry.weights():
         if weight.group == "language_model" and weight.name.endswith("_proj.weight"):
             name, (outputs, inputs) = _PREFIX + weight.name.removesuffix(".weight"), weight.shape
@@ -140,7 +140,7 @@ def _projector(geometry: Geometry, group: str) -> Iterator[Weight]:
 def count_parameters(base: str, geometry: Geometry, recipe: Recipe) -> ParameterCounts:
     """Count what ``recipe`` trains on a base of this geometry.
 
-    ``bytes`` is the size of ``adapter_model.safetensors`` to the byte; of ``full``, which saves a model folder, the
+    ``bytes`` is the exact size of ``adapter_model.safetensors``; for ``full``, which saves a model folder, it is the
     size of all weights in fp32.
 
     Raises:
@@ -159,7 +159,7 @@ def count_parameters(base: str, geometry: Geometry, recipe: Recipe) -> Parameter
 
 
 def count_adapter(base: str, geometry: Geometry, info: AdapterInfo) -> ParameterCounts:
-    """Count the weights of a saved adapter, from the header of its file; ``base`` names what it is measured against."""
+    """Count the weights of a saved adapter from its file's header, relative to the base named ``base``."""
     weights = [Weight(_group(tensor.name, info), tensor.name, tensor.shape) for tensor in info.tensors()]
     recipe = Recipe(
         method=info.method,
@@ -182,14 +182,13 @@ def count_adapter(base: str, geometry: Geometry, info: AdapterInfo) -> Parameter
 
 
 def without_effect(geometry: Geometry, recipe: Recipe) -> int:
-    """Trained parameters that influence nothing: prompts of vision layers whose output nobody reads.
+    """Return the number of trained parameters without effect: prompts of vision layers whose output is not used.
 
-    The features are the input of layer i, so prompts from layer i on are without effect; with
-    ``visual_tokens="official"`` layer i's prompts are part of that input, but for row 0, which is dropped.
+    The features are the input of layer i, so prompts from layer i on have no effect; with ``visual_tokens="official"``
+    layer i's prompts are part of that input, except the first prompt, which is dropped.
     """
     visual, width = recipe.prompts[0], geometry.vision.hidden_size
-    read = max(geometry.feature_indices)
-    unread = geometry.vision.num_layers - read
+    unread = geometry.vision.num_layers - max(geometry.feature_indices)
     if not (visual and recipe.is_prompted and unread > 0):
         return 0
     if recipe.visual_tokens == "official":
@@ -218,7 +217,7 @@ def _counts(
 
 
 def _group(name: str, info: AdapterInfo) -> str:
-    """The group of a saved weight, by its name."""
+    """Return the group of a saved weight, by its name."""
     is_lora = info.peft_type == "LORA"
     if "m2pt_prompts" in name:
         return "visual_prompts" if ".vision_tower." in name else "textual_prompts"
@@ -230,7 +229,7 @@ def _group(name: str, info: AdapterInfo) -> str:
 
 
 def _require_fit(base: str, geometry: Geometry, recipe: Recipe, weights: list[Weight], info: AdapterInfo) -> None:
-    """An M²PT adapter holds exactly what its config says of this base."""
+    """Raise an AdapterError unless an M²PT adapter holds exactly the weights that its config needs on this base."""
     wanted = {weight.name: weight.shape for weight in trained_weights(geometry, recipe)}
     found = {weight.name: weight.shape for weight in weights}
     if wanted != found:

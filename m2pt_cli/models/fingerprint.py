@@ -1,4 +1,4 @@
-"""The fingerprint of a base: which weights an adapter was trained on, whatever type they were loaded in."""
+"""The fingerprint of a base: identifies the weights an adapter was trained on, whatever dtype they were loaded in."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SAMPLES = 64
 
 
 def base_fingerprint(folder: Path) -> str:
-    """sha256 over geometry, names and shapes of all weights, and 64 evenly spaced values of every 2-D weight.
+    """Hash (sha256) geometry, names and shapes of all weights, and 64 evenly spaced values of every 2-D weight.
 
-    The values are the bytes of the files, so the type on the device and quantisation at loading do not matter; names
-    are transformers' current ones, so neither do the age and the sharding of the checkpoint. Only the sampled pages
-    are read.
+    The values are the bytes in the files, so the dtype on the device and quantisation at loading do not matter; names
+    are transformers' current ones, so the age and the sharding of the checkpoint do not matter either. Only the sampled
+    pages are read.
 
     Raises:
-        UnavailableError: the folder is no base, or its weights are damaged or not those of its config.
+        UnavailableError: the folder is not a base, or its weights are damaged or do not match its config.
     """
     geometry = read_geometry(folder)
     digest = hashlib.sha256(json.dumps(dataclasses.asdict(geometry), sort_keys=True).encode())
@@ -46,6 +46,6 @@ def base_fingerprint(folder: Path) -> str:
 def _open_for_samples(file: Path) -> BinaryIO:
     stream = file.open("rb", buffering=0)
     if hasattr(os, "posix_fadvise"):
-        # Without this the kernel reads ahead at every sample: gigabytes at 7B.
+        # Without this the kernel reads ahead at every sample: gigabytes for a 7B base.
         os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
     return cast(BinaryIO, stream)

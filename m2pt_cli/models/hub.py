@@ -1,4 +1,4 @@
-"""Bases and adapters on the Hugging Face Hub: fetched once, found again offline, failures in words. No torch."""
+"""Downloads bases and adapters from the Hugging Face Hub; cached copies are found offline. No torch."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from m2pt_cli.models.base_files import missing_base_files
 Report = Callable[[str], None]
 
 ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE)
-# Weights as safetensors only: a pickle can run code. The rest is what configs, tokenizers and processors consist of.
+# Weights only as safetensors, because a pickle can run code; and the files of configs, tokenizers and processors.
 _WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 _TEXTS = (".json", ".jinja", ".txt", ".model")
 
 
 def fetch_config(repo_id: str) -> Path:
-    """A folder that holds the ``config.json`` of a base on the Hub. Raises UnavailableError."""
+    """Return a folder with the ``config.json`` of a base on the Hub. Raises UnavailableError."""
     from huggingface_hub import hf_hub_download
 
     cached = _cached_folder(repo_id, "config.json")
@@ -34,10 +34,10 @@ def fetch_config(repo_id: str) -> Path:
 
 
 def fetch_base(repo_id: str, *, report: Report | None = None) -> Path:
-    """The folder of a base on the Hub; only what the cache lacks is downloaded, never a pickle.
+    """Return the folder of a base on the Hub; only files missing from the cache are downloaded, never a pickle.
 
     Args:
-        report: told size, place and free disk before anything is downloaded.
+        report: called with size, folder and free disk space before a download.
 
     Raises:
         UnavailableError: no such repository, no access, no network, or no safetensors weights in it.
@@ -51,7 +51,7 @@ def fetch_base(repo_id: str, *, report: Report | None = None) -> Path:
 
 
 def fetch_texts(repo_id: str, *, report: Report | None = None) -> Path:
-    """The folder of a base's configs, tokenizer and processor, without its weights. Raises UnavailableError."""
+    """Return the folder of a base's configs, tokenizer and processor, without weights. Raises UnavailableError."""
     cached = _cached_folder(repo_id, "config.json")
     if cached is not None and not [name for name in missing_base_files(cached) if not name.endswith(".safetensors")]:
         return cached
@@ -60,7 +60,7 @@ def fetch_texts(repo_id: str, *, report: Report | None = None) -> Path:
 
 
 def fetch_adapter(repo_id: str, *, report: Report | None = None) -> Path:
-    """The folder of an adapter on the Hub. Raises AdapterError."""
+    """Return the folder of an adapter on the Hub. Raises AdapterError."""
     cached = _cached_folder(repo_id, ADAPTER_FILES[0])
     if cached is not None and all((cached / name).is_file() for name in ADAPTER_FILES):
         return cached
@@ -77,12 +77,13 @@ def fetch_chosen(
     is_complete: Callable[[Path], bool],
     report: Report | None = None,
 ) -> Path:
-    """The folder of some files of a repository, pickles among them if chosen: for readers that run no code.
+    """Return the folder of chosen files of a repository, even pickles, for readers that do not run their code.
 
     Args:
-        choose: the names to fetch, from the sizes of all files.
+        choose: takes the sizes of all files by name and returns the names to download.
         what: ``adapter`` or ``base``, for messages.
-        found_by: files by one of which a copy in the cache is known; ``is_complete`` says whether that copy will do.
+        found_by: files of which a cached copy holds at least one.
+        is_complete: whether a cached copy is sufficient.
 
     Raises:
         M2PTError: as `fetch_base` and `fetch_adapter`.
@@ -96,7 +97,7 @@ def fetch_chosen(
 
 
 def _cached_folder(repo_id: str, name: str) -> Path | None:
-    """The cached snapshot that holds the file ``name``; what else it holds is for the caller to check."""
+    """Return the cached snapshot that holds the file ``name``; the caller checks its other files."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -114,18 +115,18 @@ def _download(repo_id: str, choose: Callable[[str, dict[str, int]], list[str]], 
     sizes = {entry.rfilename: entry.size or 0 for entry in info.siblings or []}
     names = choose(repo_id, sizes)
     lacking = [name for name in names if not isinstance(try_to_load_from_cache(repo_id, name, revision=info.sha), str)]
-    place = Path(constants.HF_HUB_CACHE)
-    free = shutil.disk_usage(next(folder for folder in (place, *place.parents) if folder.exists())).free
+    cache = Path(constants.HF_HUB_CACHE)
+    free = shutil.disk_usage(next(folder for folder in (cache, *cache.parents) if folder.exists())).free
     need = sum(sizes[name] for name in lacking)
     if report is not None:
-        report(f"downloading {repo_id}: {gigabytes(need)} to {place} ({gigabytes(free)} free)")
+        report(f"downloading {repo_id}: {gigabytes(need)} to {cache} ({gigabytes(free)} free)")
     if need > free:
         raise DeviceError(
-            f"{repo_id} needs {gigabytes(need)}, and {place} has {gigabytes(free)} free",
+            f"{repo_id} needs {gigabytes(need)}, and {cache} has {gigabytes(free)} free",
             "set HF_HOME to a folder on a larger disk, or use --base nano",
         )
     with _bars_on_a_terminal_only():
-        # By branch, not by commit: the cache then remembers the branch's commit and is found again offline.
+        # By branch, not by commit: the cache then records the branch's commit, and the files are found offline.
         return Path(snapshot_download(repo_id, revision="main", allow_patterns=names))
 
 
@@ -147,9 +148,9 @@ def _base_files(repo_id: str, sizes: dict[str, int]) -> list[str]:
     weights = [name for name in sizes if _WEIGHTS.fullmatch(name)]
     if not weights:
         pickles = [name for name in sizes if name.endswith((".bin", ".pt", ".pth"))]
-        said = f"only {pickles[0]}, a pickle, which can run code and is not read" if pickles else "no weights at all"
+        found = f"only {pickles[0]}, a pickle, which can run code and is not read" if pickles else "no weights at all"
         raise UnavailableError(
-            f"{repo_id} holds no model.safetensors: {said}",
+            f"{repo_id} holds no model.safetensors: {found}",
             "convert it with save_pretrained and give the folder with --base, or use --base llava-1.5-7b",
         )
     return [*weights, *_text_files(repo_id, sizes)]
@@ -172,7 +173,7 @@ def _adapter_files(repo_id: str, sizes: dict[str, int]) -> list[str]:
 
 @contextmanager
 def _hub_errors(what: str, repo_id: str, *, command: str | None = None) -> Iterator[None]:
-    """The Hub's failures as M2PTErrors: AdapterError for an adapter, else UnavailableError."""
+    """Turn errors of the Hub into M2PTErrors: AdapterError for an adapter, else UnavailableError."""
     from huggingface_hub import constants
     from huggingface_hub.errors import (
         EntryNotFoundError,

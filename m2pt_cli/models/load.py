@@ -1,4 +1,4 @@
-"""A base, its processor and its fingerprint, on a device."""
+"""Loads a base onto a device, with its processor and fingerprint."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ __all__ = [
 
 Report = Callable[[str], None]
 QUANTIZATIONS = ("4bit", "8bit")
-# From this size on a CPU takes minutes for an answer.
+# From this number of parameters on, a CPU takes minutes per answer.
 _NEEDS_GPU = 1_000_000_000
 
 
@@ -56,7 +56,7 @@ class LoadedBase:
 
     Attributes:
         model: in evaluation mode, no parameter requires a gradient; a PeftModel once an adapter is attached.
-        processor: tokenizer and image processor; writes ``<image>`` as often as the features have rows.
+        processor: tokenizer and image processor; writes one ``<image>`` token per image feature.
         name: what an adapter records as its base: an alias, a Hub id or a folder.
         fingerprint: `base_fingerprint` of its files.
         adapter: the adapter in ``model``, if any.
@@ -80,44 +80,44 @@ def load_base(
     quantization: str | None = None,
     report: Report | None = None,
 ) -> LoadedBase:
-    """Load a base straight onto a device, after checking everything that costs less.
+    """Load a base directly onto a device, after all cheaper checks.
 
     Args:
         base: alias, Hub id or folder.
-        device: ``cpu``, ``cuda``, ``cuda:N``, ``mps``; None for ``$M2PT_DEVICE``, then the best there is.
+        device: ``cpu``, ``cuda``, ``cuda:N``, ``mps``; None for ``$M2PT_DEVICE``, else the best available.
         dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
         quantization: None, ``4bit`` or ``8bit`` (bitsandbytes, of the language model alone).
-        report: told in a line what is about to be downloaded, where to, and the free disk.
+        report: called with one line on download, folder and free disk space before a download.
 
     Raises:
-        UnavailableError: the base can't be had, is damaged, or is of a class never tested.
-        DeviceError: no such device, or a large base without a GPU.
-        SettingsError: a device or a quantisation that does not exist.
+        UnavailableError: the base is not available, is damaged, or is of an untested class.
+        DeviceError: the device does not exist, or the base is large and there is no GPU.
+        SettingsError: the name of the device or of the quantisation is unknown.
     """
     entry = entry_of(base)
-    place = choose_device(device)
-    kind = choose_dtype(dtype, place)
+    target = choose_device(device)
+    weight_dtype = choose_dtype(dtype, target)
     geometry = entry.geometry
     require_fast_enough(entry, device)
-    options = _quantization_options(quantization, kind, place)
+    options = _quantization_options(quantization, weight_dtype, target)
     folder = base_folder(entry, report=report)
     require_base_files(folder)
     base_tensors(folder, geometry)
     processor = load_processor(folder, geometry)
-    model = _load_model(folder, geometry, kind, place, options)
-    # Now, because loading has just read the files: the samples come from memory.
+    model = _load_model(folder, geometry, weight_dtype, target, options)
+    # After loading, which leaves the sampled bytes in the page cache.
     fingerprint = base_fingerprint(folder)
     name = entry.repo_id or entry.name
     # PEFT writes this name into an adapter's config.
     model.name_or_path = model.config._name_or_path = name
-    return LoadedBase(model, processor, name, entry, fingerprint, place, kind)
+    return LoadedBase(model, processor, name, entry, fingerprint, target, weight_dtype)
 
 
 def require_fast_enough(entry: BaseEntry, device: str | None) -> None:
-    """Refuse a large base where there is no GPU and the user did not ask for the CPU.
+    """Refuse a large base if there is no GPU and the user did not choose a device.
 
     Raises:
-        DeviceError: with an estimate of what it would cost.
+        DeviceError: the base is refused; the message estimates memory and time.
     """
     if said_device(device) is not None or entry.geometry.total_parameters < _NEEDS_GPU:
         return
@@ -126,10 +126,10 @@ def require_fast_enough(entry: BaseEntry, device: str | None) -> None:
 
 
 def load_base_processor(entry: BaseEntry, *, report: Report | None = None) -> Any:
-    """The processor of a base alone: no weights are fetched or read.
+    """Load only the processor of a base; no weights are downloaded or read.
 
     Raises:
-        UnavailableError: the base can't be had, or its processor can't be used.
+        UnavailableError: the base is not available, or its processor can't be used.
     """
     if entry.folder is None:
         from m2pt_cli.convert.llava_v1 import assembled_texts
@@ -140,10 +140,10 @@ def load_base_processor(entry: BaseEntry, *, report: Report | None = None) -> An
 
 
 def base_folder(entry: BaseEntry, *, report: Report | None = None) -> Path:
-    """The files of a base on this machine: downloaded, and for one of several parts assembled, where they are not yet.
+    """Return the local folder of a base, which is downloaded or assembled from its parts if needed.
 
     Raises:
-        UnavailableError: the base can't be had.
+        UnavailableError: the base is not available.
         DeviceError: the disk is too small.
     """
     if entry.folder is not None:
@@ -199,25 +199,28 @@ def _quantization_options(quantization: str | None, dtype: torch.dtype, device: 
         raise DeviceError(f"{quantization} quantisation needs a CUDA device, not {device.type}", "leave it out")
     from transformers import BitsAndBytesConfig
 
-    # The tower and the projector are small, and their widths carry the method's own weights.
-    kept = ["vision_tower", "multi_modal_projector", "lm_head"]
+    # Not quantised: the tower and the projector are small, and the method's weights have their widths.
+    not_quantised = ["vision_tower", "multi_modal_projector", "lm_head"]
     if quantization == "8bit":
-        config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
+        config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=not_quantised)
     else:
         config = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=kept
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=not_quantised,
         )
     return {"quantization_config": config}
 
 
 def _too_slow(name: str, geometry: Geometry) -> DeviceError:
-    """What a large base would cost on this CPU, from the time of one matrix product."""
-    side = 768
-    matrix = torch.ones(side, side)
+    """Return the error with the cost of a large base on this CPU, estimated from the time of one matrix product."""
+    size = 768
+    matrix = torch.ones(size, size)
     matrix @ matrix
     started = time.perf_counter()
     matrix @ matrix
-    speed = 2 * side**3 / max(time.perf_counter() - started, 1e-6)
+    speed = 2 * size**3 / max(time.perf_counter() - started, 1e-6)
     total = geometry.total_parameters
     # Two operations per parameter and token; an image and a short question are about this many tokens.
     tokens = geometry.vision.num_patches + 64

@@ -1,4 +1,4 @@
-"""Several processes: how they find each other, share work and wait for one another."""
+"""Runs with several processes: process groups, sharding and synchronisation."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ Value = TypeVar("Value")
 
 
 def process_count() -> int:
-    """How many processes train together (``WORLD_SIZE`` as torchrun and accelerate set it)."""
+    """Return the number of processes of the run (``WORLD_SIZE``, as torchrun and accelerate set it)."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_first_process() -> bool:
-    """Whether this process is the one that prints and writes (``RANK``)."""
+    """Whether this is the process that prints and writes (``RANK`` 0)."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
 def connected(settings: TrainSettings) -> Iterator[None]:
-    """Joined to the other processes, and parted from them at the end; nothing to do when there are none.
+    """Initialise the process group for the block and destroy it at the end; do nothing for a single process.
 
-    Left to the interpreter's shutdown, the threads of a process group may still run when there is no interpreter for
-    them to come back to, and a process that has done all its work ends with SIGABRT.
+    If the group were left to the interpreter's shutdown, its threads could outlive the interpreter, and a process that
+    has finished its work would end with SIGABRT.
     """
     if process_count() == 1:
         yield
         return
     import torch
 
-    if torch.distributed.is_initialized():  # the caller's own group: it stays
+    if torch.distributed.is_initialized():  # the group belongs to the caller, who destroys it
         yield
         return
     _join(settings)
@@ -45,7 +45,7 @@ def connected(settings: TrainSettings) -> Iterator[None]:
         yield
         torch.distributed.barrier()
     except BaseException:
-        # NCCL would wait for what the other processes still owe, and they for this one; gloo lets go.
+        # Destroying an NCCL group would wait for the other processes, and they for this one; gloo does not wait.
         if torch.distributed.get_backend() == "gloo":
             torch.distributed.destroy_process_group()
         raise
@@ -66,7 +66,7 @@ def _join(settings: TrainSettings) -> None:
 
 
 def first_then_others(work: Callable[[], Value]) -> Value:
-    """``work()`` in the first process, then in the others, which find downloaded files in place."""
+    """Run ``work()`` in the first process, then in the others, which find the downloaded files in the cache."""
     if process_count() == 1:
         return work()
     import torch
@@ -80,7 +80,7 @@ def first_then_others(work: Callable[[], Value]) -> Value:
 
 
 def agreed(value: Value) -> Value:
-    """The first process's ``value``, in every process."""
+    """Return the first process's ``value`` in every process."""
     if process_count() == 1:
         return value
     import torch
@@ -90,14 +90,14 @@ def agreed(value: Value) -> Value:
     return shared[0]
 
 
-# All have loaded the same base when they first meet; one that is not there by then has failed.
-_MEETING = timedelta(minutes=30)
-# A process may be done long before the others. One that ends early closes its connections, which ends the waiting.
-_PATIENCE = timedelta(days=7)
+# All processes have loaded the same base when they join; one that has not joined by then has failed.
+_JOIN_TIMEOUT = timedelta(minutes=30)
+# A process may finish long before the others. One that fails closes its connections, which ends the wait.
+_WAIT_TIMEOUT = timedelta(days=7)
 
 
-class OfImage(Protocol):
-    """Something that is about an image, or about none."""
+class HasImage(Protocol):
+    """An object that names its image, if it has one."""
 
     @property
     def id(self) -> str: ...
@@ -106,34 +106,34 @@ class OfImage(Protocol):
     def image_name(self) -> str | None: ...
 
 
-Shared = TypeVar("Shared", bound=OfImage)
+Shared = TypeVar("Shared", bound=HasImage)
 
 
 @dataclass
 class Sharding:
-    """Which part of the work this process does."""
+    """The part of the work that this process does."""
 
     rank: int = 0
     world: int = 1
     _has_joined: bool = field(default=False, init=False)
-    # None: all processes of a group that another has made
+    # None: the default group, initialised by the caller
     _group: Any = field(default=None, init=False)
 
     @classmethod
     def from_environment(cls) -> Sharding:
-        """The share that the launcher gave to this process; all the work where there is none.
+        """Return the shard that the launcher assigned to this process; without a launcher, all the work.
 
         Raises:
-            SettingsError: RANK or WORLD_SIZE are not what a launcher sets.
+            SettingsError: RANK or WORLD_SIZE is invalid.
         """
-        words = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+        values = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
         try:
-            share = cls(*(int(word) for word in words))
+            shard = cls(*(int(value) for value in values))
         except ValueError:
-            share = cls(0, 0)
-        if not 0 <= share.rank < share.world:
-            raise SettingsError(f"RANK={words[0]} and WORLD_SIZE={words[1]} are no share", "start it with torchrun")
-        return share
+            shard = cls(0, 0)
+        if not 0 <= shard.rank < shard.world:
+            raise SettingsError(f"RANK={values[0]} and WORLD_SIZE={values[1]} are not valid", "start it with torchrun")
+        return shard
 
     @property
     def is_first(self) -> bool:
@@ -141,19 +141,19 @@ class Sharding:
         return self.rank == 0
 
     def of(self, items: Sequence[Shared]) -> list[Shared]:
-        """This process's questions: whole images, dealt out in turn, so that shared prefixes stay shared."""
+        """Return this process's items: images are assigned in turn, so that items of one image stay together."""
         if self.world == 1:
             return list(items)
-        turns: dict[str, int] = {}
+        ranks: dict[str, int] = {}
         for item in items:
-            turns.setdefault(item.image_name or item.id, len(turns) % self.world)
-        return [item for item in items if turns[item.image_name or item.id] == self.rank]
+            ranks.setdefault(item.image_name or item.id, len(ranks) % self.world)
+        return [item for item in items if ranks[item.image_name or item.id] == self.rank]
 
     def wait(self) -> None:
-        """Go on when every process has come here.
+        """Block until every process has called this.
 
         Raises:
-            GenerationError: another process has ended before.
+            GenerationError: another process has ended early.
         """
         if self.world == 1:
             return
@@ -161,9 +161,9 @@ class Sharding:
 
         try:
             if not distributed.is_initialized():
-                distributed.init_process_group("gloo", timeout=_MEETING)
+                distributed.init_process_group("gloo", timeout=_JOIN_TIMEOUT)
                 self._has_joined = True
-                self._group = distributed.new_group(backend="gloo", timeout=_PATIENCE)
+                self._group = distributed.new_group(backend="gloo", timeout=_WAIT_TIMEOUT)
             distributed.barrier(self._group)
         except RuntimeError as error:
             raise GenerationError(
@@ -172,12 +172,12 @@ class Sharding:
             ) from None
 
     def leave(self) -> None:
-        """Part from the others; the last thing a process does here.
+        """Destroy the process group; call this last.
 
-        Left to the interpreter's shutdown, the threads of a process group may outlive what they come back to, and a
-        process that has done all its work ends with SIGABRT.
+        If the group were left to the interpreter's shutdown, its threads could outlive the interpreter, and a process
+        that has finished its work would end with SIGABRT.
         """
-        if self._has_joined:  # another's group stays
+        if self._has_joined:  # a group of the caller is kept
             from torch import distributed
 
             distributed.destroy_process_group()

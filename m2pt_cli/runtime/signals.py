@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: stop after the step, or leave with the right exit code."""
+"""Handles Ctrl-C and SIGTERM: stop after the current step, or exit with the right exit code."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from m2pt_cli.errors import Interrupted
 
 @dataclass
 class StopRequest:
-    """The signal that asked for a stop; None while nobody did."""
+    """The signal that requested a stop; None if there was none."""
 
     signal_number: int | None = None
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Note the first SIGINT or SIGTERM instead of dying of it; a second one acts as usual.
+    """Record the first SIGINT or SIGTERM instead of terminating; a second one acts as usual.
 
-    Outside the main thread, where Python handles no signals, the request simply stays empty.
+    Outside the main thread, where Python handles no signals, the request stays empty.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -36,12 +36,12 @@ def stop_on_signals() -> Iterator[StopRequest]:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def record(number: int, frame: FrameType | None) -> None:
         request.signal_number = number
         restore()
 
     for number in numbers:
-        signal.signal(number, note)
+        signal.signal(number, record)
     try:
         yield request
     finally:
@@ -49,12 +49,12 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, raised where the main thread stands, as Python does for Ctrl-C."""
+    """SIGTERM, raised as an exception in the main thread, as Python does for Ctrl-C."""
 
 
 @contextmanager
 def stop_on_sigterm() -> Iterator[None]:
-    """Within it SIGTERM raises `Terminated`; it, or Ctrl-C, leaves as Interrupted (exit code 143, 130).
+    """Within the block, turn SIGTERM and Ctrl-C into `Interrupted` (exit code 143 and 130).
 
     Outside the main thread, where Python handles no signals, nothing changes.
     """
@@ -76,5 +76,5 @@ def stop_on_sigterm() -> Iterator[None]:
 
 
 def how_stopped(stop: KeyboardInterrupt) -> tuple[str, int]:
-    """What happened in a word, and the number of the signal."""
+    """Return what happened, in one word, and the number of the signal."""
     return ("terminated", signal.SIGTERM) if isinstance(stop, Terminated) else ("interrupted", signal.SIGINT)

@@ -1,7 +1,7 @@
-"""Frozen settings of each command, from YAML and flags, with every fault reported at once.
+"""Frozen settings of each command, read from YAML and flags; all errors are reported together.
 
-A value of None means "not said": `TrainSettings.resolve` fills it from the defaults of the base (the catalogue's, see
-``m2pt_cli.models.catalog``). This package imports no torch, so that a mistake in a flag costs no waiting.
+None means that the user did not set the value: `TrainSettings.resolve` fills it from the defaults of the base (see
+``m2pt_cli.models.catalog``). This package imports no torch, so that an invalid flag is reported without delay.
 """
 
 from m2pt_cli.settings.base import (

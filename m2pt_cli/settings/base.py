@@ -1,4 +1,4 @@
-"""What all settings share: checks, choices, and values from YAML."""
+"""Common to all settings: validation, allowed values, and conversion of YAML values."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ REPORTERS = ("none", "tensorboard", "wandb", "trackio")
 TEMPLATES = ("vicuna_v1", "llava_v1", "plain", "base")
 WORDINGS = ("m2pt-1", "stored")
 PROTOCOLS = ("official", "lmms-eval")
-# What m2pt attn-map looks at, and the files it writes.
+# What m2pt attn-map analyses, and the file types it writes.
 ATTENTION_PARTS = ("language", "vision", "overlay", "prompts")
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 VALUES_SUFFIXES = (".npz", ".json")
 
 
 def closest(name: str, choices: Iterable[str]) -> str:
-    """``. Did you mean 'x'?`` for the nearest of ``choices``, or an empty string."""
+    """Return ``. Did you mean 'x'?`` for the nearest of ``choices``, or an empty string."""
     near = difflib.get_close_matches(name, list(choices), n=1)
     return f". Did you mean {near[0]!r}?" if near else ""
 
 
 def flag(name: str) -> str:
-    """The flag of a setting: ``learning_rate`` -> ``--learning-rate``."""
+    """Return the flag of a setting: ``learning_rate`` -> ``--learning-rate``."""
     return "--" + name.replace("_", "-")
 
 
 def raise_faults(faults: list[str], hint: str | None = None) -> None:
-    """Raise one `SettingsError` that lists the first 20 faults and their number; nothing if there are none."""
+    """Raise one `SettingsError` with the first 20 faults and their number; do nothing if there are none."""
     if not faults:
         return
     shown = "; ".join(faults[:20])
@@ -49,12 +49,17 @@ def raise_faults(faults: list[str], hint: str | None = None) -> None:
 
 
 def repeated(names: Iterable[str]) -> list[str]:
+    """Return the names that occur more than once."""
     counts = Counter(names)
     return [name for name, count in counts.items() if count > 1]
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
-    """A YAML mapping, read with ``safe_load``: nothing in it can run code."""
+    """Read a YAML mapping with ``safe_load``, so that nothing in it can run code.
+
+    Raises:
+        InputError: the file can't be read, or is not a YAML mapping.
+    """
     import yaml
 
     try:
@@ -71,33 +76,34 @@ def read_yaml(file: Path) -> dict[str, Any]:
 
 
 def convert(value: Any, annotation: str) -> Any:
-    """``value`` as the annotated type of a setting; YAML reads ``7e-4`` as text, so numbers are parsed from text too.
+    """Convert ``value`` to a setting's annotated type; numbers also from text, since YAML reads ``7e-4`` as text.
 
     Raises:
         TypeError, ValueError: the value does not fit the type.
     """
     if value is None and "None" in annotation:
         return None
-    kind = plain_type(annotation)
-    if kind.startswith("list of "):
+    type_name = plain_type(annotation)
+    if type_name.startswith("list of "):
         items = value if isinstance(value, (list, tuple)) else [value]
-        return tuple(Path(item) if kind.endswith("path") else _text(item) for item in items)
-    if kind == "switch":
+        return tuple(Path(item) if type_name.endswith("path") else _text(item) for item in items)
+    if type_name == "switch":
         if not isinstance(value, bool):
             raise TypeError(value)
         return value
     if isinstance(value, bool):
         raise TypeError(value)
-    if kind == "whole number":
+    if type_name == "whole number":
         if isinstance(value, float) and not value.is_integer():
             raise ValueError(value)
         return int(value)
-    if kind == "number":
+    if type_name == "number":
         return float(value)
-    return Path(value) if kind == "path" else _text(value)
+    return Path(value) if type_name == "path" else _text(value)
 
 
 def plain_type(annotation: str) -> str:
+    """Return the name of an annotated type for error messages, such as ``whole number``."""
     base = annotation.replace(" | None", "")
     names = {"int": "whole number", "float": "number", "bool": "switch", "Path": "path", "str": "text"}
     if base.startswith("tuple["):
@@ -112,20 +118,21 @@ def _text(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
+    """Convert tuples to lists and paths to text, for YAML and JSON."""
     if isinstance(value, tuple):
         return [plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
 
 
 def settings_section(content: dict[str, Any]) -> dict[str, Any]:
-    # run.yaml keeps the settings under "settings", beside the versions; a hand-written file may hold them bare.
+    # run.yaml has the settings under "settings", next to the versions; a hand-written file may have them at top level.
     section = content.get("settings", content)
     return section if isinstance(section, dict) else content
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What every command that runs a model takes."""
+    """Settings of every command that runs a model."""
 
     base: str | None = None
     device: str | None = None
@@ -137,7 +144,7 @@ class Settings:
         raise_faults(self.faults())
 
     def faults(self) -> list[str]:
-        """Every fault of these settings, each naming the flag and the value."""
+        """Return every invalid value, as a message that names the flag and the value."""
         faults: list[str] = []
         self.one_of(faults, "dtype", DTYPES)
         self.at_least(faults, 0, "seed")
@@ -165,7 +172,7 @@ class Settings:
 
     @classmethod
     def from_sources(cls, file: Path | None, flags: Mapping[str, Any]) -> Self:
-        """Settings from a YAML file with the flags over it; a flag left at None does not override.
+        """Read settings from a YAML file and override them with flags; a flag that is None does not override.
 
         Raises:
             InputError: the file is missing or is not a YAML mapping.
@@ -186,10 +193,10 @@ class Settings:
         return cls(**converted)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for YAML and JSON; `from_sources` reads them back."""
+        """Return plain values for YAML and JSON; `from_sources` reads them back."""
         return {f.name: plain(getattr(self, f.name)) for f in fields(self)}
 
 
 def _is_device(name: str) -> bool:
-    kind, _, index = name.partition(":")
-    return kind in ("cpu", "cuda", "mps") and (not _ or index.isdigit())
+    device_type, colon, index = name.partition(":")
+    return device_type in ("cpu", "cuda", "mps") and (not colon or index.isdigit())

@@ -1,4 +1,4 @@
-"""Settings of the commands that ask a model: ``m2pt infer``, ``m2pt eval`` and ``m2pt attn-map``."""
+"""Settings of the commands that run inference: ``m2pt infer``, ``m2pt eval`` and ``m2pt attn-map``."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class EvalSettings(Settings):
         return faults
 
 
-# Panels of one figure: beyond these nothing in it can be read.
+# Limits of one figure: with more panels it is not readable.
 MOST_OVERLAYS = 24
 MOST_RUNS = 6
 
@@ -92,17 +92,17 @@ class AttnMapSettings(Settings):
     """Settings of ``m2pt attn-map``.
 
     Attributes:
-        adapter: adapters side by side; ``none`` is the bare base.
-        base_only: the bare base, beside the adapters if there are any.
-        output: the figure, PNG, SVG or PDF by its suffix; None draws none.
-        values: the numbers, ``.npz`` or ``.json``; None writes none.
-        layer, head, token: layers and heads of the language model and tokens of the answer, from 0, -1 the last;
-            empty is the mean of all.
-        vision_layer: layers of the vision tower whose tokens are drawn one by one; empty is the last that is run.
-        vision_head: heads of the vision tower; empty is the mean of all.
-        part: what is looked at (`ATTENTION_PARTS`); empty is all of it.
-        drop_sinks: leave the first token, on which attention rests by default, out of the figure's scales.
-        max_new_tokens: of the answer, at most.
+        adapter: adapters to compare; ``none`` is the base alone.
+        base_only: analyse the base alone, in addition to any adapters.
+        output: file of the figure, PNG, SVG or PDF by its suffix; None draws no figure.
+        values: file of the attention values, ``.npz`` or ``.json``; None writes no file.
+        layer, head, token: layers and heads of the language model and tokens of the answer, from 0, -1 for the
+            last; empty gives the mean over all.
+        vision_layer: layers of the vision tower whose tokens are drawn one by one; empty for the last that is run.
+        vision_head: heads of the vision tower; empty gives the mean over all.
+        part: what to analyse (`ATTENTION_PARTS`); empty for everything.
+        drop_sinks: exclude the first token, which attracts most attention by default, from the figure's scales.
+        max_new_tokens: maximum length of the answer.
     """
 
     image: str = ""
@@ -133,13 +133,13 @@ class AttnMapSettings(Settings):
         faults += [f"--adapter {name!r} is given twice" for name in repeated(self.adapter)]
         if self.base_only and "none" in self.adapter:
             faults.append("--base-only and --adapter none are the same row")
-        if (rows := len(self.adapter) + self.base_only) > MOST_RUNS:
-            faults.append(f"{rows} adapters are more than the {MOST_RUNS} that fit side by side")
+        if (count := len(self.adapter) + self.base_only) > MOST_RUNS:
+            faults.append(f"{count} adapters are more than the {MOST_RUNS} that fit side by side")
         for name, suffixes in (("output", FIGURE_SUFFIXES), ("values", VALUES_SUFFIXES)):
             file: Path | None = getattr(self, name)
             if file is not None and file.suffix.lower() not in suffixes:
-                said = f"ends in {file.suffix!r}" if file.suffix else "has no suffix"
-                faults.append(f"{flag(name)} {file} {said}, not in {', '.join(suffixes)}")
+                problem = f"ends in {file.suffix!r}" if file.suffix else "has no suffix"
+                faults.append(f"{flag(name)} {file} {problem}, not in {', '.join(suffixes)}")
         for name in self.part:
             if name not in ATTENTION_PARTS:
                 choices = ", ".join(ATTENTION_PARTS)
@@ -162,5 +162,5 @@ class AttnMapSettings(Settings):
         return faults
 
     def looks_at(self, *parts: str) -> bool:
-        """Whether any of these parts is asked for."""
+        """Whether any of these parts is requested."""
         return not self.part or any(part in self.part for part in parts)

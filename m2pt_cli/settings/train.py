@@ -1,4 +1,4 @@
-"""Settings of m2pt train."""
+"""Settings of ``m2pt train``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from m2pt_cli.settings.base import (
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings(Settings):
-    """Settings of ``m2pt train``; names are the flags' with underscores."""
+    """Settings of ``m2pt train``; the field names are the flags with underscores."""
 
     data: tuple[str, ...] = ()
     images: tuple[Path, ...] = ()
@@ -84,24 +84,24 @@ class TrainSettings(Settings):
             faults.append(f"--warmup {self.warmup} is a share of all steps and must be at most 1")
         if self.resume and self.overwrite:
             faults.append("--resume and --overwrite exclude each other")
-        share = _number(self.validation)
-        if share is not None and not 0 < share < 1:
+        fraction = _number(self.validation)
+        if fraction is not None and not 0 < fraction < 1:
             faults.append(f"--validation {self.validation} is not a share between 0 and 1, nor a file")
         is_bare = self.method == "interaction" or (
             self.method == "m2pt" and self.visual_prompts == self.textual_prompts == 0
         )
         if is_bare and self.interaction == "none" and not self.train_lm_head:
             faults.append(f"--method {self.method} with no prompts and --interaction none trains nothing")
-        for kind in ("visual", "textual"):
-            count = getattr(self, f"{kind}_prompts")
-            if self.method == kind and count == 0:
-                faults.append(f"--method {kind} with --{kind}-prompts 0 trains no prompt")
-            if count and self.method in METHODS and self.method not in ("m2pt", kind):
-                faults.append(f"--{kind}-prompts {count}: --method {self.method} has no {kind} prompts")
+        for modality in ("visual", "textual"):
+            count = getattr(self, f"{modality}_prompts")
+            if self.method == modality and count == 0:
+                faults.append(f"--method {modality} with --{modality}-prompts 0 trains no prompt")
+            if count and self.method in METHODS and self.method not in ("m2pt", modality):
+                faults.append(f"--{modality}-prompts {count}: --method {self.method} has no {modality} prompts")
         return faults
 
     def resolve(self, defaults: Mapping[str, Any]) -> Self:
-        """These settings with every None that ``defaults`` names filled in."""
+        """Return these settings with each None replaced by the value in ``defaults``, if it has one."""
         known = {f.name for f in fields(self)}
         filled = {key: value for key, value in defaults.items() if key in known and getattr(self, key) is None}
         return dataclasses.replace(self, **filled)

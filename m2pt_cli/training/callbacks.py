@@ -1,4 +1,4 @@
-"""What happens between steps: the flow of a run, its record in ``metrics.jsonl`` and its events."""
+"""Trainer callbacks: evaluation, saving and stopping, ``metrics.jsonl``, and progress events."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from m2pt_cli.training.trainer import M2PTTrainer
 
 
-# What a row of metrics.jsonl holds of a step.
-_ROW = ("step", "epoch", "loss", "learning_rate", "grad_norm", "seconds")
+# The fields of a `Step` that metrics.jsonl records.
+_STEP_FIELDS = ("step", "epoch", "loss", "learning_rate", "grad_norm", "seconds")
 
 
 class Flow(TrainerCallback):
-    """Sets the sampler's epoch, evaluates before every save, and stops with a checkpoint when asked to."""
+    """Sets the sampler's epoch, evaluates before every save, and on a stop request saves a checkpoint and stops."""
 
     def __init__(self, request: StopRequest) -> None:
         self.request = request
@@ -33,7 +33,7 @@ class Flow(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        # accelerate's own set_epoch does not reach a sampler inside the loader of a resumed epoch.
+        # In a resumed epoch, accelerate's set_epoch does not reach the sampler of the wrapped loader.
         if self.trainer is not None and self.trainer.sampler is not None:
             self.trainer.sampler.set_epoch(int((state.epoch or 0) + 1e-6))
 
@@ -46,18 +46,18 @@ class Flow(TrainerCallback):
             control.should_training_stop = True
 
     def _must_stop(self, args: TrainingArguments) -> bool:
-        asked = self.request.signal_number or 0
+        number = self.request.signal_number or 0
         if args.world_size > 1:
-            # A signal reaches the processes at different steps; all must leave at the same one.
-            shared = torch.tensor(asked, device=args.device)
-            torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
-            asked = int(shared)
-            self.request.signal_number = asked or None
-        return asked > 0
+            # A signal reaches the processes at different steps; all must stop at the same one.
+            highest = torch.tensor(number, device=args.device)
+            torch.distributed.all_reduce(highest, torch.distributed.ReduceOp.MAX)
+            number = int(highest)
+            self.request.signal_number = number or None
+        return number > 0
 
 
 class Recorder(TrainerCallback):
-    """Writes ``metrics.jsonl``, a row for every step and every validation, and reports the events."""
+    """Writes a line to ``metrics.jsonl`` and reports an event for every step and every validation."""
 
     def __init__(self, run_dir: Path, events: Events) -> None:
         self.file = run_dir / "metrics.jsonl"
@@ -85,7 +85,7 @@ class Recorder(TrainerCallback):
         if not state.is_world_process_zero or not logs or "loss" not in logs:
             return
         seconds = time.monotonic() - self.started
-        # Those of the other processes are like this one's.
+        # An estimate: the other processes see about as many tokens as this one.
         tokens = self.trainer.tokens_seen * args.world_size if self.trainer else 0
         step = Step(
             step=state.global_step,
@@ -97,7 +97,7 @@ class Recorder(TrainerCallback):
             seconds=round(seconds, 3),
             memory=peak_memory(args.device),
         )
-        self._write({name: getattr(step, name) for name in _ROW})
+        self._write({name: getattr(step, name) for name in _STEP_FIELDS})
         self.events(step)
 
     def on_evaluate(
@@ -121,7 +121,7 @@ class Recorder(TrainerCallback):
             self.events(Saved(step=state.global_step, folder=folder))
 
     def close(self) -> None:
-        """Close ``metrics.jsonl``; called however the training ended."""
+        """Close ``metrics.jsonl``; call it whether training succeeded or failed."""
         if self._stream is not None:
             self._stream.close()
             self._stream = None
@@ -134,7 +134,7 @@ class Recorder(TrainerCallback):
 
 
 def keep_rows(file: Path, *, until: int) -> None:
-    """Drop the rows after step ``until``: a resumed run writes them again."""
+    """Remove the rows after step ``until``; a resumed run writes them again."""
     if not file.is_file():
         return
     lines = file.read_text(encoding="utf-8").splitlines()
@@ -143,7 +143,7 @@ def keep_rows(file: Path, *, until: int) -> None:
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The rows of a ``metrics.jsonl``; a last line cut short by a crash is left out."""
+    """Read the rows of ``metrics.jsonl``; lines that are not complete JSON rows (after a crash) are ignored."""
     if not file.is_file():
         return []
     rows = (_row(line) for line in file.read_text(encoding="utf-8").splitlines())
@@ -159,7 +159,7 @@ def _row(line: str) -> dict[str, Any] | None:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Peak bytes allocated on a CUDA device, or resident in this process; None where neither is known."""
+    """Peak bytes allocated on a CUDA device, else the peak resident memory of this process; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

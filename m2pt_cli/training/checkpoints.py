@@ -1,7 +1,8 @@
-"""Checkpoints: complete or absent, holding the trained weights and what a resumed run needs.
+"""Checkpoints: the trained weights and the state that a resumed run needs, written atomically.
 
-A checkpoint is written into ``.checkpoint-N.partial``, gets a manifest with the size and digest of every file, and is
-renamed: a crash leaves the previous one. Nothing in it can run code when read (safetensors, ``weights_only=True``).
+A checkpoint is written to ``.checkpoint-N.partial`` with a manifest of the size and SHA-256 digest of every file, then
+renamed, so a crash leaves the previous checkpoint intact. Loading a checkpoint can't run code (safetensors,
+``weights_only=True``).
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 @contextmanager
 def full_disk_named(folder: Path) -> Iterator[None]:
-    """Turn every way in which writing to a full disk fails into one `DeviceError`.
+    """Raise `DeviceError` for every kind of failure to write to a full disk.
 
-    Python reports it by errno, safetensors and torch's zip writer by text of their own; for these the free space tells.
+    Python sets an errno. safetensors and torch's zip writer raise other errors, which count as a full disk if less than
+    1 MiB is free.
     """
     try:
         yield
@@ -55,7 +57,7 @@ def _existing(folder: Path) -> Path:
 
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes ``folder`` when the block ends well and vanishes when it fails."""
+    """Yield a temporary folder that is renamed to ``folder`` if the block succeeds and deleted if it fails."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     with full_disk_named(folder):
@@ -71,7 +73,7 @@ def staged(folder: Path) -> Iterator[Path]:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Replace ``file`` in one step: a reader sees the old text or the new one."""
+    """Replace ``file`` atomically: a reader sees either the old text or the new one."""
     partial = file.with_name(f".{file.name}.partial")
     with full_disk_named(file):
         try:
@@ -82,23 +84,23 @@ def write_text(file: Path, text: str) -> None:
 
 
 def save_weights(model: nn.Module, folder: Path) -> None:
-    """The trained weights: an adapter as PEFT writes it, or every tensor of a fully tuned model."""
+    """Save the trained weights: an adapter in PEFT's format, or every tensor for full fine-tuning."""
     from peft import PeftModel
     from safetensors.torch import save_model
 
     if isinstance(model, PeftModel):
-        # "auto" would ask the Hub whether the base's vocabulary changed, at every save.
+        # The default, "auto", would query the Hub at every save to see whether the base's vocabulary changed.
         model.save_pretrained(str(folder), save_embedding_layers=False)
-        (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card; the run directory has its own
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card; the run directory gets its own
     else:
         save_model(model, str(folder / FULL_WEIGHTS))
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
-    """Put a checkpoint's weights into ``model``.
+    """Load a checkpoint's weights into ``model``.
 
     Raises:
-        InputError: a tensor is missing, is not the model's, or has another shape.
+        InputError: an adapter tensor is missing, unexpected, or has another shape.
     """
     from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors.torch import load_file, load_model
@@ -121,16 +123,16 @@ def load_weights(model: nn.Module, folder: Path) -> None:
 
 
 def checkpoints(run_dir: Path) -> list[tuple[int, Path]]:
-    """Steps and folders of all checkpoints, oldest first."""
+    """Return ``(step, folder)`` of every checkpoint, oldest first."""
     found = [(match, path) for path in run_dir.glob("checkpoint-*") if (match := _NAME.fullmatch(path.name))]
     return sorted((int(match[1]), path) for match, path in found)
 
 
 def latest_checkpoint(run_dir: Path, warn: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint whose files are as they were written; a damaged one is named and passed over.
+    """Return the newest undamaged checkpoint, or None if there is none; ``warn`` gets a line for each damaged one.
 
     Raises:
-        InputError: there are checkpoints and all of them are damaged.
+        InputError: there are checkpoints, but all of them are damaged.
     """
     found = checkpoints(run_dir)
     for _, folder in reversed(found):
@@ -144,7 +146,7 @@ def latest_checkpoint(run_dir: Path, warn: Callable[[str], None]) -> Path | None
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint's files, or None."""
+    """Check a checkpoint against its manifest; return a description of the first fault, or None."""
     try:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         for name, written in files.items():

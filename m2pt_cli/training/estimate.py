@@ -1,4 +1,4 @@
-"""What a run will need, before it begins: memory, steps, and the tokens that are trained."""
+"""``m2pt train --dry-run``: the number of steps and tokens and the memory of a run, without loading weights."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from m2pt_cli.training.plan import base_name, make_plan
 from m2pt_cli.training.run_dir import check_free, kept_settings
 from m2pt_cli.training.setup import encode_data, total_steps
 
-# AdamW on fp32 weights: the weight, its gradient and two moments.
+# Bytes per trained parameter with AdamW in fp32: the weight, its gradient and two moments.
 _TRAINED_BYTES = 4 * 4
 _WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes on the training device.
+    """Estimated peak memory on the training device, in bytes.
 
     Attributes:
-        dtype: what the base computes in.
-        weights: the frozen base.
-        trained: trained weights, their gradients and the optimiser's two moments, in fp32.
-        activations: what the backward pass needs of the forward pass of one micro-batch.
+        dtype: the dtype in which the base computes.
+        weights: the weights of the base.
+        trained: trained weights, their gradients and the optimiser's two moments, in fp32; for full fine-tuning
+            ``weights`` already holds the weights.
+        activations: activations of one micro-batch that are kept for the backward pass.
     """
 
     dtype: str
@@ -50,26 +51,27 @@ def estimate_memory(
     images: int,
     fused_norms: bool = False,
 ) -> MemoryEstimate:
-    """The peak of one optimiser step.
+    """Estimate the peak memory of one optimiser step.
 
     Args:
-        settings: resolved.
-        dtype: what the base computes in.
-        trainable: trained parameters.
-        tokens: positions of the longest micro-batch in the language model, images included.
-        supervised: supervised tokens among them; images: how many images it holds.
-        fused_norms: whether the device has a kernel for norms, which keeps their inputs as they are.
+        settings: resolved settings.
+        dtype: the dtype in which the base computes.
+        trainable: number of trained parameters.
+        tokens: tokens of the longest micro-batch in the language model, image tokens included.
+        supervised: supervised tokens among them.
+        images: images of that micro-batch.
+        fused_norms: whether the device has a fused RMS norm, which keeps no fp32 copy of its input.
     """
     width = _WIDTHS[dtype]
     is_full = settings.method == "full"
     weights = geometry.total_parameters * (4 if is_full else width)
     text, vision = geometry.text, geometry.vision
-    # What autograd keeps of a decoder layer with frozen weights: the inputs of two norms (fp32 copies where there
-    # is no kernel), queries, keys, values and the attention's output, and three widths of the gated MLP.
+    # Autograd keeps for each token of a decoder layer with frozen weights: the inputs of two norms (fp32 copies
+    # without a fused kernel), queries, keys, values and the attention output, and three tensors of the gated MLP.
     norms = 2 * (width if fused_norms else 4)
     layer = text.hidden_size * (norms + 4 * width) + 3 * text.intermediate_size * width
     if is_full or settings.method == "lora":
-        layer += (4 * text.hidden_size + text.intermediate_size) * width  # inputs of the trained linears
+        layer += (4 * text.hidden_size + text.intermediate_size) * width  # inputs of the trained linear layers
     if settings.gradient_checkpointing:
         kept = tokens * (text.num_layers * text.hidden_size * width + layer)
     else:
@@ -81,15 +83,15 @@ def estimate_memory(
             kept += positions * (vision.num_layers * vision.hidden_size * width + layer)
         else:
             kept += positions * vision.num_layers * layer
-    kept += supervised * text.vocab_size * (width + 8)  # logits, and their fp32 copy and gradient
-    # A fully tuned base is counted once, as weights; what it adds is gradients and moments.
+    kept += supervised * text.vocab_size * (width + 8)  # logits, their fp32 copy and its gradient
+    # Full fine-tuning: `weights` already counts the trained weights; add only gradients and moments.
     trained = trainable * (12 if is_full else _TRAINED_BYTES)
     return MemoryEstimate(dtype=dtype, weights=weights, trained=trained, activations=kept)
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Neighbouring tokens of a sample that are all supervised or all not; ``text`` as the tokenizer decodes them."""
+    """A run of consecutive tokens of one kind (image, text, supervised text); ``text`` is their decoded text."""
 
     text: str
     token_ids: list[int]
@@ -99,17 +101,20 @@ class Segment:
 
 @dataclass(frozen=True)
 class DryRun:
-    """A run that was planned and not started.
+    """A planned run that was not started.
 
     Attributes:
-        settings: resolved, as ``run.yaml`` would hold them.
-        output_dir: where it would write; None: a new folder in ``runs``.
-        data: description and counts of the samples read.
+        settings: resolved settings, as ``run.yaml`` would record them.
+        dtype: the dtype in which the base computes.
+        fused_norms: whether the device has a fused kernel for the language model's RMS norms.
+        output_dir: the output directory the user gave; None means a new folder in ``runs``.
+        data: description and counts of the samples.
         steps: optimiser steps.
-        longest, mean: tokens of a sample, images included; supervised: of all samples together; cut: samples cut.
-        most_images: images of one sample at most.
-        fused_norms: whether the device has a kernel for the language model's norms.
-        sample: the first training sample, as its segments; sample_id names it.
+        longest, mean: maximum and mean number of tokens per sample, image tokens included.
+        supervised: supervised tokens of all samples together.
+        cut: samples truncated to ``max_length``.
+        most_images: largest number of images in one sample.
+        sample_id, sample_images, sample: id, image names and segments of the first training sample.
     """
 
     settings: TrainSettings
@@ -130,15 +135,15 @@ class DryRun:
     sample: list[Segment]
 
     def settings_dict(self) -> dict[str, Any]:
-        """The resolved settings as ``run.yaml`` would hold them."""
+        """The resolved settings as ``run.yaml`` would record them."""
         return kept_settings(self.settings)
 
 
 def dry_run(settings: TrainSettings, *, events: Events = ignore) -> DryRun:
-    """Do everything that comes before the weights are loaded.
+    """Plan a run and tokenise its data without loading the base's weights.
 
     Raises:
-        SettingsError, InputError, UnavailableError: what `run_training` would raise.
+        SettingsError, InputError, UnavailableError, DeviceError: for the same reasons as `run_training`.
     """
     base = base_name(settings)
     check_free(settings)
@@ -175,23 +180,23 @@ def dry_run(settings: TrainSettings, *, events: Events = ignore) -> DryRun:
 
 
 def planned_memory(plan: DryRun, *, trainable: int) -> MemoryEstimate:
-    """What the longest micro-batch of ``plan`` will take; ``trainable`` parameters are trained."""
+    """Estimate the memory of ``plan``: a micro-batch of its longest samples and ``trainable`` trained parameters."""
     batch = plan.settings.batch_size or 1
-    share = plan.supervised / max(plan.mean * plan.data["samples"], 1)
+    supervised_fraction = plan.supervised / max(plan.mean * plan.data["samples"], 1)
     return estimate_memory(
         plan.settings,
         plan.geometry,
         dtype=plan.dtype,
         trainable=trainable,
         tokens=batch * plan.longest,
-        supervised=round(batch * plan.longest * share),
+        supervised=round(batch * plan.longest * supervised_fraction),
         images=batch * plan.most_images,
         fused_norms=plan.fused_norms,
     )
 
 
 def segments(sample: EncodedSample, tokenizer: Any, *, image_token_id: int) -> list[Segment]:
-    """The tokens of a sample in runs: images, text, and supervised text."""
+    """Split the tokens of a sample into runs of one kind: image, text, or supervised text."""
     found: list[tuple[list[int], bool, bool]] = []
     for token, label in zip(sample.encoded.input_ids, sample.encoded.labels, strict=True):
         kind = (label != UNSUPERVISED, token == image_token_id)

@@ -1,4 +1,4 @@
-"""What a running training reports; the library prints nothing itself."""
+"""Events that a training run reports to its caller; the library itself prints nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Notice:
-    """A line for the person: where files go, what was read, what was resumed."""
+    """A message for the user: where files are written, what was read, what was resumed."""
 
     text: str
     is_warning: bool = False
@@ -17,12 +17,14 @@ class Notice:
 
 @dataclass(frozen=True)
 class Started:
-    """Everything is loaded and the first step comes next.
+    """Everything is loaded and the first step is next.
 
     Attributes:
-        steps: optimiser steps of the whole run, ``first_step`` of them done by an earlier start.
-        samples: training samples; validation: held-out samples.
-        trainable: trained parameters of a base of ``total`` parameters.
+        steps: optimiser steps of the whole run.
+        first_step: steps already done before this run was resumed.
+        samples, validation: number of training and of held-out samples.
+        trainable: trained parameters.
+        total: parameters of the base.
     """
 
     output_dir: Path
@@ -43,8 +45,9 @@ class Step:
 
     Attributes:
         loss: mean over the supervised tokens of the step's batch.
-        tokens: real tokens (no padding) since this start, ``seconds`` the wall time they took.
-        memory: peak bytes: of the device on CUDA, of the process elsewhere; None where unknown.
+        tokens: tokens without padding processed since this process started.
+        seconds: wall time since training started in this process.
+        memory: peak bytes allocated on a CUDA device, else resident in the process; None if unknown.
     """
 
     step: int
@@ -59,7 +62,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Validated:
-    """The loss on the validation samples after a step; ``is_best``: lower than all before it."""
+    """The loss on the validation samples after a step; ``is_best`` means lower than every earlier one."""
 
     step: int
     loss: float
@@ -68,7 +71,7 @@ class Validated:
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint is complete on disk."""
+    """A checkpoint was written completely."""
 
     step: int
     folder: Path
@@ -79,9 +82,11 @@ class Finished:
     """The run directory is complete.
 
     Attributes:
-        loss: mean over the last tenth of the steps; validation: the best validation loss.
-        best_step: the step whose weights were kept; the last one without validation.
+        best_step: the step whose weights were kept: the best one with validation samples, else the last.
+        loss: mean training loss over the last tenth of the steps.
+        validation: the best validation loss.
         parts: trained parameters by part (visual_prompts, textual_prompts, interaction, ...).
+        total: parameters of the base.
         bytes: size of the saved weights.
     """
 
@@ -103,4 +108,4 @@ Events = Callable[[Event], None]
 
 
 def ignore(event: Event, /) -> None:
-    """Drop an event."""
+    """Discard an event: the default when a caller wants none."""

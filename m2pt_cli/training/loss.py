@@ -1,9 +1,8 @@
 """The training loss: logits at supervised positions only, cross entropy in fp32.
 
-About five of the several hundred positions of a visual instruction are supervised. The usual recipe computes logits
-over the whole vocabulary at all of them; here the hidden states are cut to the supervised positions on their way into
-the output head, inside the model's own forward, so that PEFT's and DistributedDataParallel's wrappers see an ordinary
-call.
+Of the several hundred positions of a visual instruction about five are supervised. transformers computes logits over
+the whole vocabulary at every position. Here a forward pre-hook on the output head selects the hidden states of the
+supervised positions. The model is called as usual, so the wrappers of PEFT and DistributedDataParallel still work.
 """
 
 from __future__ import annotations
@@ -21,20 +20,20 @@ IGNORED = -100
 
 
 def supervised_loss(model: nn.Module, batch: Mapping[str, Any], num_items: Tensor | int | None = None) -> Tensor:
-    """Mean cross entropy over the supervised tokens.
+    """Compute the mean cross entropy over the supervised tokens.
 
     Args:
-        model: a LLaVA, bare or inside PEFT's or DistributedDataParallel's wrapper.
+        model: a LLaVA, with or without the wrappers of PEFT and DistributedDataParallel.
         batch: the model's inputs and ``labels`` ``(batch, length)``, -100 where a token is not supervised; the labels
             are not shifted: the loss at position i is that of predicting label i + 1.
-        num_items: the divisor; with gradient accumulation the supervised tokens of all micro-batches, so that the
-            sum of their losses is the mean over the whole batch. Default: those of this batch.
+        num_items: the number to divide by: with gradient accumulation the supervised tokens of all micro-batches, so
+            that the sum of the micro-batch losses is the mean over the whole batch. Default: those of this batch.
 
     Returns:
         A scalar in fp32 that carries the gradient.
     """
     inputs = {key: value for key, value in batch.items() if key != "labels"}
-    # Without a mask transformers takes positions that begin anew for several texts in a row.
+    # Only without `position_ids`: without a mask, transformers takes positions that restart at 0 for packed sequences.
     if inputs.get("position_ids") is None and not needs_mask(model, inputs.get("attention_mask")):
         inputs.pop("attention_mask", None)
     targets = batch["labels"][:, 1:]
@@ -46,10 +45,10 @@ def supervised_loss(model: nn.Module, batch: Mapping[str, Any], num_items: Tenso
 
 
 def needs_mask(model: nn.Module, mask: Tensor | None) -> bool:
-    """Whether attention has to be told of padding; without a mask the flash kernel can be used.
+    """Return whether the model needs the padding mask; without a mask the flash kernel can be used.
 
-    A causal model never looks at padding on the right: it stands behind every supervised token. The decoders of LLaVA
-    are causal, and `sdpa` alone knows so without a mask.
+    A causal model does not attend to padding on the right, because it follows every real token. LLaVA's decoders are
+    causal. Of the attention implementations only `sdpa` stays causal without a mask.
 
     Args:
         model: see `supervised_loss`.
@@ -65,7 +64,7 @@ def needs_mask(model: nn.Module, mask: Tensor | None) -> bool:
 
 @contextmanager
 def _positions_at_head(model: nn.Module, positions: Tensor) -> Iterator[None]:
-    """Hand the output head the hidden states at ``positions`` ``(batch, length - 1)`` alone."""
+    """Inside the block the output head computes only the positions marked in ``positions`` ``(batch, length - 1)``."""
 
     def select(head: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         hidden = arguments[0]  # (batch, length, width)
@@ -79,7 +78,11 @@ def _positions_at_head(model: nn.Module, positions: Tensor) -> Iterator[None]:
 
 
 def output_head(model: nn.Module) -> nn.Module:
-    """The module that turns hidden states into logits, whatever wraps the model."""
+    """Return the output head (hidden states to logits) of a model, with or without wrappers.
+
+    Raises:
+        TypeError: the model has no output head.
+    """
     head = bare(model).get_output_embeddings()
     if not isinstance(head, nn.Module):
         raise TypeError(f"{type(model).__name__} has no output head")
@@ -87,5 +90,5 @@ def output_head(model: nn.Module) -> nn.Module:
 
 
 def is_finite(value: Tensor) -> bool:
-    """Whether a scalar is neither NaN nor infinite."""
+    """Return whether a scalar is neither NaN nor infinite."""
     return bool(torch.isfinite(value))

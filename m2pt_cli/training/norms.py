@@ -1,9 +1,9 @@
-"""The language model's norms in one kernel, for training.
+"""Fused RMS norms of the language model, for training.
 
-transformers writes an RMS norm as seven operations, each of which reads and writes the whole tensor, most of them in
-fp32, and twice as many backward. On CUDA torch has one kernel for the forward pass and one for the backward pass, which
-keep no fp32 copies. The numbers are those of the seven operations, except that a narrow type is rounded once (after the
-weight) instead of twice.
+transformers implements an RMS norm as seven operations, with twice as many in the backward pass. Each reads and writes
+the whole tensor, most of them in fp32. On CUDA torch has one kernel for the forward and one for the backward pass;
+neither keeps an fp32 copy. The results are the same, except that half precision is rounded once (after the weight)
+instead of twice.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-# Norms of this very formula; that of Gemma, say, multiplies by 1 + weight.
+# Classes with exactly this formula; Gemma's, for example, multiplies by 1 + weight.
 RMS_NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm")
-# Kinds of device with such a kernel; elsewhere `rms_norm` is made of the same operations.
+# Device types with a fused kernel; on others `rms_norm` runs the separate operations.
 FUSED_DEVICES = ("cuda",)
 
 
 class FusedRMSNorm(nn.Module):
-    """What a norm of `RMS_NORMS` becomes, in place, with its own weight: ``x / sqrt(mean(x²) + eps) * weight``."""
+    """An RMS norm, ``x / sqrt(mean(x²) + eps) * weight``, in one kernel; `fuse_norms` converts modules to it."""
 
     weight: nn.Parameter
     variance_epsilon: float
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        # Autocast would widen input and output to fp32, where the norm it stands for keeps its input's type.
+        # Autocast would cast input and output to fp32; the norm of transformers keeps the dtype of its input.
         with torch.autocast(hidden_states.device.type, enabled=False):
             weight = self.weight.to(hidden_states.dtype)
             return functional.rms_norm(hidden_states, weight.shape, weight, self.variance_epsilon)
@@ -35,7 +35,7 @@ class FusedRMSNorm(nn.Module):
 
 
 def fuse_norms(model: nn.Module) -> int:
-    """Turn the RMS norms of a model that lie on one of `FUSED_DEVICES` into `FusedRMSNorm`; returns how many."""
+    """Convert the RMS norms of a model on `FUSED_DEVICES` to `FusedRMSNorm` in place; return their number."""
     count = 0
     for module in model.modules():
         if type(module).__name__ in RMS_NORMS and module.weight.device.type in FUSED_DEVICES:  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""What a run will do, worked out before torch is imported: folder, samples, base and resolved settings."""
+"""The plan of a run, made before the model is loaded: samples, base and resolved settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from m2pt_cli.models.catalog import BaseEntry, entry_of, resolve_base_name
 from m2pt_cli.settings import TrainSettings
 from m2pt_cli.training.events import Events, Notice
 
-# owner/name, or owner/name:subset; a name with the suffix of a data file is a file that is not there.
+# owner/name, or owner/name:subset. Not with a data file's suffix: that is a file that does not exist.
 _HUB_ID = re.compile(r"(?![./~])[\w.-]+/[\w.-]+(?<!\.json)(?<!\.jsonl)(:\S+)?")
 
 
@@ -27,7 +27,9 @@ class Plan:
     """A run before its model is loaded.
 
     Attributes:
-        settings: resolved: every default of the base is filled in.
+        settings: resolved settings: the base's defaults are filled in.
+        entry: the base in the catalogue.
+        train, validation: the samples.
         data: ``{"description", "samples", "validation", "faults", "skipped", "fingerprint"}``.
     """
 
@@ -44,12 +46,12 @@ class Plan:
 
 
 def make_plan(settings: TrainSettings, *, base: str, events: Events) -> Plan:
-    """Read and check the data, then resolve the settings with the defaults of the base.
+    """Read and check the data, then fill in the base's default settings.
 
     Raises:
         InputError: the data is missing or faulty.
-        UnavailableError: the base or a data set can't be had.
-        DeviceError: the device that was said is not there.
+        UnavailableError: the base, a data set or a tracker is not available.
+        DeviceError: the requested device does not exist.
     """
 
     def report(text: str) -> None:
@@ -57,12 +59,12 @@ def make_plan(settings: TrainSettings, *, base: str, events: Events) -> Plan:
 
     require_trackers(settings)
     if (settings.device or os.environ.get("M2PT_DEVICE") or "cpu") != "cpu":
-        # torch takes seconds to import, a large data set minutes to read.
+        # Fail before reading the data: importing torch takes seconds, reading a large data set minutes.
         from m2pt_cli.runtime.device import choose_device
 
         choose_device(settings.device)
     if any(needs_download(name) for name in settings.data):
-        # A download takes hours; whether this machine can train that base at all is known in seconds.
+        # A download takes hours; checking that this machine can train the base takes seconds.
         from m2pt_cli.models.load import require_fast_enough
 
         require_fast_enough(entry_of(base), settings.device)
@@ -101,15 +103,15 @@ def make_plan(settings: TrainSettings, *, base: str, events: Events) -> Plan:
 
 
 def needs_download(name: str) -> bool:
-    """Whether a name given to ``--data`` stands for something on the Hub."""
+    """Return whether a name given to ``--data`` must be downloaded from the Hub."""
     return name == "vision-flan" or (bool(_HUB_ID.fullmatch(name)) and not Path(name).exists())
 
 
 def require_trackers(settings: TrainSettings) -> None:
-    """Refuse a tracker that is not installed.
+    """Check that the experiment trackers of ``--report-to`` are installed.
 
     Raises:
-        UnavailableError: naming all that are missing.
+        UnavailableError: names every missing tracker.
     """
     missing = [name for name in settings.report_to if name != "none" and find_spec(name) is None]
     if missing:
@@ -119,18 +121,22 @@ def require_trackers(settings: TrainSettings) -> None:
 
 
 def base_name(settings: TrainSettings) -> str:
-    """The base of a run: the flag's, then ``M2PT_BASE``, then the default."""
+    """Return the name of the base: from ``--base``, else ``$M2PT_BASE``, else the default."""
     return resolve_base_name(settings.base, None)
 
 
 def resolve(settings: TrainSettings, entry: BaseEntry) -> TrainSettings:
-    """Settings with the base's defaults for the method; a number of epochs rules out a default of steps, and back."""
+    """Fill in the base's defaults for the method.
+
+    A given ``epochs`` drops a default ``max_steps`` and vice versa. A given ``learning_rate`` drops the default
+    learning rates of single parts.
+    """
     defaults = dict(entry.defaults.for_method(settings.method))
-    defaults.pop("workers", None)  # a matter of the machine, decided where the device is known
+    defaults.pop("workers", None)  # depends on the machine; `worker_count` decides once the device is known
     if settings.epochs is not None:
         defaults.pop("max_steps", None)
     if settings.max_steps is not None:
         defaults.pop("epochs", None)
-    if settings.learning_rate is not None:  # a rate that was said is for every part that has none of its own said
+    if settings.learning_rate is not None:
         defaults = {name: value for name, value in defaults.items() if not name.endswith("_lr")}
     return dataclasses.replace(settings.resolve(defaults), base=entry.name)

@@ -1,4 +1,4 @@
-"""What a finished run leaves: kept weights, model card, loss curve and result."""
+"""The final files of a training run: weights, model card, loss curve and result."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from m2pt_cli.training.run_dir import CARD_FILE, LOSS_FILE, METRICS_FILE, RUN_FI
 if TYPE_CHECKING:
     from m2pt_cli.training.setup import Prepared
 
-# The running mean looks back over this share of the run.
+# Window of the running mean of the loss, as a fraction of the run.
 _WINDOW = 0.05
 
 
 def plot_loss(rows: Sequence[dict[str, Any]], file: Path, *, title: str) -> None:
-    """Draw the rows of ``metrics.jsonl``.
+    """Plot training and validation loss.
 
     Args:
-        rows: with ``step`` and either ``loss`` or ``validation_loss``.
+        rows: the rows of ``metrics.jsonl``: ``step`` and either ``loss`` or ``validation_loss``.
         file: the PNG to write.
     """
-    # The object interface: no pyplot, so no global state, no display and no backend to choose.
+    # matplotlib's object interface: pyplot would need global state and a choice of backend.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -63,7 +63,7 @@ def plot_loss(rows: Sequence[dict[str, Any]], file: Path, *, title: str) -> None
 
 
 def running_mean(values: Sequence[float], share: float = _WINDOW) -> list[float]:
-    """The mean of each value and those before it, over a window of ``share`` of all values."""
+    """Trailing mean of every value over a window of ``share`` (a fraction) of all values."""
     window = max(1, round(len(values) * share))
     means = []
     total = 0.0
@@ -75,8 +75,8 @@ def running_mean(values: Sequence[float], share: float = _WINDOW) -> list[float]
     return means
 
 
-# Settings a reader of the card wants; run.yaml holds all of them.
-_SHOWN = (
+# Settings listed in the model card; run.yaml holds all of them.
+_CARD_SETTINGS = (
     "method", "visual_prompts", "textual_prompts", "interaction", "visual_tokens", "train_lm_head", "init", "lora_rank",
     "epochs", "max_steps", "batch_size", "accumulation", "learning_rate", "visual_lr", "textual_lr", "interaction_lr",
     "warmup", "weight_decay", "max_length", "template", "image_fit", "gradient_checkpointing", "seed", "dtype",
@@ -98,14 +98,16 @@ def model_card(
     total: int,
     versions: Mapping[str, str],
 ) -> str:
-    """Markdown with the Hub's front matter.
+    """Write the text of the model card: Markdown with the Hub's YAML front matter.
 
     Args:
-        settings: resolved.
-        base: the base's name, as the adapter's config holds it.
+        settings: resolved settings.
+        base: the base's name, as in the adapter's config.
         data: ``description``, ``samples``, ``validation``, ``skipped``.
         result: ``steps``, ``best_step``, ``loss``, ``validation``, ``seconds``, ``bytes``.
-        parts: trained parameters by part; ``total``: parameters of the base.
+        parts: trained parameters by part.
+        total: parameters of the base.
+        versions: versions of m2pt and of the libraries.
     """
     is_full = settings.method == "full"
     trained = sum(parts.values())
@@ -159,7 +161,7 @@ def model_card(
         "|---|---|",
         *(
             f"| `{flag(name)}` | {getattr(settings, name)} |"
-            for name in _SHOWN
+            for name in _CARD_SETTINGS
             if getattr(settings, name) is not None and (name != "lora_rank" or settings.method == "lora")
         ),
         "",
@@ -209,9 +211,13 @@ def _number(value: float | None) -> str | None:
 
 
 def finish(plan: Plan, prepared: Prepared, record: dict[str, Any], *, seconds: float, events: Events) -> TrainResult:
-    """Write the run directory's final files and say what came out.
+    """Write the final files of the run directory, report `Finished` and return the result.
 
     With validation samples the weights of the best checkpoint are kept, else those of the last step.
+
+    Raises:
+        DivergenceError: a trained weight is NaN or infinite.
+        DeviceError: the disk is full.
     """
     run_dir, trainer = prepared.run_dir, prepared.trainer
     steps = trainer.state.global_step
@@ -276,10 +282,12 @@ def finish(plan: Plan, prepared: Prepared, record: dict[str, Any], *, seconds: f
 
 
 def publish(prepared: Prepared, run_dir: Path) -> int:
-    """Move the final weights and configs into ``run_dir``, the config last: without it there is no adapter to load.
+    """Save the final weights and configs to ``run_dir``.
+
+    The config is moved last, so that an adapter is loadable only once it is complete.
 
     Returns:
-        Bytes of the weights.
+        Size of the weights in bytes.
     """
     partial = run_dir / ".final.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -289,7 +297,7 @@ def publish(prepared: Prepared, run_dir: Path) -> int:
         files = sorted(partial.iterdir(), key=lambda file: (file.name.endswith("config.json"), file.name))
         size = sum(file.stat().st_size for file in files if file.suffix == ".safetensors")
         for file in files:
-            # safetensors makes its files readable for their owner alone, whatever the umask says.
+            # safetensors makes files readable for their owner only, regardless of the umask.
             shutil.copymode(run_dir / RUN_FILE, file)
             os.replace(file, run_dir / file.name)
         return size

@@ -1,4 +1,4 @@
-"""A whole training run: from settings to a run directory."""
+"""Run a training from settings to the finished run directory."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ if TYPE_CHECKING:
 def run_training(settings: TrainSettings, *, events: Events = ignore) -> TrainResult:
     """Train as ``m2pt train`` does.
 
-    Checked in this order, the cheapest first: settings, output directory, data, base; torch is imported after the data.
+    Cheap checks come first: settings, output directory, data, base.
 
     Args:
-        settings: None means the base's default.
-        events: takes every event; nothing is printed.
+        settings: a value of None means the base's default.
+        events: is called with every event; nothing is printed.
 
     Raises:
-        SettingsError: a bad setting, or an output directory that can't be used.
+        SettingsError: an invalid setting, or an output directory that can't be used.
         InputError: missing or faulty data.
-        UnavailableError, DeviceError: the base or the device can't be had, memory or disk ran out.
+        UnavailableError: the base, a data set or a tracker is not available.
+        DeviceError: the device is not available, or memory or disk space ran out.
         DivergenceError: a loss or a weight became NaN or infinite; the last good checkpoint is kept.
         Interrupted: SIGINT or SIGTERM; a checkpoint was saved.
     """
@@ -46,7 +47,7 @@ def run_training(settings: TrainSettings, *, events: Events = ignore) -> TrainRe
             events(Notice(f"output directory: {run_dir}"))
             plan = first_then_others(lambda: make_plan(settings, base=base, events=events))
             with warnings.catch_warnings():
-                # Deprecations and advice of libraries to their callers: nothing a user of this one can act on.
+                # Deprecations and advice for callers of the libraries; the user can't act on them.
                 warnings.simplefilter("ignore")
                 return _run(plan, run_dir, events)
         finally:
@@ -105,8 +106,8 @@ def _train(plan: Plan, prepared: Prepared, events: Events) -> None:
     checkpoint = None
     if settings.resume:
         checkpoint = latest_checkpoint(run_dir, lambda text: events(Notice(text, is_warning=True)))
-        said = f"resuming from {checkpoint}" if checkpoint else f"{run_dir} holds no checkpoint: starting from step 0"
-        events(Notice(said))
+        text = f"resuming from {checkpoint}" if checkpoint else f"{run_dir} holds no checkpoint: starting from step 0"
+        events(Notice(text))
     first_step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     with stop_on_signals() as request:
         trainer = prepared.make_trainer(request, events)
@@ -125,7 +126,7 @@ def _train(plan: Plan, prepared: Prepared, events: Events) -> None:
             )
         )
         try:
-            if checkpoint is not None and first_step >= prepared.steps:  # what failed was the end, not the training
+            if checkpoint is not None and first_step >= prepared.steps:  # only the final files are missing
                 trainer.restore(checkpoint)
             else:
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -149,13 +150,16 @@ def _train(plan: Plan, prepared: Prepared, events: Events) -> None:
 
 
 def broken_sample(error: InputError) -> InputError:
-    """The one line for an image that can't be decoded, out of what torch wraps around a worker's exception."""
-    said = error.message.strip().splitlines()[-1].rpartition("InputError: ")[2]
-    return InputError(said, "mend or remove it and continue with --resume, or with --resume --skip-bad")
+    """Return a one-line error for an image that can't be decoded.
+
+    torch adds the traceback to the message of an exception from a worker; only the last line is kept.
+    """
+    message = error.message.strip().splitlines()[-1].rpartition("InputError: ")[2]
+    return InputError(message, "repair or remove it and continue with --resume, or with --resume --skip-bad")
 
 
 def out_of_memory(settings: TrainSettings, error: Exception) -> DeviceError:
-    """The one line for a device whose memory ran out, with what to lower."""
+    """Return a one-line error for a device that ran out of memory, with the settings to lower."""
     steps = []
     if (settings.batch_size or 1) > 1:
         batch, accumulation = settings.batch_size or 1, settings.accumulation or 1

@@ -1,4 +1,4 @@
-"""The run directory: its name, its claim, ``run.yaml``, and the rules for using one that is not empty."""
+"""The run directory: its name and creation, ``run.yaml``, and the checks before reuse or resuming."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ LOSS_FILE = "loss.png"
 CARD_FILE = "README.md"
 RUNS = Path("runs")
 
-# What may differ between a run and its continuation: none of it changes what is learned.
-_FREE = {
+# Settings that may differ when a run is resumed: none of them changes the trained weights.
+_MAY_DIFFER = {
     "output_dir", "resume", "overwrite", "device", "threads", "workers", "report_to", "keep", "save_steps",
     "allow_url", "images", "skip_bad",
 }  # fmt: skip
-# What a run writes, and all that --overwrite removes.
-_OWN = (
+# Files that a run writes; --overwrite removes these and no others.
+_RUN_FILES = (
     RUN_FILE, METRICS_FILE, LOSS_FILE, CARD_FILE, CONFIG_FILE, WEIGHTS_FILE,
     "config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json",
     "processor_config.json", "preprocessor_config.json", "tokenizer*", "special_tokens_map.json",
@@ -34,24 +34,24 @@ _OWN = (
 
 
 def settings_file(config: Path | None, *, output_dir: Path | None, resume: bool) -> Path | None:
-    """Where settings come from before the flags: ``--config``, or for ``--resume`` the run's own ``run.yaml``."""
+    """Return the settings file to read: ``--config``, else with ``--resume`` the run's ``run.yaml``, else None."""
     if config is None and resume and output_dir is not None and (output_dir / RUN_FILE).is_file():
         return output_dir / RUN_FILE
     return config
 
 
 def default_name(settings: TrainSettings, base: str) -> str:
-    """``<method>-<base>-<data>``: what a run is called when nobody named its folder."""
+    """Return the default name of a run without its number: ``<method>-<base>-<data>``."""
     parts = [settings.method, _short(base), "+".join(_short(name) for name in settings.data)]
     return "-".join(parts)[:120]
 
 
 def claim(settings: TrainSettings, base: str) -> Path:
-    """The run directory, made if it has to be.
+    """Return the run directory and create it if it does not exist.
 
     Raises:
-        SettingsError: it is not empty (and neither ``resume`` nor ``overwrite`` is set), is a file, can't be
-            written, or there is nothing to resume.
+        SettingsError: the directory is not empty (and neither ``resume`` nor ``overwrite`` is set), is a file, or
+            can't be written; or there is no run to resume.
     """
     if settings.output_dir is None:
         return _claim_default(settings, base)
@@ -61,7 +61,7 @@ def claim(settings: TrainSettings, base: str) -> Path:
 
 
 def check_free(settings: TrainSettings) -> None:
-    """Refuse an output directory that may not be used; the default one always may.
+    """Check that the given output directory may be used; a default one is always new.
 
     Raises:
         SettingsError: see `claim`.
@@ -95,7 +95,7 @@ def _claim_default(settings: TrainSettings, base: str) -> Path:
     while True:
         folder = RUNS / f"{name}-{number}"
         try:
-            folder.mkdir()  # fails if another run takes the same number at this moment
+            folder.mkdir()  # fails if another process has just created this number
             return folder
         except FileExistsError:
             number += 1
@@ -120,8 +120,8 @@ def _unwritable(folder: Path, error: OSError) -> SettingsError:
 
 
 def clear(folder: Path) -> None:
-    """Remove what an earlier run wrote, and nothing else: the folder may hold a person's own files."""
-    for pattern in _OWN:
+    """Remove the files that a run writes; other files in the folder, such as the user's own, stay."""
+    for pattern in _RUN_FILES:
         for path in folder.glob(pattern):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -130,7 +130,7 @@ def clear(folder: Path) -> None:
 
 
 def write_run_file(folder: Path, content: Mapping[str, Any]) -> None:
-    """``run.yaml``: resolved settings, data, base, versions and, once finished, the result."""
+    """Write ``run.yaml``: resolved settings, data, base, versions and, once finished, the result."""
     import yaml
 
     text = yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True, width=100)
@@ -138,10 +138,10 @@ def write_run_file(folder: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_run_file(folder: Path) -> dict[str, Any]:
-    """The content of ``run.yaml``.
+    """Read ``run.yaml``.
 
     Raises:
-        InputError: it is missing or damaged.
+        InputError: the file is missing or damaged.
     """
     content = read_yaml(folder / RUN_FILE)
     if not isinstance(content.get("settings"), dict):
@@ -150,7 +150,7 @@ def read_run_file(folder: Path) -> dict[str, Any]:
 
 
 def kept_settings(settings: TrainSettings) -> dict[str, Any]:
-    """The settings that ``run.yaml`` holds: all but those about the folder itself, with paths made absolute."""
+    """The settings for ``run.yaml``: all except ``output_dir``, ``resume`` and ``overwrite``; paths are absolute."""
     values = settings.to_dict()
     for name in ("output_dir", "resume", "overwrite"):
         values.pop(name)
@@ -162,19 +162,20 @@ def kept_settings(settings: TrainSettings) -> dict[str, Any]:
 
 
 def require_same_run(folder: Path, mine: Mapping[str, Any]) -> None:
-    """Refuse to continue a run with other settings, data, or another base.
+    """Check that a resumed run has the same settings, data, base and number of processes as before.
 
     Args:
-        mine: what this start would write into ``run.yaml``.
+        folder: the run directory.
+        mine: the content that this process would write to ``run.yaml``.
 
     Raises:
-        SettingsError: naming every difference, old and new value.
+        SettingsError: names every difference with the old and the new value.
     """
     theirs = read_run_file(folder)
     faults = [
         f"{flag(name)} is {value!r} here and {theirs['settings'].get(name)!r} in the run"
         for name, value in mine["settings"].items()
-        if name not in _FREE and theirs["settings"].get(name) != value
+        if name not in _MAY_DIFFER and theirs["settings"].get(name) != value
     ]
     for section, what in (("data", "the data"), ("base", "the base")):
         before = (theirs.get(section) or {}).get("fingerprint")

@@ -1,4 +1,4 @@
-"""From a plan to a trainer: arguments, base, method and encoded samples."""
+"""Set up a run: load the base, add the method, tokenise the samples and build the trainer."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ from m2pt_cli.training.trainer import M2PTTrainer
 
 
 def total_steps(settings: TrainSettings, samples: int) -> int:
-    """Optimiser steps of the whole run, counted as `transformers.Trainer` counts them.
+    """Number of optimiser steps of the whole run, counted as `transformers.Trainer` does.
 
     Args:
-        settings: resolved: ``batch_size``, ``accumulation`` and ``epochs`` or ``max_steps`` are set.
+        settings: resolved settings: ``batch_size``, ``accumulation`` and ``epochs`` or ``max_steps`` are set.
         samples: number of training samples.
     """
     if settings.max_steps is not None:
@@ -51,7 +51,7 @@ def total_steps(settings: TrainSettings, samples: int) -> int:
 
 
 def worker_count(settings: TrainSettings, device: torch.device) -> int:
-    """Processes that prepare images: as many as the user said, none beside a CPU that computes, else up to four."""
+    """Number of data loader workers: ``--workers`` if given, else 0 when training on a CPU and up to 4 otherwise."""
     if settings.workers is not None or device.type == "cpu":
         return settings.workers or 0
     return min(4, (os.cpu_count() or 1) // process_count())
@@ -60,16 +60,16 @@ def worker_count(settings: TrainSettings, device: torch.device) -> int:
 def training_arguments(
     settings: TrainSettings, *, run_dir: Path, steps: int, validates: bool, device: torch.device, autocast: str | None
 ) -> TrainingArguments:
-    """The arguments of a run.
+    """Build the `transformers.TrainingArguments` of a run.
 
     Args:
-        settings: resolved.
+        settings: resolved settings.
         steps: optimiser steps, see `total_steps`.
         validates: whether there are validation samples.
-        autocast: "bf16" or "fp16" where the trained weights are wider than what the device computes in.
+        autocast: "bf16" or "fp16" for mixed precision, None for none.
     """
     if device.type == "cuda" and device.index is not None and process_count() == 1:
-        # accelerate takes the first visible device otherwise.
+        # Otherwise accelerate uses the first visible device.
         os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
     every = settings.save_steps or max(1, math.ceil(steps / 5))
     workers = worker_count(settings, device)
@@ -108,13 +108,13 @@ def training_arguments(
         label_names=["labels"],
         report_to=reporters or "none",
         disable_tqdm=True,
-        use_cache=True,  # the model's config stays as it is; `supervised_loss` turns the cache off
+        use_cache=True,  # leaves the model's config unchanged; `supervised_loss` turns the cache off
         log_level="error",
-        # With visual_tokens="patches" the last vision layer's prompts get no gradient.
+        # With visual_tokens="patches" the prompts of the last vision layer get no gradient.
         ddp_find_unused_parameters=True,
     )
     if process_count() == 1 and device.type == "cuda":
-        # Several visible devices would mean DataParallel, which M²PT refuses: torchrun is the way to use them.
+        # With several visible devices Trainer would use DataParallel, which M²PT rejects; several GPUs need torchrun.
         _ = arguments.device
         arguments._n_gpu = 1
     return arguments
@@ -122,7 +122,7 @@ def training_arguments(
 
 @dataclass(frozen=True)
 class EncodedData:
-    """Encoded samples, and what makes a batch of them; ``validation`` is None where none are held out."""
+    """Tokenised samples and their collator; ``validation`` is None without held-out samples."""
 
     collator: Collator | SkippingCollator
     train: EncodedSamples
@@ -130,31 +130,31 @@ class EncodedData:
 
 
 class SkippingCollator:
-    """A collator that leaves out samples whose image turns out to be broken, and counts them.
+    """A collator that drops and counts samples whose image can't be decoded.
 
-    In a large data set a fault behind an image's header is met only here, hours into a run.
+    In a large data set only image headers are checked before training, so a damaged image is first found here.
 
     Args:
-        collator: what makes the batch of the others.
+        collator: builds the batch from the remaining samples.
     """
 
     def __init__(self, collator: Collator) -> None:
         self.collator = collator
 
     def __call__(self, samples: Sequence[EncodedSample]) -> dict[str, Tensor]:
-        """The batch of the good samples; ``skipped`` counts the others, where there are any.
+        """Collate the readable samples; if any were dropped, the batch has their number as ``skipped``.
 
         Raises:
-            InputError: no sample of the batch is good.
+            InputError: no sample of the batch is readable, or the fault is not in an image.
         """
         try:
             return self.collator(samples)
         except InputError:
-            good = [sample for sample in samples if self._is_readable(sample)]
-            if not good or len(good) == len(samples):
+            readable = [sample for sample in samples if self._is_readable(sample)]
+            if not readable or len(readable) == len(samples):
                 raise
-            skipped = torch.tensor(len(samples) - len(good))
-        return {**self.collator(good), "skipped": skipped}
+            skipped = torch.tensor(len(samples) - len(readable))
+        return {**self.collator(readable), "skipped": skipped}
 
     def _is_readable(self, sample: EncodedSample) -> bool:
         try:
@@ -165,14 +165,14 @@ class SkippingCollator:
 
 
 def encode_data(plan: Plan, processor: Any, events: Events) -> EncodedData:
-    """Tokenise the samples of a plan.
+    """Tokenise the training and validation samples of a plan.
 
     Args:
-        processor: the base's, set to the number of image tokens that the method uses.
+        processor: the base's processor, set to the number of image tokens that the method uses.
 
     Raises:
-        InputError: faulty samples (unless they are to be skipped), or none left.
-        SettingsError: the template or the image fit does not go with the base.
+        InputError: samples are faulty (without ``skip_bad``), or none are left.
+        SettingsError: the base does not support the template or the image fit.
     """
     images = ImagePreparer(processor, fit=plan.settings.image_fit or "base")
     tokenizer = processor.tokenizer
@@ -209,14 +209,15 @@ def _encoded(
     if not len(encoded):
         raise InputError(f"no {what} sample is left", "look at the data with --dry-run")
     if encoded.num_cut:
-        said = f"{encoded.num_cut:,} of {len(encoded):,} {what} samples are cut to --max-length {settings.max_length}"
-        events(Notice(said, is_warning=True))
+        text = f"{encoded.num_cut:,} of {len(encoded):,} {what} samples are cut to --max-length {settings.max_length}"
+        events(Notice(text, is_warning=True))
     return encoded
 
 
 ADAPTER = "default"
-# What the optimiser's steps are computed in where the trained weights are wider than the base.
+# Name of each autocast dtype in `TrainingArguments`.
 _AUTOCAST = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+# Device types and dtypes for which LoRA trains under autocast, see `prepare`.
 _LORA_AUTOCAST = (("cuda", torch.bfloat16), ("cuda", torch.float16), ("cpu", torch.bfloat16))
 
 
@@ -226,9 +227,12 @@ class Prepared:
 
     Attributes:
         model: a PEFT model, or a LLaVA for full fine-tuning.
-        data: encoded samples and their collator.
-        part_of: the part of every trained parameter; parts: parameters by part; total: parameters of the base.
+        data: tokenised samples and their collator.
+        part_of: maps the name of every trained parameter to its part.
+        parts: number of trained parameters by part.
+        total: number of parameters of the base.
         steps: optimiser steps of the whole run.
+        autocast: "bf16", "fp16" or None, see `training_arguments`.
         trainer, recorder: set by `make_trainer`.
     """
 
@@ -246,7 +250,7 @@ class Prepared:
     recorder: Recorder = field(init=False)
 
     def make_trainer(self, request: StopRequest, events: Events) -> M2PTTrainer:
-        """The trainer of this run; ``request`` stops it."""
+        """Build the trainer of this run; setting ``request`` stops it after the current step."""
         settings = self.settings
         flow, self.recorder = Flow(request), Recorder(self.run_dir, events)
         self.trainer = M2PTTrainer(
@@ -273,7 +277,7 @@ class Prepared:
         return self.trainer
 
     def device_record(self) -> dict[str, Any]:
-        """What the run computes on, for ``run.yaml``."""
+        """Device name, dtype and CPU threads, for ``run.yaml``."""
         device = self.loaded.device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
         return {
@@ -283,10 +287,10 @@ class Prepared:
         }
 
     def save_final(self, folder: Path) -> None:
-        """Write what a user loads: an adapter, or for full fine-tuning a transformers model folder."""
+        """Save the result for users: a PEFT adapter, or for full fine-tuning a transformers model and its processor."""
         if isinstance(self.model, PeftModel):
             self.model.save_pretrained(str(folder), save_embedding_layers=False)
-            (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card
+            (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
             record_in_adapter(folder, self.settings, self.loaded)
         else:
             self.model.save_pretrained(str(folder))  # type: ignore[operator]
@@ -294,12 +298,12 @@ class Prepared:
 
 
 def prepare(plan: Plan, run_dir: Path, events: Events) -> Prepared:
-    """Load the base, put the method into it and encode the samples.
+    """Load the base, add the method and tokenise the samples.
 
     Raises:
-        UnavailableError, DeviceError: the base or the device can't be had.
-        SettingsError: the method can't be used on this base.
-        InputError: samples with nothing to learn from.
+        UnavailableError, DeviceError: the base or the device is not available.
+        SettingsError: this base does not support the method, the template or the image fit.
+        InputError: samples are faulty, or none are left.
     """
     settings = plan.settings
     set_threads(settings.threads, parameters=plan.entry.geometry.total_parameters)
@@ -310,7 +314,7 @@ def prepare(plan: Plan, run_dir: Path, events: Events) -> Prepared:
     loaded = load_base(
         plan.base,
         device=settings.device,
-        dtype="float32" if is_full else settings.dtype,  # an optimiser step is lost in a narrow weight
+        dtype="float32" if is_full else settings.dtype,  # small updates would be rounded away in half precision
         report=lambda text: events(Notice(text)),
     )
     total = sum(p.numel() for p in loaded.model.parameters())
@@ -319,9 +323,9 @@ def prepare(plan: Plan, run_dir: Path, events: Events) -> Prepared:
     if settings.gradient_checkpointing:
         enable_checkpointing(model)
     fuse_norms(model)
-    # PEFT widens LoRA's inputs to the fp32 of its weights, unless an autocast that is sure to run narrows the weights.
-    narrow_lora = settings.method == "lora" and (device.type, dtype) in _LORA_AUTOCAST
-    if narrow_lora:
+    # PEFT casts LoRA's inputs to fp32, the dtype of its weights. Under autocast this cast is not needed.
+    lora_autocast = settings.method == "lora" and (device.type, dtype) in _LORA_AUTOCAST
+    if lora_autocast:
         leave_inputs_narrow(model)
     data = encode_data(plan, loaded.processor, events)
     part_of = parts_of(model)
@@ -335,12 +339,12 @@ def prepare(plan: Plan, run_dir: Path, events: Events) -> Prepared:
         parts=count_parts(model, part_of),
         total=total,
         steps=total_steps(settings, len(data.train)),
-        autocast=_AUTOCAST.get(dtype) if is_full or narrow_lora or dtype == torch.float16 else None,
+        autocast=_AUTOCAST.get(dtype) if is_full or lora_autocast or dtype == torch.float16 else None,
     )
 
 
 def method_config(settings: TrainSettings, base_config: Any) -> PeftConfig | None:
-    """The PEFT config of the settings' method; None for full fine-tuning."""
+    """Return the PEFT config of the method; None for full fine-tuning."""
     return preset(
         settings.method,
         base_config,
@@ -355,7 +359,7 @@ def method_config(settings: TrainSettings, base_config: Any) -> PeftConfig | Non
 
 
 def add_method(loaded: LoadedBase, settings: TrainSettings) -> nn.Module:
-    """The base with what is to be trained in it."""
+    """Add the method to the base and return the model to train, with only the trained parameters unfrozen."""
     config = method_config(settings, loaded.model.config)
     if config is None:
         select_full(loaded.model)
@@ -371,14 +375,14 @@ def add_method(loaded: LoadedBase, settings: TrainSettings) -> nn.Module:
 
 
 def leave_inputs_narrow(model: nn.Module) -> None:
-    """Have LoRA take inputs as they are: under autocast its fp32 weights are then narrowed to them."""
+    """Turn off LoRA's cast of inputs to fp32; autocast then casts the LoRA weights to the dtype of the inputs."""
     for module in model.modules():
         if isinstance(module, LoraLayer):
             module.cast_input_dtype_enabled = False
 
 
 def record_in_adapter(folder: Path, settings: TrainSettings, loaded: LoadedBase) -> None:
-    """Put into ``adapter_config.json`` what must be the same at inference, whatever the adapter's type."""
+    """Add to ``adapter_config.json``, for every adapter type, the settings that inference must repeat."""
     file = folder / CONFIG_FILE
     config = json.loads(file.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = loaded.name
@@ -390,19 +394,19 @@ def record_in_adapter(folder: Path, settings: TrainSettings, loaded: LoadedBase)
 
 
 def enable_checkpointing(model: Any) -> None:
-    """Recompute activations in the backward pass.
+    """Turn on gradient checkpointing.
 
-    Not reentrant: that kind goes by whether its inputs need a gradient, and those of a frozen base need none.
+    The reentrant kind would not work: it needs inputs that require a gradient, and those of a frozen base do not.
     """
     options = {"use_reentrant": False}
-    if hasattr(model, "activation_checkpointing_enable"):  # its name from transformers 5.20 on
+    if hasattr(model, "activation_checkpointing_enable"):  # the method's name since transformers 5.20
         model.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
     else:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
 
 
 def count_parts(model: nn.Module, part_of: Mapping[str, str]) -> dict[str, int]:
-    """Trained parameters by part, in the order of `PARTS`; parts of which nothing is trained are left out."""
+    """Count the trained parameters by part, in the order of `PARTS`; parts without trained parameters are omitted."""
     parts = dict.fromkeys(PARTS, 0)
     for name, parameter in model.named_parameters():
         if name in part_of:
@@ -411,7 +415,7 @@ def count_parts(model: nn.Module, part_of: Mapping[str, str]) -> dict[str, int]:
 
 
 def learning_rates(settings: TrainSettings) -> dict[str, float]:
-    """The learning rates of parts that have their own."""
+    """Return the learning rate of every part for which one is set."""
     rates = {
         "visual_prompts": settings.visual_lr,
         "textual_prompts": settings.textual_lr,

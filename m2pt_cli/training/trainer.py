@@ -1,6 +1,7 @@
-"""`transformers.Trainer` for instruction tuning of a LLaVA: our loss, order, learning rates and checkpoints.
+"""A `transformers.Trainer` for instruction tuning of a LLaVA.
 
-What the base class does stays its own: the loop, accumulation, clipping, schedule, devices, distribution and trackers.
+It overrides the loss, the sampling order, the learning rates and the checkpoints. The training loop, gradient
+accumulation, clipping, schedule, devices, distribution and trackers are those of the base class.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from m2pt_cli.training.sampler import LengthGroupedSampler
 
 
 class M2PTTrainer(Trainer):
-    """Trains whatever of ``model`` requires a gradient.
+    """Trains the parameters of ``model`` that require a gradient.
 
     Args:
         model: a PEFT model, or a LLaVA for full fine-tuning.
-        args: see `m2pt_cli.training.setup`.
-        run_dir: where checkpoints go.
-        train_samples: what ``collator`` turns into a batch; ``validation_samples`` likewise, or None.
-        lengths: tokens of each training sample.
-        part_of: the part of every trained parameter by its name (``visual_prompts``, ``interaction``, ...).
-        learning_rates: the learning rate of each part; ``args.learning_rate`` for the others.
-        keep: how many checkpoints stay.
+        args: see `m2pt_cli.training.setup.training_arguments`.
+        run_dir: the folder of the checkpoints.
+        train_samples, validation_samples: samples that ``collator`` accepts; ``validation_samples`` may be None.
+        lengths: number of tokens of each training sample.
+        part_of: maps the name of every trained parameter to its part (``visual_prompts``, ``interaction``, ...).
+        learning_rates: learning rates by part; other parts use ``args.learning_rate``.
+        keep: number of checkpoints to keep.
     """
 
     model: nn.Module
@@ -70,7 +71,7 @@ class M2PTTrainer(Trainer):
             callbacks=list(callbacks),
         )
         self.remove_callback(PrinterCallback)  # prints every log to stdout
-        # The loss is divided by the supervised tokens of all micro-batches (`compute_loss`), not once more.
+        # `compute_loss` already divides by the supervised tokens of all micro-batches; Trainer must not divide again.
         self.model_accepts_loss_kwargs = True
 
     # ---- loss ----
@@ -82,14 +83,14 @@ class M2PTTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The mean over the supervised tokens of the whole effective batch; see `supervised_loss`."""
+        """Compute the mean loss over the supervised tokens of the whole effective batch; see `supervised_loss`."""
         if return_outputs:
             raise NotImplementedError("the outputs of a training step are not kept")
         self.skipped += int(inputs.pop("skipped", 0))
         self.tokens_seen += int(inputs["attention_mask"].sum())
         loss = supervised_loss(model, inputs, num_items_in_batch)
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
-            # The tokens were counted over all processes, whose gradients are then averaged.
+            # The divisor counts the tokens of all processes, and DistributedDataParallel averages the gradients again.
             loss = loss * self.accelerator.num_processes
         return loss
 
@@ -104,8 +105,12 @@ class M2PTTrainer(Trainer):
         return loss
 
     def evaluate(self, *arguments: Any, **keywords: Any) -> dict[str, float]:
-        """``{"eval_loss"}``: the mean over all supervised tokens of the validation samples."""
-        # The bare model and a share of the samples for each process: nothing is counted twice, no process waits.
+        """Return ``{"eval_loss"}``: the mean loss over all supervised tokens of the validation samples.
+
+        Raises:
+            DivergenceError: the validation loss is NaN or infinite.
+        """
+        # Each process evaluates its own samples with the unwrapped model: none is counted twice, no process waits.
         rank, processes = self.args.process_index, self.args.world_size
         loader = DataLoader(
             self.eval_dataset,  # type: ignore[arg-type]
@@ -144,7 +149,7 @@ class M2PTTrainer(Trainer):
         return self.sampler
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW with a learning rate for each part; weight decay on matrices, as `transformers` does it."""
+        """Create AdamW with a learning rate for each part and weight decay on the same weights as `transformers`."""
         if self.optimizer is None:
             trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
             decayed = set(self.get_decay_parameter_names(self.model))
@@ -161,12 +166,12 @@ class M2PTTrainer(Trainer):
         return self.optimizer
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Pass ``logs`` on; the history is ``metrics.jsonl``, not a list that every checkpoint repeats."""
+        """Log without keeping a history: ``metrics.jsonl`` has it, and every checkpoint would repeat it."""
         super().log(logs, start_time)
         self.state.log_history.clear()
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """0: the base class's estimate counts every frozen parameter at every step, and is not shown."""
+        """Return 0: the base class's estimate counts all frozen parameters at every step, and is not shown."""
         return 0
 
     # ---- checkpoints ----
@@ -182,7 +187,7 @@ class M2PTTrainer(Trainer):
             remove_old(folder.parent, keep=self.keep, best_step=self.state.best_global_step)
 
     def _save_from_all(self, folder: Path) -> None:
-        # Every process has random state of its own, which it writes into the folder that the first one made.
+        # Every process saves its own random state into the folder that the first process creates.
         wait = self.accelerator.wait_for_everyone
         if self.args.should_save:
             with staged(folder) as partial:
@@ -209,7 +214,7 @@ class M2PTTrainer(Trainer):
         self.state.save_to_json(str(folder / "trainer_state.json"))
 
     def restore(self, folder: Path) -> None:
-        """Take weights and state from a checkpoint without training on."""
+        """Load weights and trainer state from a checkpoint without continuing the training."""
         load_weights(self.accelerator.unwrap_model(self.model), folder)
         self.state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
 

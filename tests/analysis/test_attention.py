@@ -1,4 +1,4 @@
-"""Collected attention beside the oracle's: prompts concatenated and overwritten at every layer of a bare base."""
+"""Collected attention equals that of the reference implementation (concatenate and overwrite prompts)."""
 
 from __future__ import annotations
 

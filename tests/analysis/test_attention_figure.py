@@ -1,4 +1,4 @@
-"""Figures: what is drawn, on which scales, and the files they are written to."""
+"""The figure of ``m2pt attn-map``: what is drawn, colour scales, and file formats."""
 
 from __future__ import annotations
 

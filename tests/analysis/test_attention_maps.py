@@ -1,4 +1,4 @@
-"""Numbers read off attention maps: shares, overlays, attention on prompts, and the JSON document."""
+"""Numbers computed from attention maps: shares, overlays, attention on prompts, and the JSON document."""
 
 from __future__ import annotations
 

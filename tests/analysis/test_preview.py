@@ -1,4 +1,4 @@
-"""The small picture for a terminal."""
+"""The preview image in a terminal."""
 
 from __future__ import annotations
 

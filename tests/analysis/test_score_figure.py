@@ -1,4 +1,4 @@
-"""What is drawn of a result: percent of the best possible, the same axes for all runs."""
+"""The figure of scores: percent of the best possible score, and the same axes for all runs."""
 
 from __future__ import annotations
 

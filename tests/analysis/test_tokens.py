@@ -1,4 +1,4 @@
-"""Which token is what, and what uniform attention would give it."""
+"""Token groups, and their shares under uniform attention."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmarks are scripts of a folder of their own."""
+"""Put the folder of the benchmark scripts on the import path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The peers that M²PT is timed beside compute what they say, and the FLOPs are those that torch counts."""
+"""The baselines of the benchmarks compute what they claim, and FLOPs match torch's counter."""
 
 from __future__ import annotations
 

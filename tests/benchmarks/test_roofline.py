@@ -1,4 +1,4 @@
-"""The predicted step counts the operations that a step does, and knows what each row does besides."""
+"""The roofline prediction counts the operations of a step, with the extra ones of each variant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The error boundary and the weight of the command line."""
+"""Errors of the command line, and what it imports."""
 
 from __future__ import annotations
 

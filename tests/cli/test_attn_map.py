@@ -1,4 +1,4 @@
-"""``m2pt attn-map``: figure, numbers, table and JSON; every mistake met before the model is loaded where it can be."""
+"""``m2pt attn-map``: figure, numbers, table and JSON; mistakes are reported before loading the model if possible."""
 
 from __future__ import annotations
 

@@ -1,11 +1,10 @@
-"""``m2pt count-params``: the numbers of the paper, in a table and as JSON, in under a second."""
+"""``m2pt count-params``: the numbers of the paper, as a table and as JSON, without importing torch."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -153,12 +152,9 @@ def test_it_is_light() -> None:
         "import sys; from m2pt_cli.cli.app import main; main(['count-params', '--base', 'llava-1.5-7b', '--json']);"
         "print(sorted({'torch', 'transformers', 'peft', 'datasets', 'numpy'} & set(sys.modules)), file=sys.stderr)"
     )
-    started = time.process_time(), time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["trainable"] == 6_000_640
     assert done.stderr.strip() == "[]"
-    # Under a second on an idle machine; the margin is for a busy one.
-    assert time.monotonic() - started[1] < 5
 
 
 @pytest.mark.parametrize(("method", "kind"), [("lora", "visual"), ("full", "textual"), ("visual", "textual")])

@@ -1,4 +1,4 @@
-"""``m2pt eval`` as a command: what it prints where, its JSON, its exit codes."""
+"""``m2pt eval``: its output, JSON and exit codes."""
 
 from __future__ import annotations
 

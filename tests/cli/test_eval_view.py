@@ -1,4 +1,4 @@
-"""A running evaluation on stderr: a moving table on a terminal, plain lines elsewhere."""
+"""Progress of an evaluation on stderr: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 

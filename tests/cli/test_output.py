@@ -1,4 +1,4 @@
-"""The printer: what reaches stdout, what reaches stderr, and what never reaches a terminal."""
+"""Output: what goes to stdout and stderr, and which characters never reach a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LLaVA v1 from its parts: the goldens' model out of Vicuna's, CLIP's and LLaVA's own files."""
+"""Assembling LLaVA v1 from the files of Vicuna, CLIP and LLaVA gives the golden model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Official checkpoints: names, shapes and hostile files. Nothing in them runs, every fault is one line."""
+"""Official checkpoints: names, shapes and malicious files. No code in them runs; every fault is one line."""
 
 from __future__ import annotations
 

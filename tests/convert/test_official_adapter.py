@@ -1,4 +1,4 @@
-"""Imported adapters reproduce the authors' numbers; a checkpoint of another base is refused."""
+"""Imported adapters reproduce the authors' outputs; a checkpoint of another base is rejected."""
 
 from __future__ import annotations
 

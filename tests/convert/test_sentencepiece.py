@@ -1,7 +1,7 @@
-"""tokenizer.model read without the sentencepiece library gives that library's ids.
+"""Reading tokenizer.model without the sentencepiece library gives the same ids as that library.
 
-``sentencepiece/`` holds a BPE of 600 pieces with byte fallback, trained by sentencepiece 0.2.3 on this project's
-README, and the ids it gave for some texts.
+``sentencepiece/`` holds a BPE model of 600 pieces with byte fallback, trained by sentencepiece 0.2.3 on this project's
+README, and the ids it produced for some texts.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""The device under test: the CUDA device there is, or what ``M2PT_TEST_DEVICE`` names.
+"""The device under test: a CUDA device if there is one, or the one that ``M2PT_TEST_DEVICE`` names.
 
-Without either every test here is skipped. ``M2PT_TEST_DEVICE=cpu python -m pytest tests/cuda`` runs the same bodies on
-the CPU, so that they are known to work before they meet a GPU.
+Without either, all tests here are skipped. ``M2PT_TEST_DEVICE=cpu python -m pytest tests/cuda`` runs them on the CPU.
 """
 
 from __future__ import annotations

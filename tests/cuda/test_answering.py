@@ -1,4 +1,4 @@
-"""The answer engine on the device against plain ``generate``; a device whose memory is gone."""
+"""The answer engine on the device equals plain ``generate``; running out of device memory."""
 
 from __future__ import annotations
 

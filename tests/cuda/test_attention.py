@@ -1,4 +1,4 @@
-"""The form of attention on the device: the flash kernel in training, and the same numbers as with a mask."""
+"""Attention on the device: training uses the flash kernel, with the same results as with a mask."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands with ``--device``: the same answers as on a CPU, and errors of one line."""
+"""Commands with ``--device``: the same answers as on a CPU, and one-line errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A base comes straight to the device in its own number type, a shard at a time."""
+"""A base is loaded straight to the device in its own dtype, one shard at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Norms in one kernel on the device: the kernel is used, and its numbers are those of transformers' operations."""
+"""Fused norms on the device: the kernel is used, and its results equal transformers' operations."""
 
 from __future__ import annotations
 

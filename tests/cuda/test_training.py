@@ -1,4 +1,4 @@
-"""Training on the device: the loss falls in bf16, a stopped run goes on, and full memory is one line."""
+"""Training on the device: the loss falls in bf16, a stopped run resumes, and out of memory is a one-line error."""
 
 from __future__ import annotations
 

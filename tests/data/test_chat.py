@@ -1,4 +1,4 @@
-"""Chat templates: LLaVA's exact strings, and what the assistant has to produce."""
+"""Chat templates: LLaVA's exact strings, and the spans that the assistant generates."""
 
 from __future__ import annotations
 

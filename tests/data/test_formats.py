@@ -1,4 +1,4 @@
-"""Rows of both formats as samples, and every fault in words."""
+"""Reading samples in both formats, and the message for every fault."""
 
 from __future__ import annotations
 

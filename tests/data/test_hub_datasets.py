@@ -1,4 +1,4 @@
-"""Data sets that the ``datasets`` library reads: folders, single files, and ids on a stand-in Hub."""
+"""Data sets read with the ``datasets`` library: folders, single files, and ids on a local stand-in Hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pixel values equal to the last bit to those of transformers' PIL image processors."""
+"""Pixel values are bit-identical to those of transformers' PIL image processors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images are found within the allowed folders and nowhere else."""
+"""Images are found only inside the allowed folders."""
 
 from __future__ import annotations
 

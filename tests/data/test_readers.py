@@ -1,4 +1,4 @@
-"""JSON and JSONL files: what is in them, and what is wrong with them."""
+"""JSON and JSONL files: their content, and reports of their faults."""
 
 from __future__ import annotations
 

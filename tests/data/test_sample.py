@@ -1,4 +1,4 @@
-"""Images: what can be read, what is refused, and how it is said."""
+"""Images: which can be read, which are rejected, and the messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``--data`` takes: files, folders and names, checked as a whole; and the split into training and validation."""
+"""Values of ``--data``: files, folders and names, checked as a whole; and the validation split."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ids equal to the processor's, spans of answers, and what is cut."""
+"""Token ids equal the processor's; spans of answers; truncation."""
 
 from __future__ import annotations
 

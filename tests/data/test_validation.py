@@ -1,4 +1,4 @@
-"""Images looked at before training: all headers, every pixel of a small set."""
+"""Checking images before training: every header, and every pixel of a small data set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Archives are unpacked once, whole, and within their folder."""
+"""Archives are unpacked once, completely, and inside their folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers are read strictly by the form that was asked for."""
+"""Answers of the demo tasks are parsed strictly in the requested form."""
 
 from __future__ import annotations
 

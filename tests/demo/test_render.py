@@ -1,4 +1,4 @@
-"""The rasteriser: banks of masks, real digits by a fixed split, styles."""
+"""The rasteriser: shape masks, handwritten digits with a fixed split, styles."""
 
 from __future__ import annotations
 

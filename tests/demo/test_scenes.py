@@ -1,4 +1,4 @@
-"""Scenes: their split, their captions, and images that are the same every time."""
+"""Scenes: their split, their captions, and reproducible images."""
 
 from __future__ import annotations
 

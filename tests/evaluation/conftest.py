@@ -1,4 +1,4 @@
-"""A tiny base and a file of questions about drawn images, made once."""
+"""A tiny base and a file of questions about drawn images."""
 
 from __future__ import annotations
 

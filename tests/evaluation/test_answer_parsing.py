@@ -1,4 +1,4 @@
-"""Yes and no in free answers."""
+"""Parsing yes and no in free-form answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The blind control moves whole images and leaves none in place."""
+"""The blind baseline gives every question another question's image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables and lines of benchmarks: shards, damaged files, bad values, sources that are not there."""
+"""Benchmark data files: shards, damaged files, bad values, missing sources."""
 
 from __future__ import annotations
 

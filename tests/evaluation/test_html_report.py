@@ -1,4 +1,4 @@
-"""The gallery page: escaped, self-contained, bounded, and working in a browser."""
+"""The HTML report: escaped, self-contained, limited in size, and working in a browser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images that a benchmark names: found in the folders of --images, missing, refused or fetched."""
+"""Images that a benchmark names: found in --images, missing, rejected or downloaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Intervals, two-class counts and McNemar's test, against values worked out by other means."""
+"""Intervals, two-class counts and McNemar's test against independently computed values."""
 
 from __future__ import annotations
 

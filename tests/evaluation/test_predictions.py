@@ -1,4 +1,4 @@
-"""Answers made elsewhere: three kinds of files, the same scores."""
+"""Predictions made elsewhere: three file formats give the same scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Blocks of results.json: failures apart from wrong answers, notes, MMAvg."""
+"""results.json: failures are counted apart from wrong answers; notes; MMAvg."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The journal: flushed answers, torn lines, and keys that no other question, image or weights share."""
+"""The journal: answers are flushed, torn lines are ignored, and keys are unique to question, image and weights."""
 
 from __future__ import annotations
 

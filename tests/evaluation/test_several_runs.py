@@ -1,4 +1,4 @@
-"""Several adapters in one evaluation, adapters retrained, and a judge over the answers."""
+"""Several adapters in one evaluation, retrained adapters, and a judge of the answers."""
 
 from __future__ import annotations
 

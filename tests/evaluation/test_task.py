@@ -1,4 +1,4 @@
-"""Rows: what is written is read back, and a file of other rows is refused with every fault named."""
+"""Predictions: written files are read back; other files are rejected with every fault listed."""
 
 from __future__ import annotations
 

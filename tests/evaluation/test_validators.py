@@ -1,4 +1,4 @@
-"""What a cell may hold, and how one that holds something else is named."""
+"""Column validators: which values they accept, and how they report others."""
 
 from __future__ import annotations
 

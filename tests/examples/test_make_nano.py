@@ -1,4 +1,4 @@
-"""The script that makes nano: stages continue exactly, facts and talk are true, packed rows equal single ones."""
+"""The script that makes nano: stages resume exactly, facts are true, packed rows equal single ones."""
 
 from __future__ import annotations
 

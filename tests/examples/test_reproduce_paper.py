@@ -1,4 +1,4 @@
-"""The paper script: cells resume, learning rates come from seen families alone, the arithmetic is right."""
+"""The paper script: cells resume, learning rates are chosen on seen families only, the arithmetic is right."""
 
 from __future__ import annotations
 

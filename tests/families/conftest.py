@@ -1,3 +1,3 @@
-"""Bases and adapters in folders, for the tests here."""
+"""Import the fixtures for bases and adapters."""
 
 from fixtures.bases import adapter_folder, bases, copied, loaded

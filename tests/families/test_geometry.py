@@ -1,4 +1,4 @@
-"""Arithmetic of a geometry: image tokens, parts that add up, feature layers."""
+"""Geometry: image tokens, parameter counts that add up, feature layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A config.json read as transformers reads it, and models refused by name."""
+"""config.json is read as transformers reads it; unsupported models are rejected by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processors: PIL whatever is installed, and as many image tokens as the base has features."""
+"""Processors: PIL even if torchvision is installed, and as many image tokens as the base has features."""
 
 from __future__ import annotations
 

@@ -1,3 +1,3 @@
-"""A tiny base in a folder, for the tests here."""
+"""Import the fixture for a tiny base."""
 
 from fixtures.tiny_base import tiny_base

@@ -1,4 +1,4 @@
-"""Images behind URLs: every way a server can misbehave is an error in words, and ends in time."""
+"""Images from URLs: every way a server can misbehave becomes a clear error, and no download is endless."""
 
 from __future__ import annotations
 
@@ -122,10 +122,8 @@ def test_an_endless_image_and_a_dripping_one_end(site: str, monkeypatch: pytest.
     with pytest.raises(InputError, match="is larger than 1 MiB"):
         fetch(site + "/endless")
     monkeypatch.setattr(fetching, "_SECONDS_IN_ALL", 0.3)
-    started = time.monotonic()
     with pytest.raises(InputError, match="bytes in 0 seconds, and no end"):
         fetch(site + "/drip")
-    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("url", ["http://[x", "http://127.0.0.1:x/a.png", "http:///a.png", "http://127.0.0.1:1/\ud800"])

@@ -1,4 +1,4 @@
-"""Lines of progress, and failures of the Hub in words."""
+"""Progress lines of downloads, and messages for failures of the Hub."""
 
 from __future__ import annotations
 

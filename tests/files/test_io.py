@@ -1,4 +1,4 @@
-"""Output folders appear whole or not at all."""
+"""Output folders are written atomically."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Headers of safetensors files, whole and damaged."""
+"""Headers of safetensors files, valid and damaged."""
 
 from __future__ import annotations
 

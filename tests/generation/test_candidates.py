@@ -1,4 +1,4 @@
-"""What is asked: bases of adapters agree, or are refused before anything is loaded; the format of a question."""
+"""Adapters to compare: their bases must agree, which is checked before loading; the prompt format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work left out changes nothing: the same logits, the same cache, and the layers see what they should."""
+"""Skipping unused computation changes neither logits nor caches, and layers get the expected positions."""
 
 from __future__ import annotations
 

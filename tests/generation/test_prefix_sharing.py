@@ -1,4 +1,4 @@
-"""Planning: what shares a row, and what fits a batch."""
+"""Batch planning: which questions share a prefix, and what fits in a batch."""
 
 from __future__ import annotations
 

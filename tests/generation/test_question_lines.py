@@ -1,4 +1,4 @@
-"""Question lines: parsing, faults, and batches that never wait."""
+"""Question lines: parsing, faults, and batches that do not wait for more input."""
 
 from __future__ import annotations
 

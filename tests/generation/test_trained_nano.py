@@ -1,7 +1,7 @@
-"""The engine against plain ``generate`` on the trained nano, whose answers differ from image to image.
+"""The engine against plain ``generate`` on the trained nano, whose answers differ between images.
 
-So a mixed-up image, question or position would show. In fp32 the answers are equal; in bf16, whose roundings depend on
-the shape of a batch, the few that differ are counted.
+A mixed-up image, question or position would therefore change an answer. In fp32 the answers are equal. In bf16 rounding
+depends on the shape of a batch; the few answers that differ are counted.
 """
 
 from __future__ import annotations

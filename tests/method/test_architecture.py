@@ -1,4 +1,4 @@
-"""Reading a base, and refusing bases that were never tested, by the name of their class."""
+"""Reading a base's architecture, and rejecting untested bases by class name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The check that prompts act: passes for every base, and fails for each way in which prompts could be lost."""
+"""The check that prompts take effect: it passes for every base and fails for every way to lose prompts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loading is strict: whatever does not fit is an `AdapterError` (exit code 4) that names both sides."""
+"""Loading is strict: any mismatch is an `AdapterError` (exit code 4) that names both sides."""
 
 from __future__ import annotations
 

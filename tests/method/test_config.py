@@ -1,4 +1,4 @@
-"""Settings of an adapter: defaults, refusals that name the value, and the round trip through JSON."""
+"""Adapter configs: defaults, errors that name the value, and the round trip through JSON."""
 
 from __future__ import annotations
 

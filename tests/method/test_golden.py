@@ -1,4 +1,4 @@
-"""Against the numbers of the authors' own code: logits, loss, gradients, greedy tokens (PAPER: tolerances)."""
+"""Equality with the authors' own code: logits, loss, gradients, greedy tokens (PAPER: tolerances)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The method against the concatenate-and-overwrite reference: values and gradients over every combination."""
+"""The method against the reference (concatenate and overwrite): values and gradients over all combinations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which parameters belong to an adapter, and to which part."""
+"""Which parameters belong to an adapter, and to which of its parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training methods by name, and their size on the 7B bases (arithmetic of the paper)."""
+"""Training methods by name, and their size on the 7B bases as in the paper."""
 
 from __future__ import annotations
 

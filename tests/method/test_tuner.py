@@ -1,4 +1,4 @@
-"""PEFT's habits: names, training, saving, several adapters, switching off, copies, transformers' own loader."""
+"""PEFT's behaviour: names, training, saving, several adapters, disabling, copies, transformers' own loader."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Towers, feature layers, several images and tiles, and the authors' visual tokens."""
+"""Vision towers, feature layers, several images and tiles, and the authors' visual tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapters: every fault is an AdapterError, and what is attached acts, strictly on its own base."""
+"""Adapters: every fault is an AdapterError; an attached adapter takes effect, and only on its own base."""
 
 from __future__ import annotations
 

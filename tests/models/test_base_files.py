@@ -1,4 +1,4 @@
-"""Base folders: every missing file named, names of old checkpoints understood."""
+"""Base folders: every missing file is named, and names of old checkpoints are understood."""
 
 from __future__ import annotations
 

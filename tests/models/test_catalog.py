@@ -1,4 +1,4 @@
-"""Names of bases: aliases, folders, Hub ids and typing mistakes."""
+"""Names of bases: aliases, folders, Hub ids and misspellings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The arithmetic of parameters: the paper's table, and modules built on the meta device over random geometries."""
+"""Parameter counts: the paper's table, and modules on the meta device for random geometries."""
 
 from __future__ import annotations
 

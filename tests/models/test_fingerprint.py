@@ -1,4 +1,4 @@
-"""The fingerprint: the same for the same stored weights, however they are named, cut and loaded."""
+"""The fingerprint is the same for the same stored weights, whatever their names, shards and loading."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Hub without a network: what is in the cache is used, every failure becomes one line with the next step."""
+"""The Hub without a network: cached files are used, and every failure is one line with a hint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loading a base: checks first, then straight onto the device, frozen and silent."""
+"""Loading a base: checks come first; the model is loaded straight to the device, frozen and without output."""
 
 from __future__ import annotations
 

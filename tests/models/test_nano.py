@@ -1,4 +1,4 @@
-"""The embedded base: it loads with transformers' own classes, describes unseen scenes, and was not taught the tasks."""
+"""The embedded base: transformers' own classes load it, it describes unseen scenes, and it was not taught the tasks."""
 
 from __future__ import annotations
 

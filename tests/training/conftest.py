@@ -22,7 +22,7 @@ from m2pt_cli.training.trainer import M2PTTrainer
 
 @pytest.fixture
 def make_trainer(tmp_path: Path) -> Callable[..., M2PTTrainer]:
-    """Builds a trainer over ``model``; ``options`` are settings of the run."""
+    """Build a trainer of ``model``; ``options`` are settings of the run."""
 
     def make(
         model: nn.Module,
@@ -68,11 +68,11 @@ def make_trainer(tmp_path: Path) -> Callable[..., M2PTTrainer]:
 
 @pytest.fixture(scope="session")
 def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny base on disk."""
+    """The folder of a tiny base."""
     return write_tiny_base(tmp_path_factory.mktemp("bases") / "tiny")
 
 
 @pytest.fixture
 def data_file(tmp_path: Path) -> Path:
-    """A LLaVA JSON file of 12 samples with their images beside it."""
+    """A LLaVA JSON file of 12 samples, with their images in the same folder."""
     return write_data(tmp_path / "data")

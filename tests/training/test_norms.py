@@ -1,4 +1,4 @@
-"""Norms in one kernel: the same numbers. The kernel itself is CUDA's (`tests/cuda`); on a CPU it is a formula."""
+"""Fused norms give the same numbers. On a CPU they run torch's formula; `tests/cuda` tests the kernel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is set up for a run: number types and norms."""
+"""Set-up of a run: dtypes and norms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmarks by name; each is one file of this package, imported when it is asked for."""
+"""Finds benchmarks by name. Each is one module of this package, imported when it is needed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from m2pt_cli.evaluation.task import Task
 from m2pt_cli.files.hub import cached_files
 from m2pt_cli.settings import closest
 
-# name -> (module, the benchmark in it)
+# name -> (module, attribute of the module)
 _TASKS = {
     "demo": ("demo", "BENCHMARK"),
     "mme": ("mme", "BENCHMARK"),
@@ -25,12 +25,12 @@ _TASKS = {
     "mnist": ("mnist", "BENCHMARK"),
     "textvqa": ("textvqa", "BENCHMARK"),
 }
-# Names that stand for several.
+# Names of groups of benchmarks.
 _GROUPS = {"paper": tuple(name for name in _TASKS if name != "demo")}
 
 
 def list_benchmarks() -> list[dict[str, Any]]:
-    """``{"name", "questions", "source", "cached"}`` of every benchmark; ``cached`` is None for a built-in one."""
+    """Return ``{"name", "questions", "source", "cached"}`` of every benchmark; ``cached`` is None if it is built in."""
     benchmarks = [_load(name) for name in _TASKS]
     return [
         {
@@ -44,17 +44,19 @@ def list_benchmarks() -> list[dict[str, Any]]:
 
 
 def find_tasks(names: Sequence[str]) -> list[Task]:
-    """The benchmarks that ``--bench`` names, each once; a name may be a list with commas, or a file of one's own.
+    """Return the benchmarks that ``--bench`` names, each once.
+
+    A name may be a benchmark, a group, a comma-separated list of them, or a file or folder of the user.
 
     Raises:
-        SettingsError: an unknown name, of which the nearest one is suggested; or no name at all.
-        InputError: a file that is not there.
+        SettingsError: an unknown name (the message suggests the nearest known one), or no name at all.
+        InputError: a file does not exist.
     """
-    # exists() of os.path: the one of pathlib raises for names that are longer than a file system takes.
+    # os.path.exists, because Path.exists raises for names that are too long for the file system.
     found: dict[str, Task] = {}
-    for words in names:
-        # A file's own name may hold a comma.
-        parts = [words] if exists(words) else [part.strip() for part in words.split(",") if part.strip()]
+    for value in names:
+        # The name of a file may contain a comma.
+        parts = [value] if exists(value) else [part.strip() for part in value.split(",") if part.strip()]
         for part in parts:
             for name in _GROUPS.get(part, (part,)):
                 found.setdefault(name, _load(name))

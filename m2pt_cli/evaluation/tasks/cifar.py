@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100: name the main object of a 32x32 image (Krizhevsky 2009)."""
+"""CIFAR-10 and CIFAR-100: classify the main object of a 32x32 image (Krizhevsky 2009)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from m2pt_cli.evaluation.metrics import accuracy_by_category
 from m2pt_cli.evaluation.task import Example, Prediction, Score, TaskOptions
 
 CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-# In the order of the labels. The Hub's copy calls label 26 "cra": its names are not read.
+# In the order of the labels. The names are not read from the data set, because the Hub's copy calls label 26 "cra".
 _CIFAR100 = """
 apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
 castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
@@ -28,11 +28,12 @@ CIFAR100_NAMES = tuple(_CIFAR100.split())
 
 @dataclass(frozen=True)
 class CIFAR:
-    """Top-1 accuracy after matching class names.
+    """Top-1 accuracy; the answer's class is the first class name in it.
 
     Attributes:
-        names: the class names by label.
-        label: the label column.
+        names: class names in the order of the labels.
+        label: name of the label column.
+        table: the test split.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""demo: drawn scenes and real handwritten digits, questions of seen and unseen task families; built in, no network."""
+"""demo: questions of seen and unseen task families about drawn scenes and handwritten digits; needs no network."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from m2pt_cli.evaluation.tasks.pope import SPLITS, pope_scores
 
 
 class Demo:
-    """Accuracy per task, over the families that training shows and over those it never shows."""
+    """Accuracy per task family, over the families in the training data (seen) and over the others (unseen)."""
 
     name = "demo"
     source = "built in"
@@ -46,21 +46,22 @@ class Demo:
         return Score(parsed, parsed is not None and parsed == parse_demo_answer(family, str(row.answer)))
 
     def scores(self, rows: Sequence[Prediction], protocol: str) -> dict[str, Any]:
-        """The block of ``results.json``, with intervals, and what the code of MME and POPE makes of their likes.
+        """Compute accuracies with intervals, and MME's and POPE's scores of the families that imitate them.
 
-        ``majority`` is what guessing scores: always the commonest answer, or any choice.
+        ``majority`` is the accuracy of guessing: always the most frequent answer, or a random choice, whichever is
+        higher.
         """
         good = answered(rows)
-        guesses = _guesses()
+        guesses = _guess_accuracies()
         sizes = Counter(_family(row) for row in good)
-        kinds = {kind: [row for row in good if FAMILIES[_family(row)].seen is (kind == "seen")] for kind in _KINDS}
+        kinds = {kind: [row for row in good if FAMILIES[_family(row)].seen is (kind == "seen")] for kind in _GROUPS}
         parts = {kind: accuracy(members) for kind, members in kinds.items()}
         total = accuracy(good)
         return {
             "accuracy": total["accuracy"],
             "seen": parts["seen"]["accuracy"],
             "unseen": parts["unseen"]["accuracy"],
-            "majority": {kind: _weighted(guesses, sizes, kind == "seen") for kind in _KINDS},
+            "majority": {kind: _weighted_guess(guesses, sizes, kind == "seen") for kind in _GROUPS},
             "intervals": {"accuracy": total["interval"], **{kind: part["interval"] for kind, part in parts.items()}},
             "tasks": {
                 name: {
@@ -77,11 +78,11 @@ class Demo:
         }
 
 
-_KINDS = ("seen", "unseen")
+_GROUPS = ("seen", "unseen")
 
 
 def _interleaved(questions: Iterable[DemoQuestion]) -> list[DemoQuestion]:
-    """The families in turn, pairs kept together: whatever ``--limit`` cuts off, each family has its part."""
+    """Take one question (or pair) of each family in turn, so that a ``--limit`` keeps equal parts of all families."""
     by_family: dict[str, dict[str, list[DemoQuestion]]] = {}
     for question in questions:
         by_family.setdefault(question.family, {}).setdefault(question.question_id, []).append(question)
@@ -99,25 +100,25 @@ def _family(row: Prediction) -> str:
 
 @lru_cache(maxsize=1)
 def _questions() -> list[DemoQuestion]:
-    """All questions, interleaved; the same in every process."""
+    """Return all questions, interleaved; the same in every process."""
     return _interleaved(demo_eval_questions())
 
 
 @lru_cache(maxsize=1)
-def _guesses() -> dict[str, float]:
-    """What guessing scores per family, over all questions: a few of them would flatter it."""
+def _guess_accuracies() -> dict[str, float]:
+    """Return the accuracy of guessing per family, over all questions: it would be too high over a small subset."""
     return majority_guess(_questions())
 
 
-def _weighted(guesses: dict[str, float], sizes: Counter[str], seen: bool) -> float | None:
-    """What guessing scores over the questions of a kind, families counted as often as they were asked."""
+def _weighted_guess(guesses: dict[str, float], sizes: Counter[str], seen: bool) -> float | None:
+    """Return the accuracy of guessing over seen or unseen families, weighted by their number of questions."""
     names = [name for name in sizes if FAMILIES[name].seen is seen]
     n = sum(sizes[name] for name in names)
     return sum(guesses[name] * sizes[name] for name in names) / n if n else None
 
 
 def _as_mme(rows: Sequence[Prediction]) -> dict[str, Any] | None:
-    """The paired families by MME's score, as its subtasks of the same names."""
+    """Score the paired families as MME's subtasks of the same names."""
     pairs = [
         dataclasses.replace(row, category=str(row.category).removeprefix("mme-"))
         for row in rows
@@ -128,10 +129,10 @@ def _as_mme(rows: Sequence[Prediction]) -> dict[str, Any] | None:
 
 @lru_cache(maxsize=1)
 def _splits() -> dict[str, str]:
-    """The split of each POPE-like question by its id, over all questions.
+    """Return the POPE split of each question of the POPE-like family, by question id.
 
-    A question about an absent thing is of the split that the thing was chosen by. POPE asks about present things in
-    every split; here they are dealt out in turn, so that each split has about as many of both.
+    A question about an absent object belongs to the split by which the object was chosen. POPE asks about present
+    objects in every split; here they are assigned to the splits in turn, so that each split has about as many of both.
     """
     asked = [question for question in _questions() if FAMILIES[question.family].imitates == "POPE"]
     turns = itertools.cycle(SPLITS)
@@ -139,7 +140,7 @@ def _splits() -> dict[str, str]:
 
 
 def _as_pope(rows: Sequence[Prediction]) -> dict[str, Any] | None:
-    """The POPE-like family by POPE's score, split by split."""
+    """Score the POPE-like family as POPE, per split."""
     asked = [
         dataclasses.replace(row, category=_splits().get(row.question_id))
         for row in rows

@@ -1,4 +1,4 @@
-"""MME: yes/no pairs on 14 subtasks of perception and cognition (Fu et al. 2023, arXiv 2306.13394)."""
+"""MME: pairs of yes/no questions in 14 subtasks of perception and cognition (Fu et al. 2023, arXiv 2306.13394)."""
 
 from __future__ import annotations
 
@@ -26,13 +26,12 @@ PERCEPTION = (
     "OCR",
 )
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
-_KEYS = ("score", "acc", "acc_plus")
 _STORED_REQUEST = " Please answer yes or no."
 _READERS = {"official": yes_no.mme_official, "lmms-eval": yes_no.mme_lmms_eval}
 
 
 class MME:
-    """Score of a subtask = 100 x (question accuracy + share of images with both questions right)."""
+    """Score of a subtask = 100 x (accuracy of questions + fraction of images with both questions right)."""
 
     name = "mme"
     source = "lmms-lab/MME"
@@ -77,7 +76,7 @@ class MME:
         return Score(parsed, parsed == str(row.answer).lower())
 
     def scores(self, rows: Sequence[Prediction], protocol: str) -> dict[str, Any]:
-        """See `mme_scores`. Raises InputError where no row is of any subtask."""
+        """See `mme_scores`. Raises InputError if no prediction is of any subtask."""
         known = {*PERCEPTION, *COGNITION}
         if (good := answered(rows)) and not any(row.category in known for row in good):
             raise InputError("no row has a category of mme: existence, count, …", "is it another benchmark's?")
@@ -85,10 +84,10 @@ class MME:
 
 
 def mme_scores(rows: Sequence[Prediction]) -> dict[str, Any]:
-    """The block of ``results.json``, in points: 100 x fractions, as the authors' calculator prints them.
+    """Compute MME's results in points (100 x fractions), as the authors' calculator prints them.
 
-    An image with one question (a ``--limit`` or a failure) counts in ``acc`` but not in ``acc_plus``; a category
-    without a whole pair has no score. Sums are over the categories that have one.
+    An image with only one question (due to ``--limit`` or a failure) counts in ``acc`` but not in ``acc_plus``. A
+    category without a complete pair has no score. Sums are over the categories that have a score.
     """
     by_category: dict[str, list[Prediction]] = defaultdict(list)
     for row in answered(rows):
@@ -113,11 +112,11 @@ def _category(rows: Sequence[Prediction]) -> dict[str, Any]:
     pairs: dict[str, list[bool]] = defaultdict(list)
     for row in rows:
         pairs[row.question_id].append(bool(row.correct))
-    whole = [all(marks) for marks in pairs.values() if len(marks) >= 2]
+    complete = [all(correct) for correct in pairs.values() if len(correct) >= 2]
     acc = mean(100.0 * bool(row.correct) for row in rows)
-    acc_plus = mean(100.0 * both for both in whole)
+    acc_plus = mean(100.0 * both for both in complete)
     score = None if acc is None or acc_plus is None else acc + acc_plus
-    return {"score": score, "acc": acc, "acc_plus": acc_plus, "incomplete": len(pairs) - len(whole)}
+    return {"score": score, "acc": acc, "acc_plus": acc_plus, "incomplete": len(pairs) - len(complete)}
 
 
 def _sum(categories: dict[str, dict[str, Any]], names: Sequence[str]) -> float | None:

@@ -1,4 +1,4 @@
-"""MNIST: which digit is written (LeCun et al. 1998)."""
+"""MNIST: classify a handwritten digit (LeCun et al. 1998)."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _WORD = re.compile(rf"\b({'|'.join(_WORDS)})\b", re.IGNORECASE)
 
 
 def read_digit(answer: str) -> str | None:
-    """The digit an answer gives: the first number, else the first number word; None for none, or for several digits.
+    """Return the digit in an answer: the first number, else the first number word; None if there is none.
 
-    Numbers come before words: in "This one is a 7" the digit is 7.
+    Numbers take precedence over words: in "This one is a 7" the digit is 7. A number of several digits gives None.
     """
     number = _NUMBER.search(answer)
     if number is not None:

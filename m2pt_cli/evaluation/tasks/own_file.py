@@ -1,4 +1,4 @@
-"""A benchmark of one's own: a file of questions with answers."""
+"""The user's own benchmark: a file of questions with answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from m2pt_cli.evaluation.task import Example, Prediction, Score, TaskOptions, an
 
 _WORD = re.compile(r"\w+", re.UNICODE)
 _ARTICLES = frozenset(("a", "an", "the"))
-_LINE: dict[str, validators.Check] = {
+_VALIDATORS: dict[str, validators.Check] = {
     "image": validators.text,
     "question": validators.text,
     "answer": validators.answer,
@@ -27,11 +27,12 @@ _LINE: dict[str, validators.Check] = {
 
 
 class OwnBenchmark:
-    """Questions of a file or folder, each about one image, with answers.
+    """A benchmark from a file or folder of questions, each about one image, with answers.
 
-    JSONL (or a JSON array) of ``{"image", "question", "answer"}``: ``answer`` is a text or a list of accepted ones;
-    ``id`` and ``category`` are optional. Or whatever ``m2pt train --data`` reads (LLaVA JSON, messages): the first
-    exchange of each sample is the question and its answer. Images are looked for in ``--images``, else beside the file.
+    The data is JSONL (or a JSON array) of ``{"image", "question", "answer"}``, where ``answer`` is a text or a list of
+    accepted ones, and ``id`` and ``category`` are optional. It may also be in any format of ``m2pt train --data``
+    (LLaVA JSON, messages): the first two turns of each sample are the question and its answer. Images are searched in
+    ``--images``, else in the file's folder.
 
     Args:
         path: the file or folder.
@@ -55,7 +56,7 @@ class OwnBenchmark:
         return items
 
     def _holds_question_lines(self) -> bool:
-        """Whether the first object, of lines or of an array, is a question, and not a conversation."""
+        """Return whether the first object of the file is a question, and not a training conversation."""
         suffix = self.path.suffix.lower()
         if suffix not in (".json", ".jsonl"):
             return False
@@ -63,14 +64,14 @@ class OwnBenchmark:
             text = self.path.read_text(encoding="utf-8-sig").lstrip()
             first, _ = json.JSONDecoder().raw_decode(text.removeprefix("[").lstrip())
         except (OSError, ValueError, RecursionError):
-            return suffix == ".jsonl"  # whose faulty lines are counted
+            return suffix == ".jsonl"  # `read_json_objects` reports its invalid lines
         if not isinstance(first, dict):
             return suffix == ".jsonl"
         return not {"messages", "conversations"} & first.keys()
 
     def _question_lines(self, request: TaskOptions) -> list[Example]:
         folders = BenchmarkImages(request.images or (self.path.parent,), request.allow_url, needed_by=self.name)
-        rows = read_json_objects(self.path, _LINE)[: request.limit]
+        rows = read_json_objects(self.path, _VALIDATORS)[: request.limit]
         names = [str(row.get("id", row.get("question_id", number))) for number, row in enumerate(rows, start=1)]
         return [
             Example(
@@ -110,11 +111,11 @@ class OwnBenchmark:
         ]
 
     def mark(self, row: Prediction, protocol: str) -> Score:
-        words = _normal(row.prediction or "")
-        return Score(words, words in {_normal(answer) for answer in _answers(row)})
+        parsed = _normalise(row.prediction or "")
+        return Score(parsed, parsed in {_normalise(answer) for answer in _answers(row)})
 
     def scores(self, rows: Sequence[Prediction], protocol: str) -> dict[str, Any]:
-        """Accuracy = normalised match; exact match, contains and token F1 beside it, each the best over the answers."""
+        """Compute accuracy (normalised match), exact match, containment and token F1, each for the best answer."""
         good = answered(rows)
         has_categories = any(row.category is not None for row in good)
         return {
@@ -126,21 +127,21 @@ class OwnBenchmark:
 
 
 def token_f1(prediction: str, answer: str) -> float:
-    """The harmonic mean of token precision and recall of two texts, after normalisation (as SQuAD scores)."""
-    said, wanted = Counter(_normal(prediction).split()), Counter(_normal(answer).split())
-    if not said or not wanted:
-        return float(said == wanted)
-    common = sum((said & wanted).values())
-    return 2 * common / (said.total() + wanted.total())
+    """Return the harmonic mean of token precision and recall of two normalised texts, as in SQuAD."""
+    predicted, reference = Counter(_normalise(prediction).split()), Counter(_normalise(answer).split())
+    if not predicted or not reference:
+        return float(predicted == reference)
+    common = sum((predicted & reference).values())
+    return 2 * common / (predicted.total() + reference.total())
 
 
 def _contains(row: Prediction) -> bool:
-    said = f" {_normal(row.prediction or '')} "
-    return any(f" {words} " in said for answer in _answers(row) if (words := _normal(answer)))
+    prediction = f" {_normalise(row.prediction or '')} "
+    return any(f" {words} " in prediction for answer in _answers(row) if (words := _normalise(answer)))
 
 
-def _normal(text: str) -> str:
-    """Lower case, words alone, no articles."""
+def _normalise(text: str) -> str:
+    """Normalise a text: lower case, words only, no articles."""
     return " ".join(word for word in _WORD.findall(text.lower()) if word not in _ARTICLES)
 
 

@@ -1,4 +1,4 @@
-"""POPE: is an object in the image; absent ones are random, popular or adversarial (Li et al. 2023, 2305.10355)."""
+"""POPE: is an object in the image? Absent ones are random, popular or adversarial (Li et al. 2023, 2305.10355)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from m2pt_cli.evaluation.metrics import BinaryCounts, accuracy, mean, ratio
 from m2pt_cli.evaluation.task import SHORT_ANSWER, Example, Prediction, Score, TaskOptions, answered, unique_ids
 
 SPLITS = ("random", "popular", "adversarial")
-_KEYS = ("accuracy", "f1", "precision", "recall", "yes_ratio")
-_ORIGINAL: dict[str, validators.Check] = {
+_ORIGINAL_VALIDATORS: dict[str, validators.Check] = {
     "question_id": validators.identifier,
     "image": validators.text,
     "text": validators.text,
@@ -25,7 +24,7 @@ _READERS = {"official": yes_no.pope_official, "lmms-eval": yes_no.pope_lmms_eval
 
 
 class POPE:
-    """Three splits of the same 500 COCO images; the paper's number is the mean of the three."""
+    """Three splits of questions about the same 500 COCO images; the paper's score is the mean over the splits."""
 
     name = "pope"
     source = "lmms-lab/POPE"
@@ -71,12 +70,12 @@ class POPE:
         ]
 
     def _original_rows(self, request: TaskOptions, files: Sequence[Any]) -> list[dict[str, Any]]:
-        """The authors' files, one per split, of lines ``{"question_id", "image", "text", "label"}``."""
+        """Read the authors' files, one per split, of lines ``{"question_id", "image", "text", "label"}``."""
         folders = BenchmarkImages(request.images, request.allow_url, needed_by="pope")
         rows = []
         for split in SPLITS:
             for file in (file for file in files if file.stem.endswith(split)):
-                for row in read_json_objects(file, _ORIGINAL):
+                for row in read_json_objects(file, _ORIGINAL_VALIDATORS):
                     image = folders.find(str(row["image"]), None)
                     rows.append(
                         {
@@ -98,12 +97,13 @@ class POPE:
 
 
 def pope_scores(rows: Sequence[Prediction], protocol: str) -> dict[str, Any]:
-    """The block of ``results.json``: per split, and the plain mean of the splits on top; fractions.
+    """Compute POPE's results as fractions: for each split, and the mean over the splits.
 
-    ``yes_ratio`` is the share of *predicted* yes under both protocols; lmms-eval's own counts the ground truth.
+    ``yes_ratio`` is the fraction of *predictions* that are yes under both protocols; lmms-eval itself computes it from
+    the ground truth.
 
     Raises:
-        InputError: no row is of any split.
+        InputError: no prediction is of any split.
     """
     good = answered(rows)
     names = [name for name in SPLITS if any(row.category == name for row in good)]
@@ -122,9 +122,9 @@ def pope_scores(rows: Sequence[Prediction], protocol: str) -> dict[str, Any]:
 
 
 def split_scores(rows: Sequence[Prediction], protocol: str) -> dict[str, float]:
-    """Accuracy, precision, recall, F1 and yes ratio of one split.
+    """Compute accuracy, precision, recall, F1 and yes ratio of one split.
 
-    ``lmms-eval``: answers that are neither yes nor no are wrong, and left out of precision and recall.
+    Under ``lmms-eval``, answers that are neither yes nor no are wrong, and ignored in precision and recall.
     """
     if protocol == "official":
         return BinaryCounts.of((row.answer == "yes", row.parsed == "yes") for row in rows).to_dict()

@@ -1,4 +1,4 @@
-"""SNLI-VE: does an image support a statement, contradict it, or neither (Xie et al. 2019, arXiv 1901.06706)."""
+"""SNLI-VE: does an image entail a statement, contradict it, or neither? (Xie et al. 2019, arXiv 1901.06706)"""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from m2pt_cli.evaluation.metrics import accuracy_by_category
 from m2pt_cli.evaluation.task import Example, Prediction, Score, TaskOptions, answered
 
 LABELS = ("entailment", "neutral", "contradiction")
-_OF_YES_NO = {"yes": "entailment", "no": "contradiction", None: None}
+_LABEL_OF_YES_NO = {"yes": "entailment", "no": "contradiction", None: None}
 _UNSURE = re.compile(
     r"\b(not sure|unsure|uncertain|maybe|perhaps|possibly|neutral|unclear|undetermined"
     r"|(can't|can ?not|could not|couldn't|hard to|impossible to|not possible to) (tell|say|know|determine))\b",
     re.IGNORECASE,
 )
-_NAMED = re.compile(r"\b(entail|contradict)", re.IGNORECASE)
+_LABEL_NAME = re.compile(r"\b(entail|contradict)", re.IGNORECASE)
 
 
 def read_label(answer: str) -> str | None:
-    """``entailment``, ``neutral`` or ``contradiction`` from yes, no, not sure (or the labels' own words)."""
+    """Return ``entailment``, ``neutral`` or ``contradiction`` for yes, not sure, no (or the label's name), or None."""
     if _UNSURE.search(answer):
         return "neutral"
-    label = _OF_YES_NO[first_yes_or_no(answer)]
-    named = _NAMED.search(answer)
+    label = _LABEL_OF_YES_NO[first_yes_or_no(answer)]
+    named = _LABEL_NAME.search(answer)
     if label is None and named is not None:
         return "entailment" if named.group().lower() == "entail" else "contradiction"
     return label
 
 
 class SNLIVE:
-    """Accuracy over three labels, and the confusion of reference and answer."""
+    """Accuracy over three labels, and the confusion matrix (reference by answer)."""
 
     name = "snli-ve"
     source = "sedrickkeh/snli-ve"
@@ -78,7 +78,7 @@ class SNLIVE:
 
 
 def _label(label: str | int) -> str:
-    # Without class names in the file: the order of the Hub's copies.
+    # A file without class names has numbers, in the label order of the Hub's copies.
     return label if isinstance(label, str) else LABELS[label]
 
 

@@ -1,4 +1,4 @@
-"""TextVQA: questions about text in images, scored by agreement with ten annotators (Singh et al. 2019)."""
+"""TextVQA: questions about text in images, scored by VQA accuracy with ten annotators (Singh et al. 2019)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from m2pt_cli.evaluation.task import SHORT_ANSWER, Example, Prediction, Score, T
 
 
 class TextVQA:
-    """The validation split; ``--ocr`` adds the data set's OCR tokens to the question, as LLaVA-1.5 may."""
+    """The validation split. ``--ocr`` adds the data set's OCR tokens to the question, an option of LLaVA-1.5."""
 
     name = "textvqa"
     source = "lmms-lab/textvqa"

@@ -1,4 +1,4 @@
-"""VSR: does a statement about where things are agree with the image (Liu et al. 2023, arXiv 2205.00363)."""
+"""VSR: is a statement about a spatial relation true of the image? (Liu et al. 2023, arXiv 2205.00363)"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from m2pt_cli.evaluation.metrics import BinaryCounts, accuracy_by_category
 from m2pt_cli.evaluation.task import Example, Prediction, Score, TaskOptions, answered
 from m2pt_cli.files.hub import download_matching
 
-_LINE: dict[str, validators.Check] = {
+_VALIDATORS: dict[str, validators.Check] = {
     "image": validators.text,
     "caption": validators.text,
     "label": validators.label(2),
@@ -24,7 +24,7 @@ _LINE: dict[str, validators.Check] = {
 
 
 class VSR:
-    """The zero-shot split's test part; its images are COCO's, named in the data and not held by it."""
+    """The test set of the zero-shot split; its data contains only the names of its images, which are COCO's."""
 
     name = "vsr"
     source = "cambridgeltl/vsr_zeroshot"
@@ -36,7 +36,7 @@ class VSR:
 
     def items(self, request: TaskOptions) -> list[Example]:
         folders = BenchmarkImages(request.images, request.allow_url, needed_by=self.name)
-        rows = read_json_objects(self._file(request), _LINE)[: request.limit]
+        rows = read_json_objects(self._file(request), _VALIDATORS)[: request.limit]
         return [
             Example(
                 id=f"{number}#0",
@@ -67,7 +67,7 @@ class VSR:
         return Score(parsed, parsed == row.answer)
 
     def scores(self, rows: Sequence[Prediction], protocol: str) -> dict[str, Any]:
-        """Accuracy overall and by relation; precision, recall, F1 and yes ratio, an unreadable answer being a no."""
+        """Compute accuracy, also per relation; precision, recall, F1 and yes ratio count an unparsed answer as no."""
         counts = BinaryCounts.of((row.answer == "yes", row.parsed == "yes") for row in answered(rows))
         return {**counts.to_dict(), **accuracy_by_category(rows, "relations")}
 

@@ -1,4 +1,4 @@
-"""CIFAR and MNIST: true columns, labels and the digits in free answers."""
+"""CIFAR and MNIST: the data sets' real columns, labels, and digits in free-form answers."""
 
 from __future__ import annotations
 

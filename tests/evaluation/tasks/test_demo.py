@@ -1,4 +1,4 @@
-"""The demo benchmark: fixed questions, marks by task, majority guesses, and the code of MME and POPE on their likes."""
+"""The demo benchmark: fixed questions, scores by task, guessing accuracy, and scoring as in MME and POPE."""
 
 from __future__ import annotations
 

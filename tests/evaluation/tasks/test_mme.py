@@ -1,4 +1,4 @@
-"""MME against the reference scores of the authors' calculator and of lmms-eval, and its incomplete pairs."""
+"""MME equals the reference scores of the authors' calculator and of lmms-eval; incomplete pairs."""
 
 from __future__ import annotations
 

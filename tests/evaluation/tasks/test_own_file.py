@@ -1,4 +1,4 @@
-"""A benchmark of one's own: its file, its four scores."""
+"""A user's own benchmark file and its four scores."""
 
 from __future__ import annotations
 

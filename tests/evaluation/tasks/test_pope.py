@@ -1,4 +1,4 @@
-"""POPE against the reference scores of the authors and of lmms-eval, and its two kinds of files."""
+"""POPE equals the reference scores of the authors and of lmms-eval; its two file formats."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TextVQA: true columns, OCR tokens, soft accuracy."""
+"""TextVQA: the data set's real columns, OCR tokens, soft accuracy."""
 
 from __future__ import annotations
 
