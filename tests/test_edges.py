@@ -29,6 +29,7 @@ BESIDE = {
     "records": {"errors"},
     "convert": {"models"},
     "models": {"convert"},  # inside functions: a base is assembled when it is asked for
+    "method": {"families"},
     "data": {"demo"},
     "demo": {"data"},
 }

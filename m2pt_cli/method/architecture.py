@@ -1,33 +1,38 @@
-"""Reads from a base what the method needs: class, layers, widths and projector. Untested bases are refused."""
+"""What the method must know of a base: its family, layers, widths and projector. Bases never tested are refused."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
+from m2pt_cli.families.family import FAMILIES, LLAVA, MODEL_CLASSES, Family, Stack
 from m2pt_cli.method.config import M2PTConfig, MethodError
+from m2pt_cli.method.parameters import adapter_of
 
-BASES = ("LlavaForConditionalGeneration", "LlavaNextForConditionalGeneration")
-TOWERS = ("CLIPVisionModel", "SiglipVisionModel")
-DECODERS = ("LlamaModel", "MistralModel", "Qwen2Model")
 ROPE_TYPES = ("default", "linear", "llama3", "yarn", "dynamic", "longrope")
+# Above this share of the base, one linear layer from merged patches to the language model is no small adapter.
+_LARGEST_INTERACTION = 0.002
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Geometry of a LLaVA, read from its configuration (quantised weights have other shapes).
+    """Geometry of a model, read from its configuration (a quantised weight has another shape).
 
     Attributes:
-        base, tower, decoder: class names, from `BASES`, `TOWERS` and `DECODERS`.
+        family: where layers and projector are.
+        base, tower, decoder: the classes of model, vision tower and language model.
         vision_layers, vision_width: L_v and d_v of the vision tower.
         text_layers, text_width: L_t and d_t of the language model.
         feature_layers: indices, from 0, of the hidden states that become image features; i is the input of layer i.
         select: ``default`` drops the first feature (the class token), ``full`` keeps all.
         linear_projector: whether the projector is one linear layer.
+        merged: how many patches become one token.
     """
 
+    family: Family
     base: str
     tower: str
     decoder: str
@@ -38,6 +43,7 @@ class Architecture:
     feature_layers: tuple[int, ...]
     select: str
     linear_projector: bool
+    merged: int = 1
 
     @property
     def layers_run(self) -> int:
@@ -46,8 +52,8 @@ class Architecture:
 
     @property
     def feature_width(self) -> int:
-        """Width of the projector's input: d_v for each feature layer."""
-        return self.vision_width * len(self.feature_layers)
+        """Width of the projector's input: d_v for each feature layer and each merged patch."""
+        return self.vision_width * len(self.feature_layers) * self.merged
 
     def describe(self) -> str:
         return (
@@ -56,41 +62,70 @@ class Architecture:
         )
 
 
-def read_architecture(model: nn.Module) -> Architecture:
-    """Read the architecture of a LLaVA, with or without adapters.
+def model_family(model: nn.Module) -> Family:
+    """The family of a model, by its class.
 
     Raises:
-        MethodError: a class is not in `BASES`, `TOWERS` or `DECODERS` (the message names it), the rotary type is
-            untested, or the number of layers differs from the config's.
+        MethodError: it is of none.
     """
-    base = _known(model, BASES, "base")
-    # `Any`: from here on the class is known, but torch types every submodule as Tensor | Module.
-    llava: Any = model
-    tower, decoder, projector = llava.model.vision_tower, llava.model.language_model, llava.model.multi_modal_projector
-    tower_class, decoder_class = _known(tower, TOWERS, "vision tower"), _known(decoder, DECODERS, "language model")
-    vision, text = llava.config.vision_config, llava.config.text_config
-    for part, layers, config in (("vision tower", tower.encoder.layers, vision), ("text", decoder.layers, text)):
-        if len(layers) != config.num_hidden_layers:
-            raise MethodError(f"the {part} has {len(layers)} layers, its config says {config.num_hidden_layers}")
+    known = {name: family for family in FAMILIES for name in family.classes.values()}
+    for ancestor in type(model).__mro__:
+        if ancestor.__name__ in known:
+            return known[ancestor.__name__]
+    raise MethodError(
+        f"M²PT was never tested on the base {type(model).__name__}, only on {', '.join(MODEL_CLASSES.values())}",
+        "choose one of these",
+    )
+
+
+def layers_of(model: nn.Module, stack: Stack) -> Any:
+    """The layers of a stack, in order."""
+    return model.get_submodule(stack.layers_path)
+
+
+def attentions_of(model: nn.Module, stack: Stack) -> list[Any]:
+    """The attention of every layer of a stack, in order; in its wrapper where it has one."""
+    return [getattr(layer, stack.attention) for layer in layers_of(model, stack)]
+
+
+def read_architecture(model: nn.Module) -> Architecture:
+    """The architecture of a model, bare or with adapters in it.
+
+    Raises:
+        MethodError: it is of no family, or its tower or decoder was never tested; the message names the class.
+    """
+    family = model_family(model)
+    config: Any = model.config
+    tower, decoder = model.get_submodule(family.vision.path), model.get_submodule(family.text.path)
+    tower_class, decoder_class = (
+        _tested(tower, family.vision, "vision tower"),
+        _tested(decoder, family.text, "language model"),
+    )
+    vision, text = config.vision_config, config.text_config
+    for part, stack, own in (("vision tower", family.vision, vision), ("text", family.text, text)):
+        if len(layers_of(model, stack)) != own.num_hidden_layers:
+            found = len(layers_of(model, stack))
+            raise MethodError(f"the {part} has {found} layers, its config says {own.num_hidden_layers}")
     rope = text.rope_parameters["rope_type"]
     if rope not in ROPE_TYPES:
         raise MethodError(
             f"M²PT was never tested on {rope!r} rotary positions, only on {', '.join(ROPE_TYPES)}",
             "choose another base",
         )
-    selected = llava.config.vision_feature_layer
-    states = vision.num_hidden_layers + 1  # the input of every layer and the output of the last
+    projector = original(model.get_submodule(family.projector))
     return Architecture(
-        base=base,
+        family=family,
+        base=next(c.__name__ for c in type(model).__mro__ if c.__name__ in family.classes.values()),
         tower=tower_class,
         decoder=decoder_class,
         vision_layers=vision.num_hidden_layers,
         vision_width=vision.hidden_size,
         text_layers=text.num_hidden_layers,
         text_width=text.hidden_size,
-        feature_layers=tuple(i % states for i in ([selected] if isinstance(selected, int) else selected)),
-        select=llava.config.vision_feature_select_strategy,
-        linear_projector=isinstance(original(projector), nn.Linear),
+        feature_layers=family.feature_layers(config, vision.num_hidden_layers),
+        select=getattr(config, "vision_feature_select_strategy", "full"),
+        linear_projector=sum(isinstance(module, nn.Linear) for module in projector.modules()) == 1,
+        merged=family.merged(config),
     )
 
 
@@ -103,11 +138,29 @@ def original(module: nn.Module) -> nn.Module:
         module = inner
 
 
-def resolve(config: M2PTConfig, architecture: Architecture) -> str:
-    """Return the configured interaction, with ``auto`` resolved for this base."""
+def resolve(config: M2PTConfig, architecture: Architecture, model: nn.Module) -> str:
+    """The interaction layer that ``auto`` stands for on this base.
+
+    A projector that is one linear layer is trained itself; any other gets a linear layer beside it. Where patches are
+    merged and one linear layer from them would exceed 0.2 % of the base, it reads the mean of the merged patches.
+    """
     if config.interaction != "auto":
         return config.interaction
+    if architecture.merged > 1:
+        size = architecture.feature_width * architecture.text_width
+        if size > _LARGEST_INTERACTION * base_size(model):
+            return "mean"
     return "projector" if architecture.linear_projector else "residual"
+
+
+def base_size(model: nn.Module) -> int:
+    """Parameters of the base in ``model``, whatever adapters it holds and however it is quantised."""
+    config: Any = model.config
+    if getattr(config, "quantization_config", None) is not None:
+        plain = type(config)(**{k: v for k, v in config.to_dict().items() if k != "quantization_config"})
+        with torch.device("meta"):
+            model = type(model)(plain)
+    return sum(p.numel() for name, p in model.named_parameters() if adapter_of(name) is None)
 
 
 def check_official_tokens(config: M2PTConfig, architecture: Architecture) -> None:
@@ -119,7 +172,7 @@ def check_official_tokens(config: M2PTConfig, architecture: Architecture) -> Non
     if config.visual_tokens != "official":
         return
     reasons = []
-    if architecture.base != "LlavaForConditionalGeneration":
+    if architecture.base != LLAVA.classes["llava"]:
         reasons.append(f"the base is a {architecture.base}")
     if architecture.tower != "CLIPVisionModel":
         reasons.append(f"{architecture.tower} has no class token")
@@ -151,12 +204,12 @@ def longest_text(text_config: Any) -> int | None:
     return None
 
 
-def _known(module: nn.Module, classes: tuple[str, ...], part: str) -> str:
-    """Return which of ``classes`` the module is, compared by name to avoid importing every decoder."""
+def _tested(module: nn.Module, stack: Stack, part: str) -> str:
+    """The class of ``stack.classes`` that the module is; by name, since classes would mean importing every decoder."""
     for ancestor in type(module).__mro__:
-        if ancestor.__name__ in classes:
+        if ancestor.__name__ in stack.classes:
             return ancestor.__name__
     raise MethodError(
-        f"M²PT was never tested on the {part} {type(module).__name__}, only on {', '.join(classes)}",
-        "choose a base of the LLaVA family with a CLIP or SigLIP tower and a Llama, Mistral or Qwen2 decoder",
+        f"M²PT was never tested on the {part} {type(module).__name__}, only on {', '.join(stack.classes)}",
+        "choose another base",
     )

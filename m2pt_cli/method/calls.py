@@ -13,6 +13,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import Cache
 
+from m2pt_cli.families.family import family_of
 from m2pt_cli.method.architecture import longest_text
 from m2pt_cli.method.config import M2PTConfig, MethodError
 from m2pt_cli.method.prompts import PromptedAttention
@@ -46,12 +47,12 @@ def check_images(llava: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> N
     pixels = kwargs.get("pixel_values")
     if pixels is None:  # decoding steps after the first
         return
-    attention = llava.vision_tower.encoder.layers[0].self_attn
+    attention = _first(llava, "vision")
     if not isinstance(attention, PromptedAttention):
         return
     active = attention.active_config
     for name in ("vision_feature_layer", "vision_feature_select_strategy"):
-        given, expected = kwargs.get(name), getattr(llava.config, name)
+        given, expected = kwargs.get(name), getattr(llava.config, name, None)
         if active is not None and given is not None and given != expected:
             raise MethodError(f"the adapter was made for {name}={expected!r}, not {given!r}")
     ids = kwargs.get("input_ids")
@@ -88,7 +89,7 @@ def check_text(llava: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
             mask hides the first token and no positions are given; the text is so long that its rotary frequencies
             differ from those of the prompts.
     """
-    attention = llava.language_model.layers[0].self_attn
+    attention = _first(llava, "text")
     if not isinstance(attention, PromptedAttention) or (prompts := attention.active_prompts) is None:
         return None
     tokens = kwargs.get("inputs_embeds")
@@ -116,6 +117,12 @@ def check_text(llava: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
         "not stand right in front of the text",
         "give position_ids that begin at 0 with each text",
     )
+
+
+def _first(llava: Any, side: str) -> Any:
+    """The attention of the first layer of the vision tower or of the language model, seen from the headless model."""
+    stack = getattr(family_of(llava.config.model_type), side)
+    return getattr(llava.get_submodule(stack.layers_path.removeprefix("model."))[0], stack.attention)
 
 
 def _check_length(text_config: Any, positions: Tensor | None, length: Any) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from m2pt_cli.errors import AdapterError
-from m2pt_cli.method.architecture import read_architecture
+from m2pt_cli.method.architecture import Architecture, attentions_of, read_architecture
 from m2pt_cli.method.calls import cache_argument
 from m2pt_cli.method.prompts import PromptedAttention
 
@@ -41,23 +41,22 @@ def check_prompts(model: PeftModel, name: str) -> None:
         return
     llava: Any = model.get_base_model()
     architecture = read_architecture(llava)
-    tower, decoder = llava.model.vision_tower, llava.model.language_model
-    textual = _with_prompts(decoder.layers)
+    family = architecture.family
+    textual = _with_prompts(attentions_of(llava, family.text))
     if textual:
         logits = _logits(llava)
         with _muted(textual):
             _require_different(logits, _logits(llava), f"the textual prompts of {name}")
         _require_same(logits, _logits(llava, cached=True), name)
-    visual = _with_prompts(tower.encoder.layers[: architecture.layers_run])
+    visual = _with_prompts(attentions_of(llava, family.vision)[: architecture.layers_run])
     if visual:
-        features = _features(llava, architecture.layers_run)
+        features = _features(llava, architecture)
         with _muted(visual):
-            _require_different(features, _features(llava, architecture.layers_run), f"the visual prompts of {name}")
+            _require_different(features, _features(llava, architecture), f"the visual prompts of {name}")
 
 
-def _with_prompts(layers: Any) -> list[PromptedAttention]:
-    attentions = [layer.self_attn for layer in layers]
-    return [a for a in attentions if isinstance(a, PromptedAttention) and a.active_prompts is not None]
+def _with_prompts(attentions: list[Any]) -> list[PromptedAttention]:
+    return [one for one in attentions if isinstance(one, PromptedAttention) and one.active_prompts is not None]
 
 
 @contextmanager
@@ -87,13 +86,18 @@ def _logits(llava: Any, *, cached: bool = False) -> Tensor:
     return torch.cat(parts)
 
 
-def _features(llava: Any, layer: int) -> Tensor:
-    """Feature of the last patch of a synthetic image, at the layer that the image features come from."""
+def _features(llava: Any, architecture: Architecture) -> Tensor:
+    """The last patch of a made-up image where image features are taken from."""
     size = llava.config.vision_config.image_size
-    pixels = torch.linspace(-1, 1, 3 * size * size, device=llava.device, dtype=llava.dtype).view(1, 3, size, size)
-    out = llava.model.vision_tower(pixels, output_hidden_states=True)
-    features: Tensor = out.hidden_states[layer][0, -1]
-    return features
+    height, width = (size, size) if isinstance(size, int) else size
+    pixels = torch.linspace(-1, 1, 3 * height * width, device=llava.device, dtype=llava.dtype)
+    tower = llava.get_submodule(architecture.family.vision.path)
+    if architecture.layers_run == architecture.vision_layers:
+        features: Tensor = tower(pixel_values=pixels.view(1, 3, height, width)).last_hidden_state
+    else:
+        out = tower(pixel_values=pixels.view(1, 3, height, width), output_hidden_states=True)
+        features = out.hidden_states[architecture.layers_run]
+    return features[0, -1]
 
 
 def _require_different(found: Tensor, without: Tensor, what: str) -> None:

@@ -8,13 +8,13 @@ from typing import ClassVar
 from peft import PeftConfig
 
 from m2pt_cli.errors import SettingsError
+from m2pt_cli.families.family import LLAVA, Family
 from m2pt_cli.method.registration import M2PT
 
-INTERACTIONS = ("auto", "projector", "residual", "none")
+INTERACTIONS = ("auto", "projector", "residual", "mean", "none")
 VISUAL_TOKENS = ("patches", "official")
 INITS = ("xavier", "normal", "zeros")
 
-PROJECTOR = "multi_modal_projector"
 LM_HEAD = "lm_head"
 
 
@@ -32,11 +32,13 @@ class M2PTConfig(PeftConfig):
     Args:
         num_visual_prompts: prompt vectors k_v in every layer of the vision tower; 0 for none.
         num_textual_prompts: prompt vectors k_t in every layer of the language model; 0 for none.
-        interaction: the trained linear map between vision tower and language model. ``projector`` trains the base's own
-            projector; ``residual`` adds a zero-initialised linear layer to it, ``projector(x) + f(x)``; ``auto`` is
-            ``projector`` where that is a single linear layer (LLaVA v1) and ``residual`` elsewhere (LLaVA-1.5);
-            ``none`` trains neither.
-        visual_tokens: ``patches`` passes only the image patches to the language model; ``official`` also passes
+        interaction: the trained linear map between the two. ``projector`` trains the base's own projector;
+            ``residual`` puts a zero-initialised linear layer beside it, ``projector(x) + f(x)``; ``mean``, for
+            bases that merge patches into one token, does so with the mean of the merged patches, ``projector(x) +
+            f(mean(x))``; ``auto`` is ``projector`` where that is a single linear layer (LLaVA v1), ``residual``
+            elsewhere (LLaVA-1.5), and ``mean`` where one linear layer from the merged patches would exceed 0.2 % of
+            the base (SmolVLM); ``none`` trains neither.
+        visual_tokens: ``patches`` hands the image patches alone to the language model; ``official`` also hands it
             ``k_v - 1`` prompts of the last vision layer and the class token, as the authors' code does.
         train_lm_head: also train the output head, as the authors' script does (1.9 % of a 7B base instead of 0.09 %).
         init: first values of the prompts: ``xavier`` (the paper's), ``normal`` (standard deviation 0.02) or ``zeros``.
@@ -54,7 +56,7 @@ class M2PTConfig(PeftConfig):
 
     num_visual_prompts: int = field(default=20, metadata={"help": "Prompts per layer of the vision tower."})
     num_textual_prompts: int = field(default=10, metadata={"help": "Prompts per layer of the language model."})
-    interaction: str = field(default="auto", metadata={"help": "auto, projector, residual or none."})
+    interaction: str = field(default="auto", metadata={"help": "auto, projector, residual, mean or none."})
     visual_tokens: str = field(default="patches", metadata={"help": "patches or official."})
     train_lm_head: bool = field(default=False, metadata={"help": "Also train the output head."})
     init: str = field(default="xavier", metadata={"help": "xavier, normal or zeros."})
@@ -62,11 +64,14 @@ class M2PTConfig(PeftConfig):
     image_fit: str | None = field(default=None, metadata={"help": "Image fit the adapter was trained with."})
     base_fingerprint: str | None = field(default=None, metadata={"help": "Fingerprint of the base."})
 
-    # The modules that PEFT wraps; not a setting, because the method applies to no others.
-    target_modules: ClassVar[str] = (
-        r"model\.(vision_tower\.encoder\.layers\.\d+\.(self_attn|mlp)"
-        rf"|language_model\.layers\.\d+\.self_attn|{PROJECTOR})"
-    )
+    # What PEFT's walk over the modules stops at, and the projector's name; no settings, because the method has no other
+    # places. The tuner sets them to those of the base's family.
+    target_modules: ClassVar[str] = LLAVA.targets
+    projector_name: ClassVar[str] = LLAVA.projector_name
+
+    def use_family(self, family: Family) -> None:
+        """Set `target_modules` and `projector_name` for a base of this family."""
+        vars(self).update(target_modules=family.targets, projector_name=family.projector_name)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,8 +100,8 @@ class M2PTConfig(PeftConfig):
 
     @property
     def modules_to_save(self) -> list[str] | None:
-        """Modules of the base that are trained in full and saved with the adapter (PEFT's name for them)."""
-        modules = [PROJECTOR] if self.interaction == "projector" else []
+        """Modules of the base that are trained whole and saved with the adapter (PEFT's name for them)."""
+        modules = [self.projector_name] if self.interaction == "projector" else []
         if self.train_lm_head:
             modules.append(LM_HEAD)
         return modules or None

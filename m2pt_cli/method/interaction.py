@@ -8,6 +8,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 from torch.nn import functional
 
+from m2pt_cli.method.architecture import Architecture
 from m2pt_cli.method.config import M2PTConfig, MethodError
 from m2pt_cli.method.prompts import M2PTLayer
 
@@ -23,23 +24,30 @@ class MasterLinear(nn.Linear):
 class ResidualInteraction(M2PTLayer):
     """A frozen projector plus a trained linear layer f: ``projector(x) + f(x)``, f initialised to zero.
 
+    With interaction ``residual`` f reads what the projector's first linear layer reads; with ``mean`` the mean of the
+    patches that become one token.
+
     Args:
-        base_layer: the frozen projector.
-        in_width, out_width: width of the image features and of the language model's embeddings.
+        base_layer: the projector; its input is ``(images, tokens, merged * d_v)``.
+        architecture: gives the widths.
     """
 
     adapter_layer_names = ("m2pt_interaction",)
 
-    def __init__(self, base_layer: nn.Module, in_width: int, out_width: int) -> None:
+    def __init__(self, base_layer: nn.Module, architecture: Architecture) -> None:
         super().__init__(base_layer)
         self.m2pt_interaction = nn.ModuleDict()
-        self.widths = (in_width, out_width)
+        self._merged, self._norm = architecture.merged, architecture.family.projector_norm
+        self._widths = (architecture.feature_width, architecture.text_width)
 
     def add_layer(self, adapter_name: str, config: M2PTConfig) -> None:
         """Add an adapter, with a zero-initialised linear layer if its interaction is residual."""
         self.add(adapter_name, config)
-        if config.interaction == "residual":
-            layer = MasterLinear(*self.widths, device=next(self.base_layer.parameters()).device)
+        if config.interaction in ("residual", "mean"):
+            width, out = self._widths
+            if config.interaction == "mean":
+                width //= self._merged
+            layer = MasterLinear(width, out, device=next(self.base_layer.parameters()).device)
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
             self.m2pt_interaction[adapter_name] = layer.float()
@@ -49,6 +57,10 @@ class ResidualInteraction(M2PTLayer):
         name = self.active_name
         if name is None or name not in self.m2pt_interaction:
             return projected
+        if self.m2pt_adapters[name].interaction == "mean":
+            features = features.unflatten(-1, (self._merged, -1)).mean(-2)
+        elif self._norm is not None:
+            features = getattr(self.base_layer, self._norm)(features)
         return projected + self.m2pt_interaction[name](features).to(projected.dtype)
 
 

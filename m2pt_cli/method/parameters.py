@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from m2pt_cli.method.config import LM_HEAD, PROJECTOR, M2PTConfig
+from m2pt_cli.families.family import Family, family_of
+from m2pt_cli.method.config import LM_HEAD, M2PTConfig
 
 PARTS = ("visual_prompts", "textual_prompts", "interaction", "lm_head", "vision_tower", "projector", "language_model")
 
@@ -31,36 +32,41 @@ def adapter_parameters(model: nn.Module, adapter_name: str) -> Iterator[tuple[st
     return ((name, p) for name, p in model.named_parameters() if adapter_of(name) == adapter_name)
 
 
-def part_of(name: str, *, is_prompted: bool) -> str:
-    """Return the part, one of `PARTS`, that a parameter belongs to.
+def part_of(name: str, family: Family, *, is_prompted: bool) -> str:
+    """The part, one of `PARTS`, of a parameter.
 
     Args:
-        name: the parameter's name in the model.
-        is_prompted: whether the model has an M²PT adapter, whose trained projector is the interaction layer.
+        name: its name in the model.
+        family: of the model.
+        is_prompted: it is trained by M²PT, whose trained projector is the interaction layer.
     """
+    name = f".{name}"
+    is_visual = f".{family.vision.path}." in name
     if "m2pt_prompts" in name:
-        return "visual_prompts" if ".vision_tower." in name else "textual_prompts"
-    if PROJECTOR in name:
+        return "visual_prompts" if is_visual else "textual_prompts"
+    if f".{family.projector}." in name:
         return "interaction" if is_prompted and adapter_of(name) is not None else "projector"
-    if f"{LM_HEAD}." in name:
+    if f".{LM_HEAD}." in name:
         return "lm_head"
-    if ".vision_tower." in f".{name}":
-        return "vision_tower"
-    return "language_model"
+    return "vision_tower" if is_visual else "language_model"
 
 
 def parts_of(model: Any) -> dict[str, str]:
     """Return the part of every trained parameter, by name: for counts and for learning rates per part.
 
     Args:
-        model: a PEFT model (M²PT or LoRA), or a LLaVA some of whose parameters are trained.
+        model: a PEFT model (M²PT or LoRA), or a base some of whose parameters are trained.
     """
+    family = family_of(model.config.model_type)
     configs = getattr(model, "peft_config", {}).values()
     is_prompted = any(isinstance(config, M2PTConfig) for config in configs)
-    return {name: part_of(name, is_prompted=is_prompted) for name, p in model.named_parameters() if p.requires_grad}
+    return {
+        name: part_of(name, family, is_prompted=is_prompted) for name, p in model.named_parameters() if p.requires_grad
+    }
 
 
-def select_full(model: nn.Module) -> None:
-    """Prepare a bare LLaVA for full fine-tuning: train projector, language model and head, as LLaVA does."""
+def select_full(model: Any) -> None:
+    """Prepare a bare base for full fine-tuning as LLaVA does it: projector, language model and head, tower frozen."""
+    family = family_of(model.config.model_type)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(part_of(name, is_prompted=False) != "vision_tower")
+        parameter.requires_grad_(part_of(name, family, is_prompted=False) != "vision_tower")

@@ -6,12 +6,8 @@ from typing import Any
 
 from peft import LoraConfig, PeftConfig
 
-from m2pt_cli.method.config import PROJECTOR, M2PTConfig, MethodError
-
-# Model types of the bases that `architecture` supports.
-MODEL_TYPES = ("llava", "llava_next")
-# The seven linear layers of every Llama, Mistral and Qwen2 block; layers of the vision tower do not match.
-LLM_LINEARS = r".*language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
+from m2pt_cli.families.family import BY_TYPE
+from m2pt_cli.method.config import M2PTConfig, MethodError
 
 
 def preset(
@@ -40,21 +36,22 @@ def preset(
         lora_rank: rank of ``lora``; its alpha is twice that.
 
     Raises:
-        MethodError: the method does not exist, a value is invalid, or the base is not a LLaVA.
+        MethodError: no such method, a bad value, or a base of no known family.
     """
-    if base_config.model_type not in MODEL_TYPES:
+    if base_config.model_type not in BY_TYPE:
         raise MethodError(
-            f"M²PT was never tested on a base of type {base_config.model_type!r}, only on {', '.join(MODEL_TYPES)}",
-            "choose a base of the LLaVA family",
+            f"M²PT was never tested on a base of type {base_config.model_type!r}, only on {', '.join(BY_TYPE)}",
+            "choose a base of one of these types",
         )
+    family = BY_TYPE[base_config.model_type]
     if method == "full":
         return None
     if method == "lora":
         return LoraConfig(
             r=lora_rank,
             lora_alpha=2 * lora_rank,
-            target_modules=LLM_LINEARS,
-            modules_to_save=None if interaction == "none" else [PROJECTOR],
+            target_modules=family.linears,
+            modules_to_save=None if interaction == "none" else [family.projector_name],
         )
     prompts = {
         "m2pt": (num_visual_prompts, num_textual_prompts),

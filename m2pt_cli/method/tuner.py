@@ -1,4 +1,4 @@
-"""M²PT as a PEFT tuner: adds the prompts to the modules of a LLaVA, and makes PEFT's loading strict."""
+"""M²PT as a PEFT tuner: where the prompts go in a model, and PEFT's habits kept strict."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
-from m2pt_cli.method.architecture import check_official_tokens, read_architecture, resolve
+from m2pt_cli.families.family import LLAVA
+from m2pt_cli.method.architecture import attentions_of, check_official_tokens, model_family, read_architecture, resolve
 from m2pt_cli.method.calls import check_alone, check_images, check_text, not_alone
-from m2pt_cli.method.config import PROJECTOR, M2PTConfig, MethodError
+from m2pt_cli.method.config import M2PTConfig, MethodError
 from m2pt_cli.method.interaction import ResidualInteraction, restore_originals, train_in_fp32
 from m2pt_cli.method.parameters import adapter_of
 from m2pt_cli.method.prompts import IdleMLP, M2PTLayer, PromptedAttention, PromptRotation, refuse_merge
@@ -22,7 +23,7 @@ from m2pt_cli.method.visual_tokens import add_visual_tokens
 
 
 class M2PTModel(BaseTuner):
-    """A LLaVA with M²PT adapters; made by `peft.get_peft_model` and `peft.PeftModel.from_pretrained`.
+    """A vision-language model with M²PT adapters; made by `peft.get_peft_model` and `peft.PeftModel.from_pretrained`.
 
     A model can hold several adapters of different lengths, one of them active. Prompts and interaction layer are fp32
     whatever the base's dtype. Loading through PEFT is strict: missing, unexpected and misshapen keys are errors.
@@ -64,12 +65,22 @@ class M2PTModel(BaseTuner):
                 "leave train_lm_head at False",
             )
         config = copy.copy(config)
-        config.interaction = resolve(config, architecture)
-        # PEFT can't train in full a module that M²PT wraps, nor wrap a module that is trained in full.
-        refused: dict[str, type[nn.Module]] = {"residual": ModulesToSaveWrapper, "projector": ResidualInteraction}
-        if type(model.model.multi_modal_projector) is refused.get(config.interaction):
+        config.use_family(architecture.family)
+        config.interaction = resolve(config, architecture, model)
+        if config.interaction == "mean" and architecture.merged == 1:
             raise MethodError(
-                "adapters with interaction='projector' and with 'residual' can't share a model",
+                f"interaction='mean' needs a base that merges patches, and a {architecture.base} does not",
+                "use interaction='residual'",
+            )
+        # PEFT can't train a wrapped module whole, nor a wrapper beside a module that is trained whole.
+        refused: dict[str, type[nn.Module]] = {
+            "residual": ModulesToSaveWrapper,
+            "mean": ModulesToSaveWrapper,
+            "projector": ResidualInteraction,
+        }
+        if type(model.get_submodule(architecture.family.projector)) is refused.get(config.interaction):
+            raise MethodError(
+                "adapters with interaction='projector' and with 'residual' or 'mean' can't share a model",
                 "load them into two models, or give both the same interaction",
             )
         return config
@@ -85,38 +96,43 @@ class M2PTModel(BaseTuner):
         parameter_name: str | None = None,
     ) -> None:
         architecture = read_architecture(self.model)
+        family = architecture.family
         layer = target if isinstance(target, M2PTLayer) else None
-        if target_name == PROJECTOR:
-            if layer is None and peft_config.interaction != "residual":
+        if current_key == family.projector:
+            if layer is None and peft_config.interaction not in ("residual", "mean"):
                 return
-            layer = layer or ResidualInteraction(target, architecture.feature_width, architecture.text_width)
+            layer = layer or ResidualInteraction(target, architecture)
             layer.add_layer(adapter_name, peft_config)
-        elif ".language_model." in current_key:
+        elif current_key.startswith(f"{family.text.path}."):
             layer = layer or PromptedAttention(
-                target, parent, "input_layernorm", architecture.text_width, rotation=self._rotation()
+                target, parent, family.text.norm, architecture.text_width, rotation=self._rotation()
             )
             layer.add_prompts(adapter_name, peft_config, peft_config.num_textual_prompts)
         else:
             is_idle = int(current_key.split(".")[-2]) >= architecture.layers_run
-            if target_name == "mlp":
+            if target_name == family.vision.mlp:
                 if not is_idle:
                     return
                 layer = layer or IdleMLP(target)
                 layer.add(adapter_name, peft_config)
             else:
                 layer = layer or PromptedAttention(
-                    target, parent, "layer_norm1", architecture.vision_width, is_idle=is_idle
+                    target,
+                    parent,
+                    family.vision.norm,
+                    architecture.vision_width,
+                    is_idle=is_idle and family.vision.mlp is not None,
                 )
                 layer.add_prompts(adapter_name, peft_config, peft_config.num_visual_prompts)
         setattr(parent, target_name, layer)
 
     def _rotation(self) -> PromptRotation:
-        """Return the rotation that all layers of the language model share: the existing one, or a new one."""
-        decoder = self.model.model.language_model
-        for layer in decoder.layers:
-            if isinstance(layer.self_attn, PromptedAttention) and layer.self_attn.rotation is not None:
-                return layer.self_attn.rotation
-        return PromptRotation(decoder.rotary_emb)
+        """One for all layers of the language model: that of a layer that has prompts already, or a new one."""
+        text = model_family(self.model).text
+        for attention in attentions_of(self.model, text):
+            if isinstance(attention, PromptedAttention) and attention.rotation is not None:
+                return attention.rotation
+        return PromptRotation(self.model.get_submodule(text.path).rotary_emb)
 
     def _mark_only_adapters_as_trainable(self, model: nn.Module) -> None:
         for name, parameter in model.named_parameters():
@@ -180,7 +196,7 @@ class M2PTModel(BaseTuner):
     @property
     def num_textual_prompts(self) -> int:
         """k_t of the active adapter, 0 while adapters are disabled."""
-        config = self.model.model.language_model.layers[0].self_attn.active_config
+        config = attentions_of(self.model, model_family(self.model).text)[0].active_config
         return 0 if config is None else int(config.num_textual_prompts)
 
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Any:
@@ -198,12 +214,14 @@ def _hooks(model: Any) -> Iterator[tuple[dict[int, Any], Callable[..., Any], Cal
 
     The hooks receive the module as an argument and hold no reference to it, so that copies of the model work too.
     """
-    llava = model.model
+    family = model_family(model)
     for module, hook in (
         (model, check_alone),
-        (llava, check_images),
-        (llava, check_text),
+        (model.model, check_images),
+        (model.model, check_text),
     ):
         yield module._forward_pre_hooks, partial(module.register_forward_pre_hook, with_kwargs=True), hook
-    tower = llava.vision_tower
+    if family is not LLAVA:
+        return
+    tower = model.get_submodule(family.vision.path)
     yield tower._forward_hooks, tower.register_forward_hook, add_visual_tokens

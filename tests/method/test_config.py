@@ -27,7 +27,7 @@ def test_defaults() -> None:
         ({"num_visual_prompts": -1}, "num_visual_prompts must be a whole number of at least 0, not -1"),
         ({"num_textual_prompts": 2.5}, "num_textual_prompts must be a whole number of at least 0, not 2.5"),
         ({"num_textual_prompts": True}, "num_textual_prompts must be a whole number of at least 0, not True"),
-        ({"interaction": "linear"}, "interaction must be one of auto, projector, residual, none, not 'linear'"),
+        ({"interaction": "linear"}, "interaction must be one of auto, projector, residual, mean, none, not 'linear'"),
         ({"visual_tokens": "all"}, "visual_tokens must be one of patches, official, not 'all'"),
         ({"init": "kaiming"}, "init must be one of xavier, normal, zeros, not 'kaiming'"),
         ({"train_lm_head": "yes"}, "train_lm_head must be True or False, not 'yes'"),

@@ -1,0 +1,186 @@
+"""What the method and the tool must know of a kind of model: where its layers are and how an image becomes tokens.
+
+A family is a description, not code of the method: prompts act inside the attention function (see `method.attention`),
+so only names and shapes differ between models. No torch here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from m2pt_cli.errors import UnavailableError
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A stack of transformer layers that takes prompts.
+
+    Attributes:
+        path: of the module, from the whole model.
+        layers: path of the list of its layers, from there.
+        attention: name of the attention in a layer.
+        norm: name of the norm in front of that attention, which prompts pass as every token does.
+        classes: classes of transformers that tests have compared with explicit concatenation.
+        mlp: name of the MLP in a layer, where layers that no image feature depends on are not run; None elsewhere.
+    """
+
+    path: str
+    layers: str
+    attention: str
+    norm: str
+    classes: tuple[str, ...]
+    mlp: str | None = None
+
+    @property
+    def layers_path(self) -> str:
+        """Path of the list of layers, from the whole model."""
+        return f"{self.path}.{self.layers}"
+
+
+def _selected_layers(config: Any, count: int) -> tuple[int, ...]:
+    selected = getattr(config, "vision_feature_layer", -1)
+    return tuple(i % (count + 1) for i in ([selected] if isinstance(selected, int) else selected))
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """One kind of vision-language model.
+
+    Attributes:
+        name: as documentation and messages call it.
+        classes: ``model_type`` of config.json -> class of transformers.
+        processors: ``model_type`` -> class of the processor.
+        vision, text: the vision tower and the language model.
+        projector: path of the module that maps image features to the language model's width. Where patches are merged
+            into fewer tokens, its input is the merged patches, side by side with the feature index innermost.
+        projector_norm: name of a norm inside the projector that comes before its first linear layer.
+        merged: how many patches become one token, from the model's config.
+        feature_layers: indices of the vision hidden states that become image features, from the config and the number
+            of layers L_v; index i is the input of layer i, L_v the output of the last.
+        packages: distributions beside m2pt's own that the processor needs.
+        overview: where the tokens of the downscaled whole image stand among those of an image that is cut into tiles:
+            ``first`` or ``last``.
+        has_own_template: whether its checkpoints bring a chat template, which is then the default.
+    """
+
+    name: str
+    classes: Mapping[str, str]
+    processors: Mapping[str, str]
+    vision: Stack
+    text: Stack
+    projector: str
+    projector_norm: str | None = None
+    merged: Callable[[Any], int] = field(default=lambda config: 1)
+    feature_layers: Callable[[Any, int], tuple[int, ...]] = field(default=_selected_layers)
+    packages: tuple[str, ...] = ()
+    overview: str = "first"
+    has_own_template: bool = True
+
+    @property
+    def projector_name(self) -> str:
+        """The last part of the projector's path, by which PEFT finds modules that are trained whole."""
+        return self.projector.rpartition(".")[2]
+
+    @property
+    def linears(self) -> str:
+        """A pattern of the seven linear layers of every block of the language model, for LoRA."""
+        layers = self.text.layers_path.replace(".", r"\.")
+        return rf".*{layers}\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
+
+    @property
+    def targets(self) -> str:
+        """A pattern of all modules that M²PT may wrap."""
+        vision, text = self.vision, self.text
+        inner = "|".join(filter(None, (vision.attention, vision.mlp)))
+        parts = (
+            rf"{vision.layers_path}.\d+.({inner})".replace(".", r"\."),
+            rf"{text.layers_path}.\d+.{text.attention}".replace(".", r"\."),
+            self.projector.replace(".", r"\."),
+        )
+        return rf"({'|'.join(parts)})"
+
+
+# Decoders whose layers are `layers.{i}` with `input_layernorm`, `self_attn` and rotary positions.
+_DECODERS = ("LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model")
+
+
+def _decoder(path: str) -> Stack:
+    return Stack(path, "layers", "self_attn", "input_layernorm", _DECODERS)
+
+
+LLAVA = Family(
+    name="LLaVA",
+    classes={"llava": "LlavaForConditionalGeneration", "llava_next": "LlavaNextForConditionalGeneration"},
+    processors={"llava": "LlavaProcessor", "llava_next": "LlavaNextProcessor"},
+    vision=Stack(
+        "model.vision_tower",
+        "encoder.layers",
+        "self_attn",
+        "layer_norm1",
+        ("CLIPVisionModel", "SiglipVisionModel"),
+        mlp="mlp",
+    ),
+    text=_decoder("model.language_model"),
+    projector="model.multi_modal_projector",
+    has_own_template=False,
+)
+LLAVA_ONEVISION = Family(
+    name="LLaVA-OneVision",
+    classes={"llava_onevision": "LlavaOnevisionForConditionalGeneration"},
+    processors={"llava_onevision": "LlavaOnevisionProcessor"},
+    vision=LLAVA.vision,
+    text=LLAVA.text,
+    projector=LLAVA.projector,
+    packages=("torchvision",),
+)
+SMOLVLM = Family(
+    name="SmolVLM",
+    classes={"idefics3": "Idefics3ForConditionalGeneration", "smolvlm": "SmolVLMForConditionalGeneration"},
+    processors={"idefics3": "Idefics3Processor", "smolvlm": "SmolVLMProcessor"},
+    vision=Stack(
+        "model.vision_model",
+        "encoder.layers",
+        "self_attn",
+        "layer_norm1",
+        ("Idefics3VisionTransformer", "SmolVLMVisionTransformer"),
+    ),
+    text=_decoder("model.text_model"),
+    projector="model.connector.modality_projection",
+    merged=lambda config: int(config.scale_factor) ** 2,
+    feature_layers=lambda config, count: (count,),
+    packages=("torchvision", "num2words"),
+    overview="last",
+)
+INTERNVL = Family(
+    name="InternVL",
+    classes={"internvl": "InternVLForConditionalGeneration"},
+    processors={"internvl": "InternVLProcessor"},
+    vision=Stack("model.vision_tower", "encoder.layer", "attention", "layernorm_before", ("InternVLVisionModel",)),
+    text=_decoder("model.language_model"),
+    projector="model.multi_modal_projector",
+    projector_norm="layer_norm",
+    merged=lambda config: round(1 / config.downsample_ratio) ** 2,
+    packages=("torchvision",),
+    overview="last",
+)
+
+FAMILIES = (LLAVA, LLAVA_ONEVISION, SMOLVLM, INTERNVL)
+# model_type -> family, and -> class of transformers.
+BY_TYPE = {model_type: family for family in FAMILIES for model_type in family.classes}
+MODEL_CLASSES = {model_type: name for family in FAMILIES for model_type, name in family.classes.items()}
+
+
+def family_of(model_type: Any) -> Family:
+    """The family of a ``model_type``.
+
+    Raises:
+        UnavailableError: m2pt knows none.
+    """
+    if not isinstance(model_type, str) or model_type not in BY_TYPE:
+        raise UnavailableError(
+            f"the base is {model_type or 'a model without a model_type'}, which m2pt was never tested with",
+            "use one of " + ", ".join(MODEL_CLASSES.values()) + ", or --base nano",
+        )
+    return BY_TYPE[model_type]
