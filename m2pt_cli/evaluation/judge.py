@@ -16,7 +16,7 @@ from m2pt_cli.errors import UnavailableError
 from m2pt_cli.evaluation.answer_parsing import first_yes_or_no
 from m2pt_cli.evaluation.metrics import accuracy, mean
 from m2pt_cli.evaluation.task import Example, Prediction, Score, TaskOptions, answered
-from m2pt_cli.families.llava_config import MODEL_CLASSES
+from m2pt_cli.families.family import MODEL_CLASSES
 from m2pt_cli.models.catalog import find_base
 from m2pt_cli.models.hub import fetch_config
 

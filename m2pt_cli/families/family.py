@@ -56,10 +56,11 @@ class Family:
         projector: path of the module that maps image features to the language model's width. Where patches are merged
             into fewer tokens, its input is the merged patches, side by side with the feature index innermost.
         projector_norm: name of a norm inside the projector that comes before its first linear layer.
+        projector_is_linear: whether the projector is one linear layer.
         merged: how many patches become one token, from the model's config.
         feature_layers: indices of the vision hidden states that become image features, from the config and the number
             of layers L_v; index i is the input of layer i, L_v the output of the last.
-        packages: distributions beside m2pt's own that the processor needs.
+        packages: ``model_type`` -> distributions beside m2pt's own that the processor needs.
         overview: where the tokens of the downscaled whole image stand among those of an image that is cut into tiles:
             ``first`` or ``last``.
         has_own_template: whether its checkpoints bring a chat template, which is then the default.
@@ -72,9 +73,10 @@ class Family:
     text: Stack
     projector: str
     projector_norm: str | None = None
+    projector_is_linear: bool = False
     merged: Callable[[Any], int] = field(default=lambda config: 1)
     feature_layers: Callable[[Any, int], tuple[int, ...]] = field(default=_selected_layers)
-    packages: tuple[str, ...] = ()
+    packages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     overview: str = "first"
     has_own_template: bool = True
 
@@ -101,6 +103,9 @@ class Family:
         )
         return rf"({'|'.join(parts)})"
 
+
+# Above this share of the base, one linear layer from merged patches to the language model is no small adapter.
+LARGEST_INTERACTION = 0.002
 
 # Decoders whose layers are `layers.{i}` with `input_layernorm`, `self_attn` and rotary positions.
 _DECODERS = ("LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model")
@@ -133,7 +138,7 @@ LLAVA_ONEVISION = Family(
     vision=LLAVA.vision,
     text=LLAVA.text,
     projector=LLAVA.projector,
-    packages=("torchvision",),
+    packages={"llava_onevision": ("torchvision",)},
 )
 SMOLVLM = Family(
     name="SmolVLM",
@@ -148,9 +153,10 @@ SMOLVLM = Family(
     ),
     text=_decoder("model.text_model"),
     projector="model.connector.modality_projection",
+    projector_is_linear=True,
     merged=lambda config: int(config.scale_factor) ** 2,
     feature_layers=lambda config, count: (count,),
-    packages=("torchvision", "num2words"),
+    packages={"smolvlm": ("torchvision", "num2words")},
     overview="last",
 )
 INTERNVL = Family(
@@ -162,7 +168,7 @@ INTERNVL = Family(
     projector="model.multi_modal_projector",
     projector_norm="layer_norm",
     merged=lambda config: round(1 / config.downsample_ratio) ** 2,
-    packages=("torchvision",),
+    packages={"internvl": ("torchvision",)},
     overview="last",
 )
 
@@ -179,8 +185,13 @@ def family_of(model_type: Any) -> Family:
         UnavailableError: m2pt knows none.
     """
     if not isinstance(model_type, str) or model_type not in BY_TYPE:
-        raise UnavailableError(
-            f"the base is {model_type or 'a model without a model_type'}, which m2pt was never tested with",
-            "use one of " + ", ".join(MODEL_CLASSES.values()) + ", or --base nano",
-        )
+        raise untested(model_type)
     return BY_TYPE[model_type]
+
+
+def untested(named: Any) -> UnavailableError:
+    """The error for a model of no family, which lists those that work."""
+    return UnavailableError(
+        f"the base is {named or 'a model without a model_type'}, which m2pt was never tested with",
+        "use one of " + ", ".join(MODEL_CLASSES.values()) + ", or --base nano",
+    )

@@ -6,9 +6,11 @@ that transformers builds.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -155,9 +157,18 @@ class Geometry:
         return first | _linear(f"{name}.linear_2", text_width, text_width, bias=bias)
 
     @property
+    def merged(self) -> int:
+        """How many patches become one token; of LLaVA one."""
+        return 1
+
+    def identity(self) -> dict[str, Any]:
+        """What decides whether an adapter of one base can be an adapter of another, as plain values."""
+        return dataclasses.asdict(self)
+
+    @property
     def feature_size(self) -> int:
         """Width of the projector's input: the hidden states of several layers are concatenated."""
-        return self.vision.hidden_size * len(self.feature_layers)
+        return self.vision.hidden_size * len(self.feature_layers) * self.merged
 
     @property
     def feature_indices(self) -> tuple[int, ...]:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from m2pt_cli.errors import UnavailableError
+from m2pt_cli.families.family import LLAVA, MODEL_CLASSES, untested
 from m2pt_cli.families.geometry import Geometry, TextGeometry, VisionGeometry
+from m2pt_cli.families.measured import measured_geometry
 
-# model_type in config.json -> the tested class of transformers.
-MODEL_CLASSES = {"llava": "LlavaForConditionalGeneration", "llava_next": "LlavaNextForConditionalGeneration"}
 # Values of keys missing from config.json: the defaults of transformers' configuration classes.
 VISION_DEFAULTS: dict[str, dict[str, Any]] = {
     "clip_vision_model": {
@@ -87,10 +87,9 @@ def geometry_from_config(config: Mapping[str, Any]) -> Geometry:
     if not isinstance(model_type, str) or model_type not in MODEL_CLASSES:
         classes = config.get("architectures")
         named = classes[0] if isinstance(classes, list) and classes else None
-        raise UnavailableError(
-            f"the base is {named or model_type or 'a model without a model_type'}, which m2pt was never tested with",
-            "use one of " + ", ".join(MODEL_CLASSES.values()) + ", or --base nano",
-        )
+        raise untested(named or model_type)
+    if model_type not in LLAVA.classes:
+        return measured_geometry(config)
     vision, text = config.get("vision_config") or _CLIP_LARGE_336, config.get("text_config") or {}
     try:
         tower, decoder = _vision(_mapping("vision_config", vision)), _text(_mapping("text_config", text))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from m2pt_cli.errors import UnavailableError
+from m2pt_cli.families.family import LLAVA, family_of
 from m2pt_cli.families.geometry import Geometry
 
 
@@ -19,22 +21,30 @@ def load_processor(folder: Path, geometry: Geometry) -> Any:
     Raises:
         UnavailableError: the folder's tokenizer or processor can't be used.
     """
-    from transformers import LlavaNextProcessor, LlavaProcessor
+    import transformers
 
-    processor_class = LlavaNextProcessor if geometry.model_type == "llava_next" else LlavaProcessor
+    family = family_of(geometry.model_type)
+    missing = [name for name in family.packages.get(geometry.model_type, ()) if find_spec(name) is None]
+    if missing:
+        raise UnavailableError(
+            f"the processor of a {family.name} ({geometry.model_type}) needs {' and '.join(missing)}",
+            f"python -m pip install {' '.join(missing)}",
+        )
+    processor_class = getattr(transformers, family.processors[geometry.model_type])
     try:
         with quiet_transformers():
             processor: Any = processor_class.from_pretrained(
                 folder, backend="pil", local_files_only=True, trust_remote_code=False
             )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UnavailableError(
             f"the processor in {folder} can't be used: {first}", "save it there with processor.save_pretrained"
         ) from None
-    processor.patch_size = geometry.vision.patch_size
-    processor.vision_feature_select_strategy = geometry.feature_strategy
-    processor.num_additional_image_tokens = int(geometry.vision.has_cls)
+    if family is LLAVA:
+        processor.patch_size = geometry.vision.patch_size
+        processor.vision_feature_select_strategy = geometry.feature_strategy
+        processor.num_additional_image_tokens = int(geometry.vision.has_cls)
     return processor
 
 
@@ -46,6 +56,8 @@ def set_visual_tokens(processor: Any, model: Any, visual_tokens: str = "patches"
         visual_tokens: ``official`` adds the visual prompts that reach the language model; ``patches`` gives the base's
             own number, as without an adapter.
     """
+    if family_of(model.config.model_type) is not LLAVA:
+        return  # whose processors write what the image processor says
     has_cls = model.config.vision_config.model_type == "clip_vision_model"
     extra = num_visual_prompts if visual_tokens == "official" else 0
     processor.num_additional_image_tokens = int(has_cls) + extra

@@ -8,13 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from m2pt_cli.families.family import FAMILIES, LLAVA, MODEL_CLASSES, Family, Stack
+from m2pt_cli.families.family import FAMILIES, LARGEST_INTERACTION, LLAVA, MODEL_CLASSES, Family, Stack
 from m2pt_cli.method.config import M2PTConfig, MethodError
 from m2pt_cli.method.parameters import adapter_of
 
 ROPE_TYPES = ("default", "linear", "llama3", "yarn", "dynamic", "longrope")
-# Above this share of the base, one linear layer from merged patches to the language model is no small adapter.
-_LARGEST_INTERACTION = 0.002
 
 
 @dataclass(frozen=True)
@@ -148,7 +146,7 @@ def resolve(config: M2PTConfig, architecture: Architecture, model: nn.Module) ->
         return config.interaction
     if architecture.merged > 1:
         size = architecture.feature_width * architecture.text_width
-        if size > _LARGEST_INTERACTION * base_size(model):
+        if size > LARGEST_INTERACTION * base_size(model):
             return "mean"
     return "projector" if architecture.linear_projector else "residual"
 

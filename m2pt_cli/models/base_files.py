@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from m2pt_cli.errors import UnavailableError
+from m2pt_cli.families.family import LLAVA
 from m2pt_cli.families.geometry import Geometry
 from m2pt_cli.files.safetensors import StoredTensor, stored_tensors
 
@@ -70,6 +71,9 @@ def base_tensors(folder: Path, geometry: Geometry) -> dict[str, StoredTensor]:
             raise UnavailableError(
                 f"the weights {file} can't be read: {error}", "copy or download that file again"
             ) from None
+    if geometry.model_type not in LLAVA.classes:
+        # transformers compares them with the model when it loads them; here nothing may import torch.
+        return {name: tensor for name, tensor in stored.items() if not (geometry.tied_lm_head and "lm_head" in name)}
     weights = list(geometry.weights())
     absent = [weight.name for weight in weights if weight.name not in stored]
     if absent:

@@ -15,6 +15,7 @@ from typing import Any
 from m2pt_cli.errors import UnavailableError
 from m2pt_cli.families.geometry import Geometry, TextGeometry, VisionGeometry
 from m2pt_cli.families.llava_config import DAMAGED_HINT, geometry_from_config
+from m2pt_cli.families.measured import FamilyGeometry
 from m2pt_cli.files.adapter_names import CONFIG_FILE
 from m2pt_cli.settings import closest
 
@@ -195,6 +196,66 @@ NANO_DEFAULTS = BaseDefaults(
 )
 
 
+def _smolvlm(width: int, inner: int, layers: int, heads: int, key_heads: int, sizes: Mapping[str, int]) -> Geometry:
+    """A first-generation SmolVLM: the widths of its config.json, and the parameters that follow from them."""
+    config = {
+        "model_type": "idefics3",
+        "scale_factor": 4,
+        "tie_word_embeddings": False,
+        "vision_config": {"hidden_size": 768, "image_size": 512, "patch_size": 16, "num_attention_heads": 12},
+        "text_config": {
+            "model_type": "llama",
+            "hidden_size": width,
+            "intermediate_size": inner,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": key_heads,
+            "head_dim": 64,
+            "vocab_size": 49280,
+            "max_position_embeddings": 8192,
+        },
+    }
+    return FamilyGeometry(
+        "idefics3",
+        VisionGeometry("idefics3_vision", 768, 3072, 12, 12, 3, 512, 16, has_head=False),
+        TextGeometry(
+            "llama",
+            49280,
+            width,
+            inner,
+            layers,
+            heads,
+            key_heads,
+            64,
+            qkv_bias=False,
+            output_bias=False,
+            mlp_bias=False,
+        ),
+        "linear",
+        projector_bias=True,
+        feature_layers=(12,),
+        feature_strategy="full",
+        tied_lm_head=False,
+        config=config,
+        merged_patches=16,
+        sizes=MappingProxyType(dict(sizes)),
+    )
+
+
+SMOLVLM_256M = _smolvlm(
+    576, 1536, 30, 9, 3,
+    {"vision_tower": 86_433_024, "projector": 7_077_888, "language_model": 134_588_736, "lm_head": 28_385_280},
+)  # fmt: skip
+SMOLVLM_500M = _smolvlm(
+    960, 2560, 32, 15, 5,
+    {"vision_tower": 86_433_024, "projector": 11_796_480, "language_model": 361_944_000, "lm_head": 47_308_800},
+)  # fmt: skip
+# Small enough for a laptop: small batches, and images cut into up to 17 tiles of 64 tokens.
+LAPTOP_DEFAULTS = replace(
+    PAPER_DEFAULTS, template="base", image_fit="base", batch_size=4, accumulation=8, max_length=2048
+)
+
+
 _ENTRIES = (
     BaseEntry("nano", None, NANO_FOLDER, None, NANO_DEFAULTS),
     # llava-hf stores two bytes per parameter.
@@ -213,6 +274,22 @@ _ENTRIES = (
         LLAVA_15_13B,
         PAPER_DEFAULTS,
         download_bytes=2 * LLAVA_15_13B.total_parameters,
+    ),
+    BaseEntry(
+        "smolvlm-256m",
+        "HuggingFaceTB/SmolVLM-256M-Instruct",
+        None,
+        SMOLVLM_256M,
+        LAPTOP_DEFAULTS,
+        download_bytes=2 * SMOLVLM_256M.total_parameters,
+    ),
+    BaseEntry(
+        "smolvlm-500m",
+        "HuggingFaceTB/SmolVLM-500M-Instruct",
+        None,
+        SMOLVLM_500M,
+        LAPTOP_DEFAULTS,
+        download_bytes=2 * SMOLVLM_500M.total_parameters,
     ),
     BaseEntry(
         "llava-v1-7b",
@@ -277,7 +354,7 @@ def _unlisted(name: str, geometry: Geometry, *, repo_id: str | None = None, fold
     """Return the entry of another base; defaults are those of a known base of this geometry or the paper's."""
     known = (entry for entry in _ENTRIES if entry.known_geometry or (NANO_FOLDER / "config.json").is_file())
     defaults = next((entry.defaults for entry in known if entry.geometry == geometry), PAPER_DEFAULTS)
-    if geometry.model_type == "llava_next":
+    if geometry.model_type != "llava":
         # The prompt format differs between releases, and only the processor can cut an image into tiles.
         defaults = replace(defaults, template="base", image_fit="base")
     return BaseEntry(name, repo_id, folder, geometry, defaults)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from m2pt_cli.errors import AdapterError, SettingsError
+from m2pt_cli.families.family import LARGEST_INTERACTION, Family, family_of
 from m2pt_cli.families.geometry import Geometry, Weight
 from m2pt_cli.files.safetensors import saved_bytes
 from m2pt_cli.models.adapters import AdapterInfo
@@ -71,6 +72,10 @@ class Recipe:
         """Resolve ``auto``: train the projector if it is linear, else add a linear layer in parallel to it."""
         if self.interaction != "auto":
             return self.interaction
+        if geometry.merged > 1:
+            size = geometry.feature_size * geometry.text.hidden_size
+            if size > LARGEST_INTERACTION * geometry.total_parameters:
+                return "mean"
         return "projector" if geometry.projector == "linear" else "residual"
 
 
@@ -91,21 +96,24 @@ def trained_weights(geometry: Geometry, recipe: Recipe) -> Iterator[Weight]:
 
 def _prompted(geometry: Geometry, recipe: Recipe) -> Iterator[Weight]:
     visual, textual = recipe.prompts
-    vision, text = geometry.vision, geometry.text
+    vision, text, family = geometry.vision, geometry.text, family_of(geometry.model_type)
     if visual:
         for i in range(vision.num_layers):
-            name = f"model.vision_tower.encoder.layers.{i}.self_attn.m2pt_prompts"
+            name = f"{family.vision.layers_path}.{i}.{family.vision.attention}.m2pt_prompts"
             yield Weight("visual_prompts", _PREFIX + name, (visual, vision.hidden_size))
     if textual:
         for i in range(text.num_layers):
-            name = f"model.language_model.layers.{i}.self_attn.m2pt_prompts"
+            name = f"{family.text.layers_path}.{i}.{family.text.attention}.m2pt_prompts"
             yield Weight("textual_prompts", _PREFIX + name, (textual, text.hidden_size))
     interaction = recipe.resolved_interaction(geometry)
     if interaction == "projector":
         yield from _projector(geometry, "interaction")
-    elif interaction == "residual":
-        name, width = f"{_PREFIX}model.multi_modal_projector.m2pt_interaction", text.hidden_size
-        yield Weight("interaction", f"{name}.weight", (width, geometry.feature_size))
+    elif interaction in ("residual", "mean"):
+        if interaction == "mean" and geometry.merged == 1:
+            raise SettingsError("--interaction mean: this base merges no patches", "use --interaction residual")
+        name, width = f"{_PREFIX}{family.projector}.m2pt_interaction", text.hidden_size
+        read = vision.hidden_size if interaction == "mean" else geometry.feature_size
+        yield Weight("interaction", f"{name}.weight", (width, read))
         yield Weight("interaction", f"{name}.bias", (width,))
     if recipe.train_lm_head:
         if geometry.tied_lm_head:
@@ -160,7 +168,8 @@ def count_parameters(base: str, geometry: Geometry, recipe: Recipe) -> Parameter
 
 def count_adapter(base: str, geometry: Geometry, info: AdapterInfo) -> ParameterCounts:
     """Count the weights of a saved adapter from its file's header, relative to the base named ``base``."""
-    weights = [Weight(_group(tensor.name, info), tensor.name, tensor.shape) for tensor in info.tensors()]
+    family = family_of(geometry.model_type)
+    weights = [Weight(_group(tensor.name, info, family), tensor.name, tensor.shape) for tensor in info.tensors()]
     recipe = Recipe(
         method=info.method,
         visual_prompts=info.num_visual_prompts,
@@ -216,16 +225,16 @@ def _counts(
     )
 
 
-def _group(name: str, info: AdapterInfo) -> str:
+def _group(name: str, info: AdapterInfo, family: Family) -> str:
     """Return the group of a saved weight, by its name."""
-    is_lora = info.peft_type == "LORA"
+    is_visual = f".{family.vision.path}." in name
     if "m2pt_prompts" in name:
-        return "visual_prompts" if ".vision_tower." in name else "textual_prompts"
-    if ".multi_modal_projector." in name:
-        return "projector" if is_lora else "interaction"
+        return "visual_prompts" if is_visual else "textual_prompts"
+    if f".{family.projector}." in name:
+        return "projector" if info.peft_type == "LORA" else "interaction"
     if "lm_head." in name:
         return "lm_head"
-    return "vision_tower" if ".vision_tower." in name else "language_model"
+    return "vision_tower" if is_visual else "language_model"
 
 
 def _require_fit(base: str, geometry: Geometry, recipe: Recipe, weights: list[Weight], info: AdapterInfo) -> None:

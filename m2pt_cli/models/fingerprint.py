@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -27,7 +26,7 @@ def base_fingerprint(folder: Path) -> str:
         UnavailableError: the folder is not a base, or its weights are damaged or do not match its config.
     """
     geometry = read_geometry(folder)
-    digest = hashlib.sha256(json.dumps(dataclasses.asdict(geometry), sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(geometry.identity(), sort_keys=True).encode())
     with ExitStack() as stack:
         opened: dict[Path, BinaryIO] = {}
         for name, tensor in sorted(base_tensors(folder, geometry).items()):

@@ -16,9 +16,9 @@ import torch
 import transformers
 
 from m2pt_cli.errors import DeviceError, SettingsError, UnavailableError
+from m2pt_cli.families.family import LLAVA, MODEL_CLASSES, family_of
 from m2pt_cli.families.geometry import Geometry
 from m2pt_cli.families.linear_projector import linear_projector
-from m2pt_cli.families.llava_config import MODEL_CLASSES
 from m2pt_cli.families.processor import load_processor, quiet_transformers, set_visual_tokens
 from m2pt_cli.files.hub import gigabytes
 from m2pt_cli.models.base_files import base_tensors, require_base_files
@@ -99,7 +99,7 @@ def load_base(
     weight_dtype = choose_dtype(dtype, target)
     geometry = entry.geometry
     require_fast_enough(entry, device)
-    options = _quantization_options(quantization, weight_dtype, target)
+    options = _quantization_options(quantization, geometry.model_type, weight_dtype, target)
     folder = base_folder(entry, report=report)
     require_base_files(folder)
     base_tensors(folder, geometry)
@@ -163,7 +163,9 @@ def _load_model(
             f"the weights in {folder} are stored quantised", "use the unquantised base, and quantise it at loading"
         )
     model_class: Any = getattr(transformers, MODEL_CLASSES[geometry.model_type])
-    projector = linear_projector() if geometry.projector == "linear" else nullcontext()
+    projector = (
+        linear_projector() if geometry.projector == "linear" and geometry.model_type in LLAVA.classes else nullcontext()
+    )
     with quiet_transformers(), projector:
         model, info = model_class.from_pretrained(
             folder,
@@ -185,7 +187,9 @@ def _load_model(
     return model.eval()
 
 
-def _quantization_options(quantization: str | None, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+def _quantization_options(
+    quantization: str | None, model_type: str, dtype: torch.dtype, device: torch.device
+) -> dict[str, Any]:
     if quantization is None:
         return {}
     if quantization not in QUANTIZATIONS:
@@ -200,7 +204,8 @@ def _quantization_options(quantization: str | None, dtype: torch.dtype, device: 
     from transformers import BitsAndBytesConfig
 
     # Not quantised: the tower and the projector are small, and the method's weights have their widths.
-    not_quantised = ["vision_tower", "multi_modal_projector", "lm_head"]
+    family = family_of(model_type)
+    not_quantised = [family.vision.path.rpartition(".")[2], family.projector_name, "lm_head"]
     if quantization == "8bit":
         config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=not_quantised)
     else:

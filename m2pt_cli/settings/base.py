@@ -13,7 +13,7 @@ from typing import Any, Self
 from m2pt_cli.errors import InputError, SettingsError
 
 METHODS = ("m2pt", "visual", "textual", "interaction", "lora", "full")
-INTERACTIONS = ("auto", "projector", "residual", "none")
+INTERACTIONS = ("auto", "projector", "residual", "mean", "none")
 VISUAL_TOKENS = ("patches", "official")
 INITS = ("xavier", "normal", "zeros")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
