@@ -5,6 +5,7 @@ Images are opened only here: in the worker processes of a data loader, or in a t
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,12 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from m2pt_cli.data.image_transforms import Fit, PixelPreparer
 from m2pt_cli.data.sample import ImageReference, image_size
-from m2pt_cli.data.tokenize import UNSUPERVISED, EncodedSample
-from m2pt_cli.errors import SettingsError
+from m2pt_cli.data.tokenize import UNSUPERVISED, EncodedSample, ImageIds
+from m2pt_cli.errors import InputError, SettingsError
+from m2pt_cli.families.family import LLAVA
 
 # Resized images of up to 64 x 64 pixels are cached: at most 8192 of them, 100 MB.
 _MAX_CACHED_SIZE, _MAX_CACHED_IMAGES = 64 * 64 * 3, 8192
@@ -45,6 +48,7 @@ class ImagePreparer:
             )
         self._pixels = None if self.is_tiled else PixelPreparer(self.image_processor, fit=fit)
         self._cache: dict[str, NDArray[np.uint8]] = {}
+        self._ids: dict[int, ImageIds] = {}
 
     def prepare(self, images: Sequence[ImageReference]) -> dict[str, Tensor]:
         """Preprocess ``images`` to model inputs; an empty dict if there are none.
@@ -90,8 +94,8 @@ class ImagePreparer:
             self._cache[image.name] = fitted
         return fitted
 
-    def token_counts(self, images: Sequence[ImageReference]) -> list[int]:
-        """The number of tokens of each image in the prompt.
+    def image_ids(self, images: Sequence[ImageReference]) -> list[ImageIds]:
+        """The ids that stand for each image in the prompt.
 
         Raises:
             InputError: the size of an image is needed and can't be read.
@@ -101,12 +105,103 @@ class ImagePreparer:
         if self.is_tiled:
             sizes = [(height, width) for width, height in map(image_size, images)]
             counts = self.processor._get_num_multimodal_tokens(image_sizes=sizes)["num_image_tokens"]
-            return [int(count) for count in counts]
+            return [self._repeated(int(count)) for count in counts]
         assert self._pixels is not None
         height, width = self._pixels.fit.size
         patch = self.processor.patch_size
         count = (height // patch) * (width // patch) + self.processor.num_additional_image_tokens
-        return [count - (self.processor.vision_feature_select_strategy == "default")] * len(images)
+        return [self._repeated(count - (self.processor.vision_feature_select_strategy == "default"))] * len(images)
+
+    def _repeated(self, count: int) -> ImageIds:
+        if count not in self._ids:
+            self._ids[count] = np.full(count, self.processor.image_token_id, np.int32)
+        return self._ids[count]
+
+
+class ProcessorImages:
+    """Opens images for a base beyond LLaVA, whose own processor decides about tiles, pixels and tokens.
+
+    Args:
+        processor: the base's processor.
+        fit: ``base`` alone.
+
+    Raises:
+        SettingsError: another fit.
+    """
+
+    is_tiled = True
+
+    def __init__(self, processor: Any, *, fit: str) -> None:
+        if fit != "base":
+            raise SettingsError(
+                f"--image-fit {fit} does not go with this base, which fits images itself", "use --image-fit base"
+            )
+        self.processor = processor
+        self._ids: dict[Any, list[ImageIds]] = {}
+
+    def prepare(self, images: Sequence[ImageReference]) -> dict[str, Tensor]:
+        """What the base's processor makes of ``images``; an empty dict if there are none.
+
+        Raises:
+            InputError: an image can't be read; the message names it.
+        """
+        return self._processed([image.open() for image in images])[1] if images else {}
+
+    def picture(self, image: ImageReference, *, side: int) -> NDArray[np.uint8]:
+        """The whole image, resized to a square of ``side`` pixels."""
+        return np.asarray(image.open().resize((side, side)))
+
+    def image_ids(self, images: Sequence[ImageReference]) -> list[ImageIds]:
+        """The ids that stand for each image in the prompt: what the processor writes for a blank image of its size.
+
+        Raises:
+            InputError: the size of an image can't be read.
+        """
+        sizes = [image_size(image) for image in images]
+        if len(sizes) == 1:
+            return self._ids_of(tuple(sizes), self._shape(sizes[0]))
+        # Some processors cut an image into tiles only where it is alone.
+        return self._ids_of(tuple(sizes), tuple(sizes)) if sizes else []
+
+    def _ids_of(self, sizes: tuple[tuple[int, int], ...], key: Any) -> list[ImageIds]:
+        if key not in self._ids:
+            self._ids[key] = self._processed([Image.new("RGB", size) for size in sizes])[0]
+        return self._ids[key]
+
+    def _shape(self, size: tuple[int, int]) -> Any:
+        """What the ids of a single image depend on; cheap, where the processor counts without an image."""
+        count = getattr(self.processor, "_get_num_multimodal_tokens", None)
+        if count is None:
+            return size
+        width, height = size
+        found = count(image_sizes=[(height, width)])
+        return found["num_image_tokens"][0], found["num_image_patches"][0], width >= height
+
+    def _processed(self, images: Sequence[Image.Image]) -> tuple[list[ImageIds], dict[str, Tensor]]:
+        """The ids that stand for each image, and the model's inputs for all of them together."""
+        # Between two ends of sequence, which no image holds, stands one image.
+        mark = self.processor.tokenizer.eos_token
+        text = mark + "".join(f"{self.processor.image_token}{mark}" for _ in images)
+        try:
+            inputs = dict(self.processor(text=[text], images=[list(images)], return_tensors="pt"))
+        except ValueError as error:
+            raise InputError(f"the processor of this base refuses an image: {str(error)[:200]}") from None
+        ids = inputs.pop("input_ids")[0].numpy().astype(np.int32)
+        ends = np.flatnonzero(ids == self.processor.tokenizer.eos_token_id)[: len(images) + 1]
+        between = [ids[start + 1 : end] for start, end in itertools.pairwise(ends)]
+        for name in ("attention_mask", "token_type_ids", "mm_token_type_ids"):
+            inputs.pop(name, None)
+        return between, inputs
+
+
+def image_preparer(processor: Any, *, fit: str) -> ImagePreparer | ProcessorImages:
+    """What opens and preprocesses images for the base that ``processor`` belongs to.
+
+    Raises:
+        SettingsError: the base does not support this fit.
+    """
+    is_llava = type(processor).__name__ in LLAVA.processors.values()
+    return ImagePreparer(processor, fit=fit) if is_llava else ProcessorImages(processor, fit=fit)
 
 
 class Collator:
@@ -117,7 +212,7 @@ class Collator:
         pad_token_id: pads the shorter sequences.
     """
 
-    def __init__(self, images: ImagePreparer, *, pad_token_id: int) -> None:
+    def __init__(self, images: ImagePreparer | ProcessorImages, *, pad_token_id: int) -> None:
         self.images = images
         self.pad_token_id = pad_token_id
 
@@ -140,17 +235,20 @@ class Collator:
 
 
 def join_images(prepared: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Concatenate the image inputs of several samples; inputs with fewer tiles are padded with zeros."""
+    """Concatenate the image inputs of several samples; where tiles are fewer or smaller, zeros are added."""
     with_images = [inputs for inputs in prepared if inputs]
-    if not with_images:
-        return {}
-    pixels = [inputs["pixel_values"] for inputs in with_images]
-    joined: dict[str, Tensor] = {}
-    if pixels[0].ndim == 5:
-        most = max(part.shape[1] for part in pixels)
-        pixels = [torch.nn.functional.pad(part, (0, 0) * 3 + (0, most - part.shape[1])) for part in pixels]
-        joined["image_sizes"] = torch.cat([inputs["image_sizes"] for inputs in with_images])
-    return {"pixel_values": torch.cat(pixels), **joined}
+    names = with_images[0] if with_images else ()
+    return {name: _concatenated([inputs[name] for inputs in with_images]) for name in names}
+
+
+def _concatenated(tensors: Sequence[Tensor]) -> Tensor:
+    largest = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
+    padded = []
+    for tensor in tensors:
+        missing = [most - size for most, size in zip(largest, tensor.shape[1:], strict=True)]
+        sides = [side for amount in reversed(missing) for side in (0, amount)]
+        padded.append(torch.nn.functional.pad(tensor, sides) if any(missing) else tensor)
+    return torch.cat(padded)
 
 
 def pil_image_processor(image_processor: Any) -> Any:

@@ -26,12 +26,16 @@ UNSUPERVISED = -100
 _CHUNK = 1024
 
 
+# The ids that stand for one image in a prompt, ``(n,)`` int32: image tokens, for some bases with marks around them.
+ImageIds = NDArray[np.int32]
+
+
 @dataclass(frozen=True)
 class Encoded:
     """Token ids of one conversation.
 
     Attributes:
-        input_ids: the ids, with every image token repeated.
+        input_ids: the ids, with every image expanded.
         labels: the ids of supervised tokens, -100 elsewhere.
         cut: number of tokens that were truncated at the end.
     """
@@ -53,11 +57,14 @@ class Tokens:
     ids: NDArray[np.int32]
     supervised: NDArray[np.bool_]
 
-    def expand(self, image_token_id: int, image_tokens: Sequence[int], max_length: int | None = None) -> Encoded:
-        """Repeat the i-th image token ``image_tokens[i]`` times, then truncate to ``max_length``."""
+    def expand(self, image_token_id: int, image_ids: Sequence[ImageIds], max_length: int | None = None) -> Encoded:
+        """Replace the i-th image token by ``image_ids[i]``, then truncate to ``max_length``."""
         repeats = np.ones(len(self.ids), np.int64)
-        repeats[self.ids == image_token_id] = image_tokens
+        is_image = self.ids == image_token_id
+        repeats[is_image] = [len(one) for one in image_ids]
         ids = np.repeat(self.ids, repeats)
+        if image_ids:
+            ids[np.repeat(is_image, repeats)] = np.concatenate(image_ids)
         labels = np.where(np.repeat(self.supervised, repeats), ids, UNSUPERVISED)
         cut = 0 if max_length is None else max(0, len(ids) - max_length)
         kept = len(ids) - cut
@@ -88,7 +95,7 @@ class EncodedSamples(Sequence[EncodedSample]):
         self,
         samples: Sequence[Sample],
         tokens: Sequence[Tokens],
-        counts: Sequence[Sequence[int]],
+        image_ids: Sequence[Sequence[ImageIds]],
         *,
         image_token_id: int,
         max_length: int,
@@ -97,10 +104,10 @@ class EncodedSamples(Sequence[EncodedSample]):
         self.samples = samples
         self.faults = faults
         self._tokens = tokens
-        self._counts = counts
+        self._image_ids = image_ids
         self._image_token_id = image_token_id
         self._max_length = max_length
-        full = [len(t.ids) + sum(c) - len(c) for t, c in zip(tokens, counts, strict=True)]
+        full = [len(t.ids) + sum(len(i) - 1 for i in own) for t, own in zip(tokens, image_ids, strict=True)]
         self.lengths = [min(length, max_length) for length in full]
         self.num_cut = sum(length > max_length for length in full)
         self.num_supervised = sum(int(t.supervised.sum()) for t in tokens)
@@ -115,7 +122,7 @@ class EncodedSamples(Sequence[EncodedSample]):
     def __getitem__(self, index: int | slice) -> EncodedSample | list[EncodedSample]:
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
-        encoded = self._tokens[index].expand(self._image_token_id, self._counts[index], self._max_length)
+        encoded = self._tokens[index].expand(self._image_token_id, self._image_ids[index], self._max_length)
         return EncodedSample(self.samples[index], encoded)
 
 
@@ -125,7 +132,7 @@ def encode_samples(
     tokenizer: PreTrainedTokenizerBase,
     *,
     image_token_id: int,
-    token_counts: Callable[[Sequence[ImageReference]], Sequence[int]],
+    image_ids: Callable[[Sequence[ImageReference]], Sequence[ImageIds]],
     max_length: int,
     skip_bad: bool = False,
 ) -> EncodedSamples:
@@ -136,7 +143,7 @@ def encode_samples(
         template: renders the conversations.
         tokenizer: a fast tokenizer, whose offsets tell where the answers are.
         image_token_id: the id of the image token.
-        token_counts: returns the number of tokens of each image of a sample.
+        image_ids: returns the ids that stand for each image of a sample.
         max_length: longer conversations are truncated at the end.
         skip_bad: drop and count faulty samples instead of raising.
 
@@ -148,14 +155,14 @@ def encode_samples(
     faults = ValidationReport(skip_bad=skip_bad)
     kept: list[Sample] = []
     kept_tokens: list[Tokens] = []
-    kept_counts: list[tuple[int, ...]] = []
+    kept_images: list[tuple[ImageIds, ...]] = []
     for start in range(0, len(samples), _CHUNK):
         chunk = samples[start : start + _CHUNK]
         rendered = [template.render(sample.turns, eos=eos) for sample in chunk]
         for sample, tokens in zip(chunk, _tokenise(rendered, tokenizer), strict=True):
             try:
-                counts = tuple(token_counts(sample.images))
-                reason = _fault(tokens, counts, image_token_id, max_length)
+                own = tuple(image_ids(sample.images))
+                reason = _fault(tokens, [len(ids) for ids in own], image_token_id, max_length)
             except InputError as error:
                 reason = error.message
             if reason is not None:
@@ -163,10 +170,10 @@ def encode_samples(
                 continue
             kept.append(sample)
             kept_tokens.append(tokens)
-            kept_counts.append(counts)
+            kept_images.append(own)
     faults.raise_any("raise --max-length, or drop these samples with --skip-bad")
     return EncodedSamples(
-        kept, kept_tokens, kept_counts, image_token_id=image_token_id, max_length=max_length, faults=faults.total
+        kept, kept_tokens, kept_images, image_token_id=image_token_id, max_length=max_length, faults=faults.total
     )
 
 
@@ -176,23 +183,25 @@ def encode_conversation(
     tokenizer: PreTrainedTokenizerBase,
     *,
     image_token_id: int,
-    image_tokens: Sequence[int] = (),
+    image_ids: Sequence[ImageIds] = (),
     max_length: int | None = None,
 ) -> Encoded:
     """Ids and labels of one conversation; if the last turn is the user's, it ends with the generation prompt.
 
     Args:
-        image_tokens: number of tokens of each image, in order.
+        image_ids: number of tokens of each image, in order.
 
     Raises:
         InputError: the number of ``<image>`` differs from that of the images, or truncation would remove a part of an
             image or all supervised tokens.
     """
     tokens = next(_tokenise([template.render(turns, eos=_eos(tokenizer))], tokenizer))
-    reason = _fault(tokens, image_tokens, image_token_id, max_length, is_prompt=turns[-1].role == "user")
+    reason = _fault(
+        tokens, [len(ids) for ids in image_ids], image_token_id, max_length, is_prompt=turns[-1].role == "user"
+    )
     if reason is not None:
         raise InputError(reason)
-    return tokens.expand(image_token_id, image_tokens, max_length)
+    return tokens.expand(image_token_id, image_ids, max_length)
 
 
 def encode_prompt(
@@ -202,7 +211,7 @@ def encode_prompt(
     tokenizer: PreTrainedTokenizerBase,
     *,
     image_token_id: int,
-    image_tokens: Sequence[int] = (),
+    image_ids: Sequence[ImageIds] = (),
 ) -> list[int]:
     """Ids of a question about ``num_images`` images, ending with the generation prompt (``ASSISTANT:``).
 
@@ -213,7 +222,7 @@ def encode_prompt(
         raise InputError(f"the question holds what is no character: {ascii(question)[:80]}")
     turn = question_turn(question, num_images)
     return encode_conversation(
-        [turn], template, tokenizer, image_token_id=image_token_id, image_tokens=image_tokens
+        [turn], template, tokenizer, image_token_id=image_token_id, image_ids=image_ids
     ).input_ids
 
 

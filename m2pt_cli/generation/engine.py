@@ -15,7 +15,7 @@ import torch
 from transformers.generation.streamers import BaseStreamer
 
 from m2pt_cli.data.chat import ChatTemplate, get_template
-from m2pt_cli.data.collate import ImagePreparer, join_images
+from m2pt_cli.data.collate import image_preparer, join_images
 from m2pt_cli.data.sample import ImageReference
 from m2pt_cli.data.tokenize import encode_prompt
 from m2pt_cli.errors import M2PTError, is_out_of_memory
@@ -88,7 +88,7 @@ class AnswerEngine:
         self.loaded = loaded
         self.decoding = decoding or Decoding()
         self.template: ChatTemplate = get_template(template, loaded.processor)
-        self.images = ImagePreparer(loaded.processor, fit=image_fit)
+        self.images = image_preparer(loaded.processor, fit=image_fit)
         self.batch_tokens = batch_tokens or default_batch_tokens(loaded)
         self.report = report or (lambda _: None)
         self.eos_ids = _eos_ids(loaded)
@@ -136,7 +136,7 @@ class AnswerEngine:
             self.template,
             self.loaded.processor.tokenizer,
             image_token_id=self.loaded.model.config.image_token_id,
-            image_tokens=self.images.token_counts(question.images),
+            image_ids=self.images.image_ids(question.images),
         )
 
     def stream(self, question: Question, write: Callable[[str], None]) -> Reply:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import TrainingArguments
 
 from m2pt_cli.data.chat import get_template
-from m2pt_cli.data.collate import Collator, ImagePreparer
+from m2pt_cli.data.collate import Collator, ImagePreparer, ProcessorImages, image_preparer
 from m2pt_cli.data.sample import Sample
 from m2pt_cli.data.tokenize import EncodedSample, EncodedSamples, encode_samples
 from m2pt_cli.errors import InputError
@@ -174,7 +174,7 @@ def encode_data(plan: Plan, processor: Any, events: Events) -> EncodedData:
         InputError: samples are faulty (without ``skip_bad``), or none are left.
         SettingsError: the base does not support the template or the image fit.
     """
-    images = ImagePreparer(processor, fit=plan.settings.image_fit or "base")
+    images = image_preparer(processor, fit=plan.settings.image_fit or "base")
     tokenizer = processor.tokenizer
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     collator = Collator(images, pad_token_id=pad)
@@ -192,7 +192,7 @@ def _encoded(
     what: str,
     settings: TrainSettings,
     processor: Any,
-    images: ImagePreparer,
+    images: ImagePreparer | ProcessorImages,
     events: Events,
 ) -> EncodedSamples:
     encoded = encode_samples(
@@ -200,7 +200,7 @@ def _encoded(
         get_template(settings.template or "plain", processor),
         processor.tokenizer,
         image_token_id=processor.image_token_id,
-        token_counts=images.token_counts,
+        image_ids=images.image_ids,
         max_length=settings.max_length or 1024,
         skip_bad=settings.skip_bad,
     )

@@ -30,7 +30,7 @@ def encoded(own: Any, samples: list[Sample], images: ImagePreparer) -> list[Enco
     return list(
         encode_samples(
             samples, get_template("plain"), own.tokenizer, image_token_id=own.image_token_id,
-            token_counts=images.token_counts, max_length=500,
+            image_ids=images.image_ids, max_length=500,
         )
     )  # fmt: skip
 
@@ -66,15 +66,15 @@ def test_a_batch_of_text_alone_has_no_pixels() -> None:
 def test_official_visual_tokens_are_counted() -> None:
     own = processor()
     images = ImagePreparer(own, fit="crop")
-    assert images.token_counts([held(60, 40)]) == [9]
+    assert [len(ids) for ids in images.image_ids([held(60, 40)])] == [9]
     own.num_additional_image_tokens = 1 + 20
-    assert images.token_counts([held(60, 40), held(9, 9)]) == [29, 29]
-    assert images.token_counts([]) == [] and images.prepare([]) == {}
+    assert [len(ids) for ids in images.image_ids([held(60, 40), held(9, 9)])] == [29, 29]
+    assert images.image_ids([]) == [] and images.prepare([]) == {}
 
 
 def test_a_wider_crop_has_more_tokens() -> None:
     own = processor(image=64)
-    assert ImagePreparer(own, fit="pad").token_counts([held(60, 40)]) == [16]
+    assert [len(ids) for ids in ImagePreparer(own, fit="pad").image_ids([held(60, 40)])] == [16]
 
 
 @pytest.mark.parametrize("size", [(60, 40), (40, 60), (64, 64), (100, 9), (33, 70)])
@@ -82,7 +82,9 @@ def test_tiles_are_counted_and_prepared_as_llava_next_does(size: tuple[int, int]
     own = next_processor()
     images = ImagePreparer(own, fit="base")
     theirs = own(text="<image>", images=picture(*size), return_tensors="pt")
-    assert images.token_counts([held(*size)]) == [int((theirs["input_ids"] == own.image_token_id).sum())]
+    assert [len(ids) for ids in images.image_ids([held(*size)])] == [
+        int((theirs["input_ids"] == own.image_token_id).sum())
+    ]
     prepared = images.prepare([held(*size)])
     assert torch.equal(prepared["pixel_values"], theirs["pixel_values"])
     assert torch.equal(prepared["image_sizes"], theirs["image_sizes"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fixtures.pictures import CHATML_JINJA, LLAVA_JINJA, picture, picture_file, processor
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
@@ -24,11 +25,16 @@ CONVERSATION = (
 )
 
 
+def nine(own: Any) -> Any:
+    """The ids of an image of nine patches."""
+    return np.full(9, own.image_token_id, np.int32)
+
+
 def encoded(own: Any, turns: tuple[Turn, ...], name: str = "vicuna_v1", **options: Any) -> Encoded:
     marks = sum(turn.text.count("<image>") for turn in turns)
     return encode_conversation(
         turns, get_template(name, own), own.tokenizer, image_token_id=own.image_token_id,
-        image_tokens=[9] * marks, **options,
+        image_ids=[nine(own)] * marks, **options,
     )  # fmt: skip
 
 
@@ -77,7 +83,7 @@ def test_the_prompt_at_inference_is_how_training_began(kind: str, name: str) -> 
     own = processor(kind, jinja=LLAVA_JINJA)
     prompt = encode_prompt(
         "How many dogs are there?", 1, get_template(name, own), own.tokenizer,
-        image_token_id=own.image_token_id, image_tokens=[9],
+        image_token_id=own.image_token_id, image_ids=[nine(own)],
     )  # fmt: skip
     result = encoded(own, CONVERSATION[:2], name)
     assert result.input_ids[: len(prompt)] == prompt
@@ -132,7 +138,11 @@ def test_images_that_the_text_does_not_hold() -> None:
     own = processor()
     with pytest.raises(InputError, match="0 image tokens in the text for 1 images"):
         encode_conversation(
-            CONVERSATION[2:], get_template("plain"), own.tokenizer, image_token_id=own.image_token_id, image_tokens=[9]
+            CONVERSATION[2:],
+            get_template("plain"),
+            own.tokenizer,
+            image_token_id=own.image_token_id,
+            image_ids=[nine(own)],
         )
 
 
@@ -149,7 +159,7 @@ def test_samples_are_encoded_checked_and_counted(tmp_path: Path) -> None:
         Sample("marks", (), CONVERSATION),
     ]
     options: dict[str, Any] = {
-        "image_token_id": own.image_token_id, "token_counts": images.token_counts, "max_length": 100,
+        "image_token_id": own.image_token_id, "image_ids": images.image_ids, "max_length": 100,
     }  # fmt: skip
     with pytest.raises(InputError) as caught:
         encode_samples(samples, get_template("plain"), own.tokenizer, **options)
@@ -175,7 +185,7 @@ def test_the_number_of_image_tokens_follows_the_processor() -> None:
         own.num_additional_image_tokens = extra
         kept = encode_samples(
             [sample], get_template("plain"), own.tokenizer, image_token_id=own.image_token_id,
-            token_counts=images.token_counts, max_length=500,
+            image_ids=images.image_ids, max_length=500,
         )  # fmt: skip
         lengths.append(kept[0].encoded.input_ids.count(own.image_token_id))
     assert lengths == [9, 29]
