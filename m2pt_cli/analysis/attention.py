@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from m2pt_cli.method.architecture import original, read_architecture
+from m2pt_cli.method.architecture import attentions_of, model_family, original, read_architecture
 from m2pt_cli.method.attention import WATCHER, Watcher, use_prompted_attention
 from m2pt_cli.method.calls import bare
 
@@ -84,7 +84,6 @@ def collect_language(
         vision_heads: like ``heads``, for the vision tower.
     """
     llava = bare(model)
-    decoder = llava.model.language_model
     queries = len(prompt) + len(answer) - 1  # no token is generated from the last one, so it is not a query
     ids = torch.tensor([[*prompt, *answer[:-1]]], device=next(model.parameters()).device)
     received: list[Array] = []
@@ -96,7 +95,7 @@ def collect_language(
         from_answer.append(chosen[:, -len(answer) :].cpu().numpy())  # (heads, answer tokens, keys)
 
     with ExitStack() as stack:
-        stack.enter_context(_watched(decoder.layers, reduce))
+        stack.enter_context(_watched(attentions_of(llava, model_family(llava).text), reduce))
         tower = stack.enter_context(_tower_watched(llava, vision_heads)) if vision else None
         model(
             input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, logits_to_keep=1, **dict(image_inputs)
@@ -145,15 +144,15 @@ class _Tower:
 def _tower_watched(llava: Any, heads: Sequence[int]) -> Iterator[_Tower]:
     """Collect the attention of the vision tower's forward passes inside the context."""
     architecture = read_architecture(llava)
-    tower = _Tower(has_class_token=architecture.tower == "CLIPVisionModel", heads=heads)
-    with _watched(llava.model.vision_tower.encoder.layers[: architecture.layers_run], tower.reduce):
+    tower = _Tower(has_class_token=architecture.has_class_token, heads=heads)
+    with _watched(attentions_of(llava, architecture.family.vision)[: architecture.layers_run], tower.reduce):
         yield tower
 
 
 @contextmanager
-def _watched(layers: Sequence[Any], watcher: Watcher) -> Iterator[None]:
+def _watched(found: Sequence[Any], watcher: Watcher) -> Iterator[None]:
     """Call ``watcher`` with the attention weights of each layer inside the context; restores the layers afterwards."""
-    attentions: list[Any] = [original(layer.self_attn) for layer in layers]
+    attentions: list[Any] = [original(attention) for attention in found]
     names = [attention.config._attn_implementation for attention in attentions]
     try:
         for attention in attentions:

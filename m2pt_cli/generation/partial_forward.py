@@ -16,7 +16,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from m2pt_cli.method.architecture import original, read_architecture
+from m2pt_cli.method.architecture import layers_of, original, read_architecture
 
 
 @contextmanager
@@ -26,16 +26,18 @@ def partial_forward(model: torch.nn.Module, columns: Tensor | None) -> Iterator[
     Only the outputs at ``columns`` are valid.
 
     Args:
-        model: a LLaVA, or a PeftModel of one.
+        model: the base, or a PeftModel of it.
         columns: positions ``(kept,)``, on the CPU, of the input tokens whose logits are read; None for all.
     """
     llava: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     with ExitStack() as stack:
-        for layer in llava.model.vision_tower.encoder.layers[read_architecture(llava).layers_run :]:
+        architecture = read_architecture(llava)
+        family = architecture.family
+        for layer in layers_of(llava, family.vision)[architecture.layers_run :]:
             stack.enter_context(_replaced(layer, lambda hidden, *args, **kwargs: hidden))
         if columns is not None:
-            last = llava.model.language_model.layers[-1]
-            attention: Any = original(last.self_attn)
+            last = layers_of(llava, family.text)[-1]
+            attention: Any = original(getattr(last, family.text.attention))
             for part in (attention.q_proj, attention.o_proj, last.mlp):
                 stack.enter_context(_replaced(part, _at(columns, part.forward)))
         yield

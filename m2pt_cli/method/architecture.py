@@ -44,6 +44,11 @@ class Architecture:
     merged: int = 1
 
     @property
+    def has_class_token(self) -> bool:
+        """Whether a class token stands in front of the patches in the vision tower."""
+        return self.tower in ("CLIPVisionModel", "InternVLVisionModel")
+
+    @property
     def layers_run(self) -> int:
         """Number of vision layers that the features depend on; the layers above have no effect."""
         return max(self.feature_layers)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 # Classes with exactly this formula; Gemma's, for example, multiplies by 1 + weight.
-RMS_NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm")
+RMS_NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
 # Device types with a fused kernel; on others `rms_norm` runs the separate operations.
 FUSED_DEVICES = ("cuda",)
 
