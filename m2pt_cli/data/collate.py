@@ -21,6 +21,7 @@ from m2pt_cli.data.sample import ImageReference, image_size
 from m2pt_cli.data.tokenize import UNSUPERVISED, EncodedSample, ImageIds
 from m2pt_cli.errors import InputError, SettingsError
 from m2pt_cli.families.family import LLAVA
+from m2pt_cli.families.processor import pil_image_processor
 
 # Resized images of up to 64 x 64 pixels are cached: at most 8192 of them, 100 MB.
 _MAX_CACHED_SIZE, _MAX_CACHED_IMAGES = 64 * 64 * 3, 8192
@@ -249,19 +250,3 @@ def _concatenated(tensors: Sequence[Tensor]) -> Tensor:
         sides = [side for amount in reversed(missing) for side in (0, amount)]
         padded.append(torch.nn.functional.pad(tensor, sides) if any(missing) else tensor)
     return torch.cat(padded)
-
-
-def pil_image_processor(image_processor: Any) -> Any:
-    """The PIL variant of an image processor: its output does not depend on whether torchvision is installed.
-
-    Raises:
-        SettingsError: transformers has no such variant.
-    """
-    if image_processor.backend == "pil":
-        return image_processor
-    import transformers
-
-    name = f"{type(image_processor).__name__}Pil"
-    if not hasattr(transformers, name):
-        raise SettingsError(f"{type(image_processor).__name__} has no PIL variant: this base is not supported")
-    return getattr(transformers, name)(**image_processor.to_dict())

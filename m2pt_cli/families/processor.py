@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from m2pt_cli.errors import UnavailableError
+from m2pt_cli.errors import SettingsError, UnavailableError
 from m2pt_cli.families.family import LLAVA, family_of
 from m2pt_cli.families.geometry import Geometry
 
@@ -33,9 +33,15 @@ def load_processor(folder: Path, geometry: Geometry) -> Any:
     processor_class = getattr(transformers, family.processors[geometry.model_type])
     try:
         with quiet_transformers():
+            # A video processor has no PIL variant, and all parts of a processor are loaded with the same backend.
+            has_video = bool(family.packages.get(geometry.model_type))
             processor: Any = processor_class.from_pretrained(
-                folder, backend="pil", local_files_only=True, trust_remote_code=False
+                folder,
+                **({} if has_video else {"backend": "pil"}),
+                local_files_only=True,
+                trust_remote_code=False,
             )
+            processor.image_processor = pil_image_processor(processor.image_processor)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UnavailableError(
@@ -46,6 +52,22 @@ def load_processor(folder: Path, geometry: Geometry) -> Any:
         processor.vision_feature_select_strategy = geometry.feature_strategy
         processor.num_additional_image_tokens = int(geometry.vision.has_cls)
     return processor
+
+
+def pil_image_processor(image_processor: Any) -> Any:
+    """The PIL variant of an image processor: its output does not depend on whether torchvision is installed.
+
+    Raises:
+        SettingsError: transformers has no such variant.
+    """
+    if image_processor.backend == "pil":
+        return image_processor
+    import transformers
+
+    name = f"{type(image_processor).__name__}Pil"
+    if not hasattr(transformers, name):
+        raise SettingsError(f"{type(image_processor).__name__} has no PIL variant: this base is not supported")
+    return getattr(transformers, name)(**image_processor.to_dict())
 
 
 def set_visual_tokens(processor: Any, model: Any, visual_tokens: str = "patches", num_visual_prompts: int = 0) -> None:
