@@ -63,7 +63,10 @@ def measured_geometry(config: Mapping[str, Any], sizes: Mapping[str, int] | None
     Raises:
         UnavailableError: a family, tower or decoder that was never tested, or a damaged config.
     """
+    from huggingface_hub.errors import StrictDataclassError
+
     family = family_of(config.get("model_type"))
+    wrong = (StrictDataclassError, TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError, RecursionError)
     try:
         whole = _config(config)
         vision, text = whole.vision_config, whole.get_text_config()
@@ -102,7 +105,7 @@ def measured_geometry(config: Mapping[str, Any], sizes: Mapping[str, int] | None
             merged_patches=family.merged(whole),
             sizes=sizes,
         )
-    except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError, RecursionError) as error:
+    except wrong as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UnavailableError(f"the base's config.json is damaged: {first[:200]}", _DAMAGED_HINT) from None
     decoders = [name.removesuffix("Model").lower() for name in family.text.classes]
