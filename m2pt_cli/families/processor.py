@@ -28,7 +28,7 @@ def load_processor(folder: Path, geometry: Geometry) -> Any:
     if missing:
         raise UnavailableError(
             f"the processor of a {family.name} ({geometry.model_type}) needs {' and '.join(missing)}",
-            f"python -m pip install {' '.join(missing)}",
+            "python -m pip install 'm2pt_cli[families]'",
         )
     processor_class = getattr(transformers, family.processors[geometry.model_type])
     try:
