@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,14 @@ from m2pt_cli.method.calls import cache_argument
 from m2pt_cli.method.prompts import PromptedAttention
 
 KV, KT = 2, 3
+
+
+def is_oldest_transformers() -> bool:
+    from m2pt_cli.version import TESTED
+
+    return version("transformers").startswith(f"{TESTED['transformers'][0]}.")
+
+
 each_family = pytest.mark.parametrize("name", [pytest.param(name, marks=needs_packages(name)) for name in FAMILIES])
 
 
@@ -202,8 +211,16 @@ def test_every_way_to_generate_gives_the_same_tokens(name: str) -> None:
     for extra in ({}, {"use_cache": False}, {"cache_implementation": "static"}):
         tokens = model.generate(**inputs, **options, **extra)[:, start:]
         assert torch.equal(tokens, expected), extra
-    beams = [model.generate(**inputs, **options, num_beams=3, use_cache=cached) for cached in (True, False)]
-    assert torch.equal(*beams)
+
+    def beams(cached: bool) -> Tensor:
+        return model.generate(**inputs, **options, num_beams=3, use_cache=cached)
+
+    with model.disable_adapter():
+        base_agrees = torch.equal(beams(True), beams(False))
+    # The oldest version of transformers mixes up the images of beams without a cache, with or without an adapter.
+    assert base_agrees or is_oldest_transformers()
+    if base_agrees:
+        assert torch.equal(beams(True), beams(False))
 
 
 @each_family
