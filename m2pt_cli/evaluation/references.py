@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from m2pt_cli.errors import InputError
@@ -23,20 +23,27 @@ def with_references(bench: Task, rows: Mapping[str, Prediction], file: Path) -> 
         InputError: references that are blank or that the benchmark does not have, or rows of another benchmark;
             20 of them are named.
     """
-    checked, faults = {}, []
+    checked: dict[str, Prediction] = {}
+    faults: dict[str, list[str]] = {}
     for place, row in rows.items():
         try:
             if (wanted := validators.answer(row.answer)) is not None:
                 raise ValueError(f"answer is {validators.shown(row.answer)}, {wanted} was expected")
             checked[place] = dataclasses.replace(row, answer=bench.reference(row))
         except ValueError as fault:
-            faults.append(f"{place}: {fault}")
+            faults.setdefault(str(fault), []).append(place)
     if faults:
+        listed = validators.several([f"{_shown_places(places)}: {fault}" for fault, places in faults.items()])
         raise InputError(
-            f"{file} does not hold answers to {bench.name}: {validators.several(faults)}",
+            f"{file} does not hold answers to {bench.name}: {listed}",
             "name the benchmark that was asked with --bench, and give the references its data set has",
         )
     return checked
+
+
+def _shown_places(places: Sequence[str]) -> str:
+    """The first places of a fault, and how many more there are."""
+    return ", ".join(places[:3]) + (f" and {len(places) - 3:,} more" if len(places) > 3 else "")
 
 
 def one_text(row: Prediction) -> str:
@@ -71,5 +78,5 @@ def require_category(row: Prediction, categories: Collection[str]) -> None:
         ValueError: it is none of these.
     """
     if row.category not in categories:
-        known = ", ".join(categories)
+        known = validators.few(list(categories))
         raise ValueError(f"category is {validators.shown(row.category)}, one of {known} was expected")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from m2pt_cli.data.sample import holds_no_character
@@ -76,7 +76,7 @@ def one_of(*choices: str | int) -> Check:
 
     def check(value: Any) -> str | None:
         good = (isinstance(value, str) or _is_whole(value)) and value in choices
-        return None if good else f"one of {', '.join(str(choice) for choice in choices)}"
+        return None if good else f"one of {few(choices)}"
 
     return check
 
@@ -95,6 +95,12 @@ def faults(row: Mapping[str, Any], checks: Mapping[str, Check]) -> list[str]:
 def several(found: list[str]) -> str:
     """Faults in one line, 20 at most."""
     return "; ".join(found[:20]) + (f"; and {len(found) - 20} more" if len(found) > 20 else "")
+
+
+def few(choices: Sequence[object]) -> str:
+    """Choices in a message: all of six, else the first five."""
+    shown = choices if len(choices) <= 6 else [*choices[:5], "…"]
+    return ", ".join(str(choice) for choice in shown)
 
 
 def _is_whole(value: Any) -> bool:

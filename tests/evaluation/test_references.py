@@ -80,3 +80,10 @@ def test_textvqa_keeps_its_ten_answers() -> None:
     answers = ["nokia"] * 9 + ["Nokia."]
     rows = with_references(_bench("textvqa"), {"line 1": _row(answers)}, Path("x.jsonl"))
     assert rows["line 1"].answer == answers
+
+
+def test_a_fault_of_many_rows_is_said_once() -> None:
+    rows = {f"line {n}": _row("yes", "random") for n in range(1, 3001)}
+    with pytest.raises(InputError, match=r"mme: line 1, line 2, line 3 and 2,997 more: category is 'random'") as caught:
+        with_references(_bench("mme"), rows, Path("x.jsonl"))
+    assert len(caught.value.message) < 250
