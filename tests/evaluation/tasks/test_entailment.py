@@ -40,7 +40,7 @@ def test_vsr_items(tmp_path: Path) -> None:
     assert (first.answer, second.answer, first.category) == ("yes", "no", "in front of")
     assert first.image.open().size == (8, 8)
     # A path out of the folders and a link that is no URL lead nowhere; the question fails, not the run.
-    with pytest.raises(InputError, match=r"missing\.jpg is in none of the"):
+    with pytest.raises(InputError, match=r"missing\.jpg lies outside"):
         second.image.open()
 
 
@@ -52,7 +52,7 @@ def test_vsr_needs_a_place_for_its_images(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty holds no test\.jsonl"):
         VSR.items(TaskOptions(source=str(tmp_path / "empty"), images=(tmp_path,)))
-    with pytest.raises(InputError, match="is no folder"):
+    with pytest.raises(InputError, match="does not exist"):
         VSR.items(TaskOptions(source=str(tmp_path), images=(tmp_path / "none",)))
 
 
