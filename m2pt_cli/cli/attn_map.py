@@ -41,7 +41,9 @@ def command(
     base_only: Annotated[
         bool,
         typer.Option(
-            "--base-only", help="The bare base; beside the adapters, if any.", rich_help_panel="Model and device"
+            "--base-only",
+            help="The bare base; beside the adapters, if any (as --adapter none).",
+            rich_help_panel="Model and device",
         ),
     ] = False,
     base: options.BaseOption = None,

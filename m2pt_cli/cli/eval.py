@@ -32,7 +32,12 @@ ListOption = Annotated[
 ]
 LimitOption = Annotated[
     int | None,
-    typer.Option("--limit", metavar="N", help="The first N questions of each benchmark.", rich_help_panel=_QUESTIONS),
+    typer.Option(
+        "--limit",
+        metavar="N",
+        help="The first N questions of each benchmark; a larger N goes on with their answers.",
+        rich_help_panel=_QUESTIONS,
+    ),
 ]
 SourceOption = Annotated[
     str | None,

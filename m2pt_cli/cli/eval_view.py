@@ -58,7 +58,7 @@ class EvalProgress:
             kept = f"{event.resumed:,} of {event.total:,} answers are from an earlier start"
             self._output.status(f"{event.run} on {event.bench}: {kept}")
         line = self._lines.setdefault(key, _Line(event))
-        line.event = event
+        line.take(event)
         ended = event.done == event.total
         now = time.monotonic()
         if self._output.live:
@@ -98,11 +98,15 @@ class _Line:
 
     def __init__(self, event: Progress) -> None:
         self.event = event
-        self._started = time.monotonic()
+        self._started = self._latest = time.monotonic()
         self._first = event.done
 
+    def take(self, event: Progress) -> None:
+        """Keep the newest state, and when it came: a finished benchmark keeps its speed while others go on."""
+        self.event, self._latest = event, time.monotonic()
+
     def _speed(self) -> float | None:
-        asked, seconds = self.event.done - self._first, time.monotonic() - self._started
+        asked, seconds = self.event.done - self._first, self._latest - self._started
         return asked / seconds if asked and seconds > 0 else None
 
     def cells(self) -> list[str]:
@@ -179,6 +183,7 @@ def _summary(runs: Sequence[EvalRun]) -> RenderableType:
     rows = [_headlines(run) for run in runs]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     table = _table("run", *(Output.clean(column) for column in columns))
+    has_interval = has_mark = False
     for run, row in zip(runs, rows, strict=True):
         cells = []
         for column in columns:
@@ -187,11 +192,16 @@ def _summary(runs: Sequence[EvalRun]) -> RenderableType:
             is_best = value is not None and value == max(others) > min(others)  # where all are equal, none is best
             mark = " *" if is_best else ""
             interval = _interval(run, column) if len(runs) == 1 else None
+            has_interval |= interval is not None
+            has_mark |= is_best
             cells.append((points(value) if column.split()[0] in _POINTS else percent(value, interval)) + mark)
-        table.add_row(Output.clean(run.name), *cells)
-    return _titled(
-        "Scores, in percent (95 % interval); MME in points", table, "* best of its column" if len(runs) > 1 else None
-    )
+        is_bare = run.adapter is None and run.base is not None
+        table.add_row(Output.clean(run.name) + (" (bare base)" if is_bare else ""), *cells)
+    kinds = {column.split()[0] == "mme" for column in columns}
+    title = "Scores, in percent" + (" (95 % interval)" if has_interval else "")
+    if True in kinds:
+        title = "Scores, in points" if kinds == {True} else f"{title}; MME in points"
+    return _titled(title, table, "* best of its column" if has_mark else None)
 
 
 def _headlines(run: EvalRun) -> dict[str, float | None]:
@@ -273,8 +283,11 @@ def list_table(entries: Sequence[dict[str, Any]]) -> RenderableType:
     for entry in entries:
         cached = {None: "built in", True: "yes", False: "no"}[entry["cached"]]
         table.add_row(entry["name"], entry["source"], cached, f"{entry['questions']:,}")
-    caption = "'paper' stands for all but demo; a JSONL file of image, question and answer is a benchmark too"
-    return _titled("Benchmarks", table, caption)
+    caption = (
+        "--bench NAME asks one of these, --bench paper all of them but demo; what is not cached is downloaded once.\n"
+        '--bench FILE.jsonl asks your own questions: a line is {"image", "question", "answer"}.'
+    )
+    return _titled("Benchmarks of m2pt eval", table, caption)
 
 
 def comparison_table(folders: Sequence[Path], comparisons: Sequence[Comparison]) -> RenderableType:
@@ -293,6 +306,10 @@ def comparison_table(folders: Sequence[Path], comparisons: Sequence[Comparison])
 def failures_table(result: EvalResult, most: int) -> RenderableType:
     """``--show-failures``: failed questions, then wrong answers, each run's in turn."""
     table = _table("run", "question", "asked", "answer", "said", left=5)
+    if not any(
+        row.failed or not row.correct for benches in result.rows.values() for rows in benches.values() for row in rows
+    ):
+        return Text("No failed or wrong answers")
     for run, benches in result.rows.items():
         rows = [row for rows in benches.values() for row in rows if row.failed or not row.correct]
         for row in sorted(rows, key=lambda row: not row.failed)[:most]:

@@ -131,8 +131,10 @@ def _write_answers(answers: Sequence[Answer], num_images: int, num_candidates: i
         return
     columns = [("image", num_images > 1), ("adapter", num_candidates > 1), ("answer", True)]
     header = [name for name, shown in columns if shown]
+    empty = {"adapter": "bare base"}
     rows = [
-        [output.clean(" ".join(str(getattr(answer, name) or "-").split())) for name in header] for answer in answers
+        [output.clean(" ".join(str(getattr(answer, name) or empty.get(name, "-")).split())) for name in header]
+        for answer in answers
     ]
     if sys.stdout.isatty():
         from rich.table import Table

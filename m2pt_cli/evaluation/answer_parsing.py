@@ -3,23 +3,72 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 
-# The first of these words decides; "not" as in "it does not".
-_WORD = re.compile(r"\b(yes|true|correct|no|not|false|incorrect)\b|n't\b", re.IGNORECASE)
-_YES = frozenset(("yes", "true", "correct"))
+_SAME_MARKS = str.maketrans({**dict.fromkeys("’‘ʼ`´", "'"), **dict.fromkeys("_*", " ")})
+# Words that repeat what may be answered, and words around one that do not say it: "the correct answer is no".
+_NO_ANSWER = re.compile(
+    r"\byes *(?:,|/|or) *no *(?:,|/|or|, or) *not sure\b|\byes *(?:or|/|and) *no\b|\btrue *(?:or|/) *false\b"
+    r"|\b(?:correct|incorrect|true|false|right|wrong)(?= (?:answer|option|choice)\b)"
+)
+# "Not sure" and its like: neither yes nor no, although there is a "not" in it.
+_UNSURE = re.compile(
+    r"(?:\b(?:not|never)|n't) (?:\w+ly |quite |really |very |so |too |yet |100 ?% )?"
+    r"(?:sure|certain|clear|evident|obvious|known|knowable|determinable|necessarily|enough|sufficient)\b"
+    r"|\b(?:can't|cant|can ?not|couldn't|could not|unable to|not able to|hard to|difficult to|impossible to"
+    r"|not (?:be )?possible to|isn't possible to|not easy to|no way (?:to|of))"
+    r" (?:be )?(?:\w+ly )?(?:tell|telling|say|know|knowing|determined?|be sure|judged?|confirm(?:ed)?|verif(?:y|ied)"
+    r"|infer(?:red)?|decided?|concluded?|establish(?:ed)?|answer(?:ed)?)\b"
+    r"|\b(?:don't|dont|do not|doesn't|does not|didn't|did not) (?:really |quite |even )?know\b"
+    r"|\b(?:un(?:sure|certain|clear|known|decided|determined|determinable)|uncertainty|indeterminate|inconclusive"
+    r"|ambiguous|dunno|insufficient|no (?:idea|clue|information|evidence|indication|mention)|maybe|perhaps|possibly"
+    r"|depends|neither)\b"
+)
+# The first of these words decides; "not" as in "it does not", unless what it denies is a denial: "not wrong".
+_WORD = re.compile(
+    r"(?P<yes>(?:\bnot|n't) (?:false|incorrect|wrong|untrue|inaccurate)\b"
+    r"|\b(?:yes|yeah|yea|yep|yup|aye|true|correct|accurate|agrees?|affirmative)\b)"
+    r"|(?P<no>\b(?:no(?! doubt\b)|nope|nah|nay|not|none|never|cannot|false|incorrect|wrong|untrue|inaccurate"
+    r"|disagrees?|negative)\b|n't\b|\b(?:is|are|was|were|does|do|did|has|have|had|would|could|should)nt\b)"
+)
+# These say yes only where no other word says yes or no: "certainly not".
+_ASSENT = re.compile(
+    r"^\W*(?:(?:that|it)(?:'s| is) right|right|sure(?:ly)?|certainly|definitely|absolutely|indeed|of course|exactly"
+    r"|undoubtedly|without (?:a )?doubt|no doubt|ok(?:ay)?)\b\W*(?:(?:it|there) (?:is|does|are))?\W*$"
+)
+
+
+def _plain(answer: str) -> str:
+    """Lower case, plain apostrophes, no emphasis, one space between words."""
+    return " ".join(unicodedata.normalize("NFKC", answer.translate(_SAME_MARKS)).lower().split())
 
 
 def first_yes_or_no(answer: str) -> str | None:
-    """``yes`` or ``no`` by the first word that says one of them (a lone y or n counts); None if there is none."""
-    letter = answer.strip().strip(".,!'\"").lower()
+    """``yes`` or ``no`` by the first word that says one of them (a lone y or n counts); None if there is none.
+
+    "Not sure" and "can't tell" say neither, nor does an answer that only repeats "yes or no".
+    """
+    text = _NO_ANSWER.sub(" ", _plain(answer))
+    letter = text.strip(" .,;:!?'\"()[]")
     if letter in ("y", "n"):
         return "yes" if letter == "y" else "no"
-    found = _WORD.search(answer)
-    if found is None:
-        return None
-    return "yes" if found.group().lower() in _YES else "no"
+    found = _WORD.search(_UNSURE.sub(" ", text))
+    if found is not None:
+        return found.lastgroup
+    return "yes" if _ASSENT.search(text) else None
+
+
+def sounds_unsure(answer: str) -> bool:
+    """Whether an answer says that it can't be decided: "not sure", "can't tell", "maybe"."""
+    return _UNSURE.search(_NO_ANSWER.sub(" ", _plain(answer))) is not None
+
+
+def exact_yes_or_no(text: str) -> str | None:
+    """``yes`` or ``no`` where a text is this word alone, in any case, with or without a full stop; else None."""
+    word = text.strip().rstrip(".").strip().lower()
+    return word if word in ("yes", "no") else None
 
 
 def mme_official(answer: str) -> str | None:
@@ -118,21 +167,50 @@ def soft_accuracy(prediction: str, answers: Sequence[str]) -> float:
 
 
 _NAME_WORD = re.compile(r"[a-z0-9]+")
+# "I can see a lion", "the image can't": a verb, and no can.
+_MODAL = re.compile(
+    r"\bcan(?:not|'t|(?= (?:also |only |clearly |just |not )*(?:be|see|tell|say|not|identify|i|you|we)\b))"
+)
+_DENIED = re.compile(r"(?:\bnot|n't|\bno|\bneither|\bnor)(?: (?:really|actually))?(?: (?:a|an|the|any))?\s*$")
+# Words in the longest name of a class.
+_LONGEST_NAME = 3
 _IRREGULAR = {"man": "men", "woman": "women", "mouse": "mice", "wolf": "wolves", "child": "children", "fish": "fishes"}
 
 
 def match_class(answer: str, names: Sequence[str]) -> str | None:
     """The class that an answer names first; the longest name wins where several start at one word.
 
-    ``"An aquarium fish."`` gives ``aquarium_fish``; an answer that names none gives None.
+    ``"An aquarium fish."`` gives ``aquarium_fish``; an answer that names none gives None. Of names without anything
+    between them the last is meant ("an orange butterfly", "a sea turtle"), and one after "not a" is not meant.
     """
-    words = _NAME_WORD.findall(answer.lower())
-    phrases = _phrases(tuple(names))
-    for start in range(len(words)):
-        for phrase, name in phrases:
-            if tuple(words[start : start + len(phrase)]) == phrase:
-                return name
+    text = _MODAL.sub(" ", _plain(answer))
+    words = list(_NAME_WORD.finditer(text))
+    named, end, place = None, 0, 0
+    while place < len(words):
+        start = words[place].start()
+        found = _name_at([word.group() for word in words[place : place + _LONGEST_NAME]], tuple(names))
+        if named is not None and (found is None or text[end:start].strip(" -")):
+            break
+        name, length = found or (None, 1)
+        if named is not None or not _DENIED.search(text[:start]):
+            named = name
+        place += length
+        end = words[place - 1].end()
+    return named
+
+
+def _name_at(words: Sequence[str], names: tuple[str, ...]) -> tuple[str, int] | None:
+    """The class whose name these words start with, and how many words it takes."""
+    for phrase, name in _phrases(names):
+        if tuple(words[: len(phrase)]) == phrase:
+            return name, len(phrase)
     return None
+
+
+def exact_class(text: str, names: Sequence[str]) -> str | None:
+    """The class whose name a text is, in any case, with spaces or underscores; None for anything else."""
+    words = tuple(_NAME_WORD.findall(text.lower()))
+    return next((name for phrase, name in _phrases(tuple(names)) if phrase == words), None)
 
 
 @lru_cache(maxsize=8)

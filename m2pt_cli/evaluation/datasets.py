@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from io import BytesIO
@@ -40,6 +40,7 @@ class Table:
         optional: columns that are read where they are there.
         label_names: whether class labels are read as their names, or as numbers.
         checks: what the cells of a column may hold; rows that hold something else are refused by name.
+        classes: the names of the classes of a label column, in order. Another data set may have the same columns.
     """
 
     repo_id: str
@@ -49,6 +50,7 @@ class Table:
     optional: tuple[str, ...] = ()
     label_names: bool = True
     checks: Mapping[str, validators.Check] = field(default_factory=dict)
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def with_columns(self, *columns: str) -> Table:
         """This table with more columns."""
@@ -103,6 +105,7 @@ class Table:
                     f"{file.name} has no column {', '.join(missing)}; it has {', '.join(parquet.schema_arrow.names)}",
                     f"the columns of {self.repo_id} were expected: {', '.join(self.columns)}",
                 )
+            self._require_classes(file, class_names(parquet.schema_arrow))
             optional = [name for name in self.optional if name in parquet.schema_arrow.names]
             read = [name for name in (*self.columns, *optional) if name != self.image]
             rows: list[dict[str, Any]] = parquet.read(columns=read).slice(0, most).to_pylist()
@@ -121,6 +124,18 @@ class Table:
         for number, (row, (group, index)) in enumerate(zip(rows, places, strict=True)):
             row[self.image] = ParquetImage(file, self.image, group, index, f"{file.stem}/{number}")
         return rows
+
+    def _require_classes(self, file: Path, found: Mapping[str, Sequence[str]]) -> None:
+        for column, names in self.classes.items():
+            stored = [name.strip().lower() for name in found.get(column, ())]
+            others = sum(name != known for name, known in zip(stored, names, strict=False))
+            # The Hub's copy of CIFAR-100 misspells one of 100 names.
+            if stored and (len(stored) != len(names) or others > len(names) // 50):
+                raise InputError(
+                    f"{file.name} has the classes {', '.join(stored[:5])}, … in its column {column}: "
+                    f"it is not {self.repo_id}",
+                    f"the classes {', '.join(names[:5])}, … were expected",
+                )
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,9 @@ class Verdicts:
         """One question to the judge per answered row."""
         return [Example(row.id, row.question_id, row.category, None, judge_prompt(row), "yes") for row in self._rows]
 
+    def reference(self, row: Prediction) -> str | list[str]:
+        return row.answer
+
     def mark(self, row: Prediction, protocol: str) -> Score:
         said = first_yes_or_no(row.prediction or "")
         return Score(said, said == "yes")

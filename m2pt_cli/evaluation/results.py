@@ -19,7 +19,7 @@ class EvalRun:
     """One adapter (or the bare base) on its benchmarks.
 
     Attributes:
-        name: what tables and folders call this run; not part of the JSON form.
+        name: what tables and folders call this run.
         base: the base's name; None where stored predictions were scored.
         adapter: ``{"name", "fingerprint"}``, or None for the bare base.
         benchmarks: a block of scores per benchmark; fractions from 0 to 1, MME in points, ``mmavg`` from 0 to 100.
@@ -44,7 +44,7 @@ class EvalRun:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``results.json``."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "name"}
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
 
 @dataclass(frozen=True)

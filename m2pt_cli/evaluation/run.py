@@ -13,6 +13,7 @@ from m2pt_cli.evaluation.judge import is_llava
 from m2pt_cli.evaluation.metrics import mmavg
 from m2pt_cli.evaluation.plan import RunPlan, plan_runs
 from m2pt_cli.evaluation.predictions import rescore
+from m2pt_cli.evaluation.repeats import check_repeats
 from m2pt_cli.evaluation.results import EvalResult, EvalRun, score_task
 from m2pt_cli.evaluation.run_dir import RESULTS
 from m2pt_cli.evaluation.task import Example, Prediction, Task, TaskOptions
@@ -74,6 +75,11 @@ def _evaluate(settings: EvalSettings, share: Sharding, events: Events) -> EvalRe
     empty = next((name for name, members in items.items() if not members), None)
     if empty is not None:
         raise InputError(f"the data of {empty} holds no questions", "check --source")
+    for bench in benchmarks:
+        rows = {f"row {number}": Prediction.of(item, None) for number, item in enumerate(items[bench.name], start=1)}
+        repeated = check_repeats(bench, rows, source=f"the data of {bench.name}", is_data=True)
+        if repeated is not None:
+            events(Notice(repeated, is_warning=True))
     if all(plan.folder.run() is None for plan in plans):  # a run that goes on may have the answers already
         for text in missing_images(items):
             events(Notice(text, is_warning=True))
@@ -167,6 +173,13 @@ def _run(
     try:
         session = Session(engine, plan.folder, name=plan.name, identity=identity, share=share, events=events)
         blocks: dict[str, Any] = dict(found["benchmarks"]) if found is not None else {}
+        if found is not None and found["settings"].get("limit") != settings.limit:
+            # The blind and judged scores in there are those of fewer questions.
+            dropped = [name for name in ("shuffled", "judge") if any(block.get(name) for block in blocks.values())]
+            if dropped and not settings.shuffle_images and settings.judge is None:
+                flags = " and ".join({"shuffled": "--shuffle-images", "judge": "--judge"}[name] for name in dropped)
+                events(Notice(f"the scores by {flags} were those of fewer questions and are left out", is_warning=True))
+            blocks = {}
         rows: dict[str, list[Prediction]] = {}
         for bench in benchmarks:
             earlier = blocks.get(bench.name, {})

@@ -15,15 +15,22 @@ from m2pt_cli.evaluation.task import Example, Prediction, read_rows, write_predi
 from m2pt_cli.files.io import write_json
 
 
+def is_prefix(earlier: int | None, limit: int | None) -> bool:
+    """Whether the questions of ``--limit earlier`` are the first of those of ``--limit limit``; None is all of them."""
+    return earlier is not None and (limit is None or earlier <= limit)
+
+
 def answer_key(bench: str, item: Example, run: Mapping[str, Any]) -> str:
     """What an answer is filed under: the question, its words and image, the weights and how they are decoded.
 
     Args:
         bench: the benchmark's name, with its pass.
         item: the question; the words and the image's name are part of the key.
-        run: the identity of the run: fingerprints of base and adapter, template, image fit, decoding.
+        run: the identity of the run: fingerprints of base and adapter, template, image fit, decoding. How many
+            questions are asked (``limit``) is no part of an answer.
     """
-    parts = [bench, item.id, item.question, item.image_name, dict(sorted(run.items()))]
+    decisive = {name: value for name, value in sorted(run.items()) if name != "limit"}
+    parts = [bench, item.id, item.question, item.image_name, decisive]
     return hashlib.sha256(json.dumps(parts, ensure_ascii=True, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -35,7 +42,7 @@ class Journal:
 
     Args:
         folder: the evaluation directory.
-        run: the identity of the run, kept in the first line.
+        run: the identity of the run, kept in the first line, and in a later one where ``limit`` has grown.
         rank: the process in a shared run; each appends to its own file and reads all of them.
     """
 
@@ -51,7 +58,8 @@ class Journal:
         _cut_torn_line(self.file)
         self.read()
         self._stream = self.file.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")
-        if self._stream.tell() == 0:
+        # A larger --limit goes on in the journal of a smaller one: the last identity is that of the folder.
+        if _last_run(self.file) != json.loads(json.dumps(self._run)):
             self._write({"run": self._run})
         return self
 
@@ -105,11 +113,13 @@ def read_records(file: Path) -> list[dict[str, Any]]:
 
 def journal_run(folder: Path) -> dict[str, Any] | None:
     """The identity of the run whose journal a folder holds, or None."""
-    for file in journal_files(folder):
-        for record in read_records(file):
-            if isinstance(record.get("run"), dict):
-                return record["run"]
-    return None
+    runs = (_last_run(file) for file in journal_files(folder))
+    return next((run for run in runs if run is not None), None)
+
+
+def _last_run(file: Path) -> dict[str, Any] | None:
+    runs = [record["run"] for record in read_records(file) if isinstance(record.get("run"), dict)]
+    return runs[-1] if runs else None
 
 
 def _cut_torn_line(file: Path) -> None:
@@ -156,6 +166,13 @@ class EvaluationFolder:
         found = self.run()
         if found is None and self._was_killed_at_once():
             return
+        if found is None and (runs := self.runs_below()):
+            first = self.path / runs[0]
+            raise SettingsError(
+                f"--output-dir {self.path} holds {len(runs)} evaluations, each in a folder of its own: "
+                + ", ".join(runs),
+                f"go on with one of them by --output-dir {first}, or name all of its adapters",
+            )
         if found is None:
             raise SettingsError(
                 f"--output-dir {self.path} is not empty and holds no evaluation of m2pt",
@@ -164,7 +181,7 @@ class EvaluationFolder:
         differences = [
             f"{name} was {_short(found.get(name))}, now {_short(value)}"
             for name, value in run.items()
-            if found.get(name) != value
+            if found.get(name) != value and not (name == "limit" and is_prefix(found.get(name), value))
         ]
         if differences:
             raise SettingsError(
@@ -243,6 +260,11 @@ class EvaluationFolder:
             return None
         adapter = results.get("adapter")
         return {"base": results.get("base"), "adapter": adapter and adapter["fingerprint"], **results["settings"]}
+
+    def runs_below(self) -> list[str]:
+        """The names of the runs of an evaluation of several adapters, which have a folder each."""
+        folders = sorted(entry for entry in self.path.iterdir() if entry.is_dir())
+        return [folder.name for folder in folders if EvaluationFolder(folder).run() is not None]
 
     def results(self) -> dict[str, Any] | None:
         """The content of ``results.json``, or None."""

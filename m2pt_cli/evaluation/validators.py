@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from m2pt_cli.data.sample import holds_no_character
+from m2pt_cli.evaluation.answer_parsing import exact_yes_or_no
+from m2pt_cli.evaluation.normal_form import is_blank
 
 Check = Callable[[Any], str | None]
 
@@ -39,16 +41,34 @@ def tokens(value: Any) -> str | None:
 
 
 def answer(value: Any) -> str | None:
-    """A text or a number, or a list of those that are accepted."""
+    """A text or a number, or a list of those that are accepted; none of them blank."""
     many = value if isinstance(value, list) else [value]
     good = many and all(isinstance(one, (str, int)) or (isinstance(one, float) and math.isfinite(one)) for one in many)
-    return None if good else "a text, or a list of accepted ones"
+    if not good:
+        return "a text, or a list of accepted ones"
+    return "an answer that is not blank" if any(isinstance(one, str) and is_blank(one) for one in many) else None
+
+
+# How many people have answered each question of TextVQA: its soft accuracy is a mean over them.
+ANNOTATORS = 10
+
+
+def annotators(value: Any) -> str | None:
+    """A list of ten texts, the answer of each annotator; none of them blank (as in the test split)."""
+    if texts(value) is not None or len(value) != ANNOTATORS:
+        return f"a list of {ANNOTATORS} texts, the annotators' answers,"
+    blank = sum(is_blank(one) for one in value)
+    return f"{ANNOTATORS} answers of which none is blank ({blank} are)" if blank else None
+
+
+def read_by(read: Callable[[Any], object], wanted: str) -> Check:
+    """What ``read`` makes something of; None is nothing."""
+    return lambda value: wanted if read(value) is None else None
 
 
 def yes_or_no(value: Any) -> str | None:
     """Yes or no, in any case, with or without a full stop."""
-    good = isinstance(value, str) and value.strip().rstrip(".").lower() in ("yes", "no")
-    return None if good else "yes or no"
+    return None if isinstance(value, str) and exact_yes_or_no(value) is not None else "yes or no"
 
 
 def one_of(*choices: str | int) -> Check:
@@ -56,7 +76,7 @@ def one_of(*choices: str | int) -> Check:
 
     def check(value: Any) -> str | None:
         good = (isinstance(value, str) or _is_whole(value)) and value in choices
-        return None if good else f"one of {', '.join(str(choice) for choice in choices)}"
+        return None if good else f"one of {few(choices)}"
 
     return check
 
@@ -69,7 +89,7 @@ def label(count: int) -> Check:
 def faults(row: Mapping[str, Any], checks: Mapping[str, Check]) -> list[str]:
     """What is wrong with a row's cells: which one, what it holds, what was expected. Absent cells are passed over."""
     found = [(name, check(row[name])) for name, check in checks.items() if name in row]
-    return [f"{name} is {_shown(row[name])}, {wanted} was expected" for name, wanted in found if wanted is not None]
+    return [f"{name} is {shown(row[name])}, {wanted} was expected" for name, wanted in found if wanted is not None]
 
 
 def several(found: list[str]) -> str:
@@ -77,10 +97,17 @@ def several(found: list[str]) -> str:
     return "; ".join(found[:20]) + (f"; and {len(found) - 20} more" if len(found) > 20 else "")
 
 
+def few(choices: Sequence[object]) -> str:
+    """Choices in a message: all of six, else the first five."""
+    shown = choices if len(choices) <= 6 else [*choices[:5], "…"]
+    return ", ".join(str(choice) for choice in shown)
+
+
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A cell as a message shows it: printable, and no longer than 40 characters."""
     shown = ascii(value)
     return shown if len(shown) <= _LONGEST else shown[: _LONGEST - 1] + "…"

@@ -69,7 +69,8 @@ def test_json_is_one_document_equal_to_the_file(evaluated: Path, base: str, caps
     assert {"accuracy", "seen", "unseen", "majority", "tasks"} <= demo.keys()
     assert set(demo["majority"]) == {"seen", "unseen"}
     assert {"accuracy", "majority", "n", "seen"} <= demo["tasks"]["pope"].keys()
-    assert content["base"] == base and content["adapter"] is None and content["mmavg"] is None
+    assert content["name"] == Path(base).name and content["base"] == base and content["adapter"] is None
+    assert content["mmavg"] is None
     assert all(0 <= task["accuracy"] <= 1 for task in demo["tasks"].values())
 
 

@@ -14,6 +14,7 @@ from m2pt_cli.demo.dataset import EVAL_COUNT, DemoQuestion, demo_eval_questions,
 from m2pt_cli.demo.questions import FAMILIES
 from m2pt_cli.errors import InputError
 from m2pt_cli.evaluation.metrics import accuracy
+from m2pt_cli.evaluation.references import one_text, read_reference, require_category
 from m2pt_cli.evaluation.task import Example, Prediction, Score, TaskOptions, answered, unique_ids
 from m2pt_cli.evaluation.tasks.mme import BENCHMARK as MME
 from m2pt_cli.evaluation.tasks.mme import mme_scores
@@ -39,6 +40,12 @@ class Demo:
             Example(identity, question.question_id, question.family, question.image, question.question, question.answer)
             for identity, question in zip(ids, questions, strict=True)
         ]
+
+    def reference(self, row: Prediction) -> str:
+        require_category(row, FAMILIES)
+        family = str(row.category)
+        read_reference(row, lambda text: parse_demo_answer(family, text), f"an answer of {family}")
+        return one_text(row)  # in a sentence where the family asks for one
 
     def mark(self, row: Prediction, protocol: str) -> Score:
         family = _family(row)

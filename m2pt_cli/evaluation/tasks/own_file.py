@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +14,9 @@ from m2pt_cli.evaluation import validators
 from m2pt_cli.evaluation.datasets import read_json_objects
 from m2pt_cli.evaluation.images import BenchmarkImages
 from m2pt_cli.evaluation.metrics import accuracy_by_category, mean
+from m2pt_cli.evaluation.normal_form import is_blank, normal_form
 from m2pt_cli.evaluation.task import Example, Prediction, Score, TaskOptions, answered, unique_ids
 
-_WORD = re.compile(r"\w+", re.UNICODE)
-_ARTICLES = frozenset(("a", "an", "the"))
 _LINE: dict[str, validators.Check] = {
     "image": validators.text,
     "question": validators.text,
@@ -97,6 +95,12 @@ class OwnBenchmark:
                 f"{len(strange)} samples of {self.path} are not about one image, the first is {strange[0]}",
                 "a benchmark asks about one image at a time",
             )
+        blank = [sample.id for sample in samples if is_blank(sample.turns[1].text)]
+        if blank:
+            raise InputError(
+                f"{len(blank)} samples of {self.path} have a blank answer, the first is {blank[0]}",
+                "a benchmark needs an answer to compare with",
+            )
         return [
             Example(
                 id=identity,
@@ -109,9 +113,14 @@ class OwnBenchmark:
             for identity, sample in zip(unique_ids(sample.id for sample in samples), samples, strict=True)
         ]
 
+    def reference(self, row: Prediction) -> str | list[str]:
+        return row.answer
+
     def mark(self, row: Prediction, protocol: str) -> Score:
-        words = _normal(row.prediction or "")
-        return Score(words, words in {_normal(answer) for answer in _answers(row)})
+        if is_blank(row.prediction or ""):
+            return Score(None, False)
+        words = normal_form(row.prediction or "")
+        return Score(words, words in {normal_form(answer) for answer in _answers(row)})
 
     def scores(self, rows: Sequence[Prediction], protocol: str) -> dict[str, Any]:
         """Accuracy = normalised match; exact match, contains and token F1 beside it, each the best over the answers."""
@@ -119,29 +128,29 @@ class OwnBenchmark:
         has_categories = any(row.category is not None for row in good)
         return {
             **accuracy_by_category(rows, "categories" if has_categories else None),
-            "exact": mean(float((row.prediction or "").strip() in _answers(row)) for row in good),
+            "exact": mean(float(_is_exact(row)) for row in good),
             "contains": mean(float(_contains(row)) for row in good),
             "token_f1": mean(max(token_f1(row.prediction or "", answer) for answer in _answers(row)) for row in good),
         }
 
 
 def token_f1(prediction: str, answer: str) -> float:
-    """The harmonic mean of token precision and recall of two texts, after normalisation (as SQuAD scores)."""
-    said, wanted = Counter(_normal(prediction).split()), Counter(_normal(answer).split())
+    """The harmonic mean of token precision and recall of two texts in normal form (as SQuAD scores); 0 for none."""
+    said, wanted = Counter(normal_form(prediction).split()), Counter(normal_form(answer).split())
     if not said or not wanted:
-        return float(said == wanted)
+        return 0.0
     common = sum((said & wanted).values())
     return 2 * common / (said.total() + wanted.total())
 
 
+def _is_exact(row: Prediction) -> bool:
+    said = (row.prediction or "").strip()
+    return bool(said) and said in {answer.strip() for answer in _answers(row)}
+
+
 def _contains(row: Prediction) -> bool:
-    said = f" {_normal(row.prediction or '')} "
-    return any(f" {words} " in said for answer in _answers(row) if (words := _normal(answer)))
-
-
-def _normal(text: str) -> str:
-    """Lower case, words alone, no articles."""
-    return " ".join(word for word in _WORD.findall(text.lower()) if word not in _ARTICLES)
+    said = f" {normal_form(row.prediction or '')} "
+    return any(f" {words} " in said for answer in _answers(row) if (words := normal_form(answer)))
 
 
 def _answers(row: Prediction) -> list[str]:

@@ -40,7 +40,7 @@ def test_vsr_items(tmp_path: Path) -> None:
     assert (first.answer, second.answer, first.category) == ("yes", "no", "in front of")
     assert first.image.open().size == (8, 8)
     # A path out of the folders and a link that is no URL lead nowhere; the question fails, not the run.
-    with pytest.raises(InputError, match=r"missing\.jpg is in none of the"):
+    with pytest.raises(InputError, match=r"missing\.jpg lies outside"):
         second.image.open()
 
 
@@ -52,7 +52,7 @@ def test_vsr_needs_a_place_for_its_images(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty holds no test\.jsonl"):
         VSR.items(TaskOptions(source=str(tmp_path / "empty"), images=(tmp_path,)))
-    with pytest.raises(InputError, match="is no folder"):
+    with pytest.raises(InputError, match="does not exist"):
         VSR.items(TaskOptions(source=str(tmp_path), images=(tmp_path / "none",)))
 
 
@@ -106,6 +106,20 @@ def test_snli_ve_refuses_unknown_labels(tmp_path: Path) -> None:
         ("This contradicts it", "contradiction"),
         ("Neutral", "neutral"),
         ("a dog", None),
+        *(
+            (answer, "neutral")
+            for answer in ("not certain", "not sure.", "**Not sure**", "uncertain", "unsure", "maybe")
+        ),
+        *((answer, "neutral") for answer in ("can't tell", "can’t tell", "cannot be determined", "Cannot determine")),
+        *((answer, "neutral") for answer in ("It is not clear", "It isn't clear", "I don't know", "not necessarily")),
+        *((answer, "neutral") for answer in ("unable to tell", "not enough information", "neither", "It might be")),
+        *((answer, "neutral") for answer in ("not completely certain", "no way to know", "It is possible")),
+        *((answer, "contradiction") for answer in ("no", "not at all", "certainly not", "not true", "contradiction")),
+        *((answer, "contradiction") for answer in ("does not entail", "I can't see a dog", "It's not possible")),
+        *((answer, "contradiction") for answer in ("Yes, it contradicts", "No, he might be asleep")),
+        *((answer, "entailment") for answer in ("Sure", "true", "It is entailed", "no contradiction, so yes")),
+        *((answer, None) for answer in ("yes, no or not sure", "entailment, neutral or contradiction")),
+        *((answer, None) for answer in ("It does not contradict", "no contradiction", "")),
     ],
 )
 def test_the_three_sides_of_an_answer(answer: str, label: str | None) -> None:
@@ -132,3 +146,11 @@ def test_a_vsr_line_that_can_not_be_asked_is_named(tmp_path: Path) -> None:
     (item,) = VSR.items(TaskOptions(source=str(tmp_path), allow_url=True))
     with pytest.raises(InputError, match="is in none of"):
         item.image.open()
+
+
+def test_labels_in_other_cases_are_read(tmp_path: Path) -> None:
+    rows = [
+        {"image": png((5, 5, 5)), "hypothesis": "A dog runs.", "label": label} for label in ("Neutral", "ENTAILMENT")
+    ]
+    write_parquet(tmp_path / "data" / "test-00000-of-00001.parquet", rows, images=("image",))
+    assert [item.answer for item in SNLI_VE.items(TaskOptions(source=str(tmp_path)))] == ["neutral", "entailment"]

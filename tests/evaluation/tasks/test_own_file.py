@@ -85,10 +85,38 @@ def test_the_four_scores() -> None:
 
 @pytest.mark.parametrize(
     ("said", "wanted", "score"),
-    [("a red car", "red car", 1.0), ("red", "blue", 0.0), ("red red", "red", 2 / 3), ("", "the", 1.0), ("", "x", 0.0)],
+    [("a red car", "red car", 1.0), ("red", "blue", 0.0), ("red red", "red", 2 / 3), ("", "the", 0.0), ("", "x", 0.0)],
 )
 def test_token_f1(said: str, wanted: str, score: float) -> None:
     assert token_f1(said, wanted) == pytest.approx(score)
+
+
+@pytest.mark.parametrize("said", ["", " ", "\u200b", "B", "the"])
+def test_an_empty_answer_is_never_right(said: str) -> None:
+    bench = OwnBenchmark(Path("mine.jsonl"))
+    row = Prediction("1#0", "1", None, None, "?", ["A", "the A"], said)
+    scores = bench.scores([row.marked(bench.mark(row, "official"))], "official")
+    assert [scores[key] for key in ("accuracy", "exact", "contains", "token_f1")] == [0.0] * 4
+    assert scores["unparsed"] == (said not in ("B", "the"))
+    right = Prediction("1#0", "1", None, None, "?", "A", " a. ")
+    assert bench.mark(right, "official").correct is True
+
+
+@pytest.mark.parametrize(("answer", "said"), [("👍", "👎"), ("-5", "5"), (".5", "5"), ("C++", "C#"), ("की", "का")])
+def test_all_four_scores_tell_different_answers_apart(answer: str, said: str) -> None:
+    bench = OwnBenchmark(Path("mine.jsonl"))
+    row = Prediction("1#0", "1", None, None, "?", answer, said)
+    scores = bench.scores([row.marked(bench.mark(row, "official"))], "official")
+    assert [scores[key] for key in ("accuracy", "exact", "contains", "token_f1")] == [0.0] * 4
+
+
+def test_blank_references_are_refused(tmp_path: Path) -> None:
+    good = {"image": "a.png", "question": "What?", "answer": "a cat"}
+    file = tmp_path / "mine.jsonl"
+    for blank in ("", " ", "\u200b", ["a cat", ""]):
+        file.write_text(json.dumps(good) + "\n" + json.dumps({**good, "answer": blank}) + "\n")
+        with pytest.raises(InputError, match=r"line 2: answer is .*, an answer that is not blank was expected"):
+            OwnBenchmark(file).items(TaskOptions())
 
 
 @pytest.mark.parametrize("kind", ["llava", "messages"])
