@@ -192,8 +192,8 @@ def _read(name: str, source: Path | IO[bytes], read: Callable[[str, Path | IO[by
                 return read(name, io.BytesIO(pixels))
             except InputError:
                 raise
-            except Exception:  # noqa: S110 - the file's own error says more
-                pass
+            except Exception:
+                pass  # the error of the file itself says more
         raise _unreadable(name, error) from None
 
 

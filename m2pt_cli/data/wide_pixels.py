@@ -61,7 +61,7 @@ def narrowed(name: str, image: Image) -> Image:
     if top is None:
         low, high = (f"{float(value):g}" for value in (values.min(), values.max()))
         raise InputError(
-            f"image {name} has the mode {image.mode} with values from {low} to {high}: which of them is white is unknown",
+            f"image {name} has the mode {image.mode} with values from {low} to {high}: which is white is unknown",
             _HINT,
         )
     levels = np.rint(values.astype(np.float32) * np.float32(_BYTE / top)).astype(np.uint8)
