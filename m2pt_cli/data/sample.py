@@ -42,10 +42,14 @@ class ImageReference(Protocol):
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn of a conversation; a user's text holds ``<image>`` where an image stands."""
+    """One turn of a conversation; a user's text holds ``<image>`` where an image stands.
+
+    An answer that is not ``supervised`` is read by the model and not trained on.
+    """
 
     role: Literal["user", "assistant"]
     text: str
+    supervised: bool = True
 
 
 @dataclass(frozen=True)

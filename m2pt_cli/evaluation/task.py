@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from m2pt_cli.data.readers import json_lines
 from m2pt_cli.data.sample import ImageReference
 from m2pt_cli.errors import InputError
 from m2pt_cli.files.io import write_text
@@ -129,7 +130,7 @@ def read_rows(file: Path) -> list[Prediction]:
             f"{file} can't be read: {getattr(error, 'strerror', None) or error}", "check the path"
         ) from None
     records, faults = [], []
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(json_lines(text), start=1):
         if not line.strip():
             continue
         record, fault = _record(line)

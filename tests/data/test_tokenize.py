@@ -66,6 +66,16 @@ def test_every_answer_is_supervised_with_its_end_and_nothing_else(kind: str, nam
     assert own.image_token_id not in result.labels
 
 
+@pytest.mark.parametrize("kind", ["llama", "bytes"])
+@pytest.mark.parametrize("name", ["vicuna_v1", "base"])
+def test_an_answer_that_is_not_trained_on_keeps_its_ids_and_has_no_labels(kind: str, name: str) -> None:
+    own = processor(kind, jinja=LLAVA_JINJA)
+    turns = (CONVERSATION[0], Turn("assistant", CONVERSATION[1].text, supervised=False), *CONVERSATION[2:])
+    result = encoded(own, turns, name)
+    assert result.input_ids == encoded(own, CONVERSATION, name).input_ids
+    assert supervised(own, result).replace(" ", "") == "No.</s>"
+
+
 def test_a_template_with_its_own_end_is_supervised_to_that_end() -> None:
     own = processor("bytes", jinja=CHATML_JINJA)
     assert supervised(own, encoded(own, CONVERSATION[:2], "base")) == "12 dogs, naïve ones.</s>"
