@@ -225,7 +225,7 @@ def samples_of(rows: Any, request: SourceRequest, folders: Sequence[Path], *, wh
             samples.append(sample_of(row, number, find))
         except InvalidRow as fault:
             said = row.get("id") if isinstance(row, dict) else None
-            request.faults.add(f"{where} sample {number}" + (f" ({said})" if said is not None else ""), str(fault))
+            request.faults.add(f"{where} sample {number}" + (f" ({said})" if said is not None else ""), fault)
     return samples
 
 

@@ -75,7 +75,7 @@ class EncodedSamples(Sequence[EncodedSample]):
         lengths: tokens of every sample, cut to ``max_length``.
         num_cut: samples that were too long and are cut at the end.
         faults: samples that were dropped, since nothing supervised or not the whole image would be left.
-        num_supervised: supervised tokens of all samples together.
+        num_supervised: supervised tokens of all samples together, without those that are cut off.
     """
 
     def __init__(
@@ -97,7 +97,12 @@ class EncodedSamples(Sequence[EncodedSample]):
         full = [len(t.ids) + sum(c) - len(c) for t, c in zip(tokens, counts, strict=True)]
         self.lengths = [min(length, max_length) for length in full]
         self.num_cut = sum(length > max_length for length in full)
-        self.num_supervised = sum(int(t.supervised.sum()) for t in tokens)
+        self.num_supervised = sum(
+            sum(label != UNSUPERVISED for label in self[index].encoded.labels)
+            if length > max_length
+            else int(tokens[index].supervised.sum())
+            for index, length in enumerate(full)
+        )
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -138,6 +138,20 @@ def test_a_cut_that_loses_the_image_or_every_answer_is_a_fault() -> None:
     assert encoded(own, CONVERSATION[:2], "plain", max_length=answer + 1).labels[-1] != -100
 
 
+def test_supervised_tokens_are_counted_after_the_cut(tmp_path: Path) -> None:
+    own = processor("llama")
+    image = picture_file(tmp_path / "a.png")
+    turns = (Turn("user", "<image>\nHow many dogs?"), Turn("assistant", "many " * 200), *CONVERSATION[2:])
+    samples = [Sample("long", (image,), turns), Sample("short", (image,), CONVERSATION)]
+    found = encode_samples(
+        samples, get_template("plain"), own.tokenizer, image_token_id=own.image_token_id,
+        token_counts=lambda images: [9] * len(images), max_length=120,
+    )  # fmt: skip
+    trained = sum(label != -100 for item in found for label in item.encoded.labels)
+    assert found.num_cut == 1 and found.lengths[0] == 120
+    assert found.num_supervised == trained < 120 + found.lengths[1]
+
+
 def test_images_that_the_text_does_not_hold() -> None:
     own = processor()
     with pytest.raises(InputError, match="0 image tokens in the text for 1 images"):
