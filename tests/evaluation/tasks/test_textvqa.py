@@ -51,5 +51,5 @@ def test_a_row_without_answers_or_tokens_is_refused_by_name(tmp_path: Path, colu
     row = {"image_id": "a", "question_id": 1, "question": "what?", "answers": ["x"] * 10, "ocr_tokens": ["X"]}
     rows = [{**one, "image": png((1, 2, 3))} for one in (row, {**row, column: value})]
     write_parquet(tmp_path / "validation-0.parquet", rows, images=("image",))
-    with pytest.raises(InputError, match=rf"row 1: {column} is .*, a list of texts was expected"):
+    with pytest.raises(InputError, match=rf"row 2: {column} is .*, a list of texts was expected"):
         BENCHMARK.items(TaskOptions(source=str(tmp_path), ocr=True))
