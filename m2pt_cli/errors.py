@@ -6,8 +6,11 @@ Raise one of these wherever bad input, a missing file or a missing device is the
 
 from __future__ import annotations
 
-# What CUDA's own libraries say when they ask the driver for memory by themselves, and get none.
-_NO_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+# What CUDA's own libraries say when they ask the driver for memory by themselves, and get none; and torch on a CPU.
+_NO_MEMORY = (
+    "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
+    "DefaultCPUAllocator",
+)  # fmt: skip
 
 
 class M2PTError(Exception):

@@ -12,6 +12,7 @@ import numpy as np
 
 from m2pt_cli.analysis.attention_maps import AttentionMaps, AttentionRun, LanguageAttention, VisionAttention
 from m2pt_cli.analysis.tokens import language_tokens, uniform_causal, vision_tokens
+from m2pt_cli.data.chat import question_turn
 from m2pt_cli.data.sample import ImageReference, image_reference
 from m2pt_cli.errors import SettingsError
 from m2pt_cli.generation.adapter_switcher import AdapterSwitcher
@@ -42,13 +43,14 @@ def run_attention(
 
     Raises:
         SettingsError: a layer, head or token that does not exist, or a file that is there already.
-        InputError: the image can't be read.
+        InputError: the image can't be read, or the question holds more than one ``<image>``.
         AdapterError, UnavailableError, DeviceError: an adapter, the base or the device can't be had.
     """
     report = report or (lambda _: None)
     for flag, file in (("--output", settings.output), ("--values", settings.values)):
         if file is not None:
             _require_place(flag, file, overwrite=settings.overwrite)
+    question_turn(settings.question, 1)  # its marks, before the model is loaded
     reference = image or image_reference(settings.image, folder=Path(), allow_url=settings.allow_url)
     reference.open()
     switcher = AdapterSwitcher(_asking(settings), report=report)

@@ -66,7 +66,8 @@ def _warn_of_versions() -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the versions and leave.")
+        bool,
+        typer.Option("--version", "-V", callback=_show_version, is_eager=True, help="Print the versions and leave."),
     ] = False,
 ) -> None:
     _warn_of_versions()
@@ -88,6 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after ``m2pt``; the process's own by default.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["help"]:  # m2pt help, m2pt help train
+        words = [*words[1:2], "--help"]
     as_json = "--json" in words
     _replace_closed_streams()
     Output.configure(json=as_json, quiet="--quiet" in words)
@@ -116,17 +119,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         expected = _as_expected(error)
         if expected is None:
             raise
-        return _fail(expected, as_json, code=expected.exit_code)
+        return _fail(expected, as_json, code=expected.exit_code, is_foreign=True)
 
 
-def _fail(error: M2PTError, as_json: bool, *, code: int) -> int:
+def _fail(error: M2PTError, as_json: bool, *, code: int, is_foreign: bool = False) -> int:
     if os.environ.get("M2PT_DEBUG") == "1":
         import traceback
 
         traceback.print_exc(file=sys.stderr)
     try:
-        # What the machine or a library is to blame for may be clearer from the traceback; a wrong word is not.
-        debug_hint = "M2PT_DEBUG=1 shows the traceback" if code == 1 and os.environ.get("M2PT_DEBUG") != "1" else None
+        # What the machine or a library raised may be clearer from the traceback; a wrong word is not.
+        is_foreign = code == 1 and (is_foreign or error.__context__ is not None)
+        debug_hint = "M2PT_DEBUG=1 shows the traceback" if is_foreign and os.environ.get("M2PT_DEBUG") != "1" else None
         Output.current().error(error.to_dict(), as_json=as_json, debug_hint=debug_hint)
     except ClosedPipe:
         _drop_stdout()

@@ -49,6 +49,8 @@ class EvalProgress:
 
     def __call__(self, event: Notice | Progress, /) -> None:
         if isinstance(event, Notice):
+            if event.is_detail and not self._output.is_verbose:
+                return
             self._stop()
             (self._output.warn if event.is_warning else self._output.status)(event.text)
             return

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
 from m2pt_cli.cli import options
+from m2pt_cli.cli.infer_progress import LineProgress
 from m2pt_cli.cli.output import Output
-from m2pt_cli.data.sample import BytesImage, ImageReference, image_reference
+from m2pt_cli.data.sample import IMAGE_MARK, BytesImage, ImageReference, image_reference
 from m2pt_cli.errors import GenerationError, InputError, M2PTError, SettingsError
 from m2pt_cli.generation.adapter_switcher import AdapterSwitcher
-from m2pt_cli.generation.question_lines import QuestionLine, arriving, parse_line
+from m2pt_cli.generation.question_lines import QuestionLine, array_members, arriving, parse_line
 from m2pt_cli.records import Answer
 from m2pt_cli.settings import InferSettings
 
+if TYPE_CHECKING:
+    from m2pt_cli.generation.engine import Reply
+
 # Lines answered together at most: enough for full batches, few enough to keep a reader waiting briefly.
 _MOST_LINES = 64
+# So much of a file shows whether it begins with a bracket.
+_ARRAY_START = 4096
 _MOST_STDIN_BYTES = 256 << 20
 
 
@@ -35,6 +42,7 @@ def answer_images(images: Sequence[str], question: str, settings: InferSettings,
     from m2pt_cli.generation.engine import Question
 
     questions = [Question(str(number), question, (reference,)) for number, reference in enumerate(references, start=1)]
+    started = time.monotonic()
     if _may_stream(questions, switcher, output):
         reply = switcher.stream(questions[0], lambda piece: output.text(output.clean(piece), end=""))
         output.text("")
@@ -52,6 +60,9 @@ def answer_images(images: Sequence[str], question: str, settings: InferSettings,
         )
         for candidate, reply in switcher.ask(questions)
     ]
+    output.detail(
+        f"{len(answers)} {'answer' if len(answers) == 1 else 'answers'} in {time.monotonic() - started:.2f} s"
+    )
     failed = [answer for answer in answers if answer.error is not None]
     if len(failed) == len(answers):
         raise GenerationError(f"no answer: {failed[0].error}")
@@ -73,22 +84,39 @@ def answer_lines(source: str, settings: InferSettings, output: Output) -> int:
     with _opened(source) as stream:
         switcher = _switcher(settings, output)
         opened = False
-        for batch in arriving(stream, most=_MOST_LINES):
-            if not opened:  # the first line is there: now the model is needed
-                switcher.open()
-                opened = True
-            lines += len(batch)
-            for answer, is_faulty in _answers([parse_line(line, number) for number, line in batch], folder, switcher):
-                output.json(answer.to_dict())
-                asked += 1
-                answered += answer.error is None
-                faulty += is_faulty
+        with LineProgress(output) as progress:
+            for batch in _batches(source, stream):
+                if not opened:  # the first line is there: now the model is needed
+                    switcher.open()
+                    opened = True
+                    progress.start()
+                lines += len(batch)
+                parsed = [parse_line(line, number) for number, line in batch]
+                for answer, is_faulty in _answers(parsed, folder, switcher):
+                    output.json(answer.to_dict())
+                    asked += 1
+                    answered += answer.error is None
+                    faulty += is_faulty
+                progress.update(lines, asked - answered)
     if faulty:
         output.warn(f"{faulty} of {lines} lines could not be asked; their error is in the output")
         return InputError.exit_code
     if asked and not answered:
         raise GenerationError(f"all {asked} questions failed; their errors are in the output")
     return 0
+
+
+def _batches(source: str, stream: BinaryIO) -> Iterator[list[tuple[int, bytes]]]:
+    """Numbered lines as they arrive, or the members of a file that is one JSON array."""
+    if os.path.isfile(source):
+        start = stream.read(_ARRAY_START).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+        stream.seek(0)
+        members = array_members(stream.read()) if start == b"[" else None
+        if members is not None:
+            yield from (members[first : first + _MOST_LINES] for first in range(0, len(members), _MOST_LINES))
+            return
+        stream.seek(0)
+    yield from arriving(stream, most=_MOST_LINES)
 
 
 def _answers(lines: Sequence[QuestionLine], folder: Path, switcher: AdapterSwitcher) -> Iterator[tuple[Answer, bool]]:
@@ -104,20 +132,23 @@ def _answers(lines: Sequence[QuestionLine], folder: Path, switcher: AdapterSwitc
         try:
             images: tuple[ImageReference, ...] = ()
             if line.image is not None:
-                reference = named_image(line.image, folder, allow_url=switcher.settings.allow_url)
+                reference = image_reference(line.image, folder=folder, allow_url=switcher.settings.allow_url)
                 reference.open()
                 images = (reference,)
             questions[place] = Question(str(place), line.question, images)
         except M2PTError as error:
             faults[place] = error.message
-    replies: dict[int, list[tuple[str | None, str | None, str | None]]] = {}
+    replies: dict[int, list[tuple[str | None, Reply]]] = {}
     for candidate, reply in switcher.ask(list(questions.values())):
-        replies.setdefault(int(reply.question.id), []).append((candidate.name, reply.text, reply.error))
+        replies.setdefault(int(reply.question.id), []).append((candidate.name, reply))
     for place, line in enumerate(lines):
         if place in faults:
             yield Answer(line.id, line.image, line.question, None, None, faults[place], line.extra), True
-        for name, text, problem in replies.get(place, ()):
-            yield Answer(line.id, line.image, line.question, name, text, problem, line.extra), False
+        for name, reply in replies.get(place, ()):
+            yield (
+                Answer(line.id, line.image, line.question, name, reply.text, reply.error, line.extra),
+                reply.is_faulty,
+            )
 
 
 def _write_answers(answers: Sequence[Answer], num_images: int, num_candidates: int, output: Output) -> None:
@@ -149,7 +180,7 @@ def _write_answers(answers: Sequence[Answer], num_images: int, num_candidates: i
 
 
 def _switcher(settings: InferSettings, output: Output) -> AdapterSwitcher:
-    return AdapterSwitcher(settings, report=output.status)
+    return AdapterSwitcher(settings, report=output.status, detail=output.detail)
 
 
 def _may_stream(questions: Sequence[object], switcher: AdapterSwitcher, output: Output) -> bool:
@@ -158,7 +189,7 @@ def _may_stream(questions: Sequence[object], switcher: AdapterSwitcher, output: 
 
 
 def named_image(image: str, folder: Path, *, allow_url: bool) -> ImageReference:
-    """An image named on the command line or in a line of input; - is stdin.
+    """An image named on the command line; - is stdin.
 
     Raises:
         InputError: there is no such image, or a URL that is not allowed.
@@ -271,6 +302,10 @@ def _images_and_question(words: list[str], question: str | None) -> tuple[list[s
         raise SettingsError(said, 'm2pt infer image.jpg "Is there a chair?", or several images with -q "..."')
     if not question.strip():
         raise SettingsError("the question is empty", 'm2pt infer image.jpg "Is there a chair?"')
+    if (marks := question.count(IMAGE_MARK)) > 1:
+        raise SettingsError(
+            f"the question holds {marks} {IMAGE_MARK} marks, and it is asked of one image", f"leave {IMAGE_MARK} out"
+        )
     if words.count("-") > 1:
         raise SettingsError("- names stdin, which holds one image", "give - once")
     return words, question

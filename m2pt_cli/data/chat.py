@@ -29,7 +29,7 @@ _SYSTEMS = {
 
 @dataclass(frozen=True)
 class Rendered:
-    """A conversation as text; ``spans`` are the character ranges that the assistant has to produce."""
+    """A conversation as text; ``spans`` are the character ranges that are trained on."""
 
     text: str
     spans: tuple[tuple[int, int], ...]
@@ -63,7 +63,8 @@ class FixedTemplate:
                 # The space is the assistant's: a prompt ends with the colon, and the model produces all that follows.
                 start = len(text)
                 text += f" {turn.text}{eos}"
-                spans.append((start, len(text)))
+                if turn.supervised:
+                    spans.append((start, len(text)))
         return Rendered(text, tuple(spans))
 
 
@@ -97,7 +98,8 @@ class ProcessorTemplate:
             answer = after[len(before) :]
             if answer.endswith(turn.text.strip()):  # nothing follows the words: the model would never learn to stop
                 answer += eos
-            spans.append((len(text), len(text) + len(answer)))
+            if turn.supervised:
+                spans.append((len(text), len(text) + len(answer)))
             text += answer
             done = len(after)
         rest = whole[done:]

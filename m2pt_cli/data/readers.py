@@ -22,7 +22,7 @@ def read_rows(file: Path, faults: ValidationReport) -> list[tuple[int, Any]]:
     """The rows of a JSON list or of a file of JSON lines, each with its number (of the item, or of the line).
 
     Args:
-        file: ``.json``, ``.jsonl`` or ``.ndjson``.
+        file: ``.json``, ``.jsonl`` or ``.ndjson``; a list and lines are told apart by what is in the file.
         faults: lines that are no JSON are added here.
 
     Raises:
@@ -30,11 +30,54 @@ def read_rows(file: Path, faults: ValidationReport) -> list[tuple[int, Any]]:
             conversation in any row.
     """
     text = read_text(file)
-    rows = _read_lines(text, file, faults) if file.suffix.lower() in LINES else _read_list(text, file)
+    if file.suffix.lower() in LINES:
+        is_whole = is_json_array(text) or (_first_line(text) == "{" and isinstance(_parsed(text), dict))
+    else:
+        is_whole = not _is_lines(text)
+    rows = _read_whole(text, file) if is_whole else _read_lines(text, file, faults)
     if not rows and not faults.total:
         raise InputError(f"{file} holds no samples")
     require_columns([row for _, row in rows], str(file))
     return rows
+
+
+def is_json_array(text: str) -> bool:
+    """Whether a text is meant as one JSON array, and not as lines of which each is a list."""
+    stripped = text.lstrip()
+    if not stripped.startswith("["):
+        return False
+    first, _, rest = stripped.partition("\n")
+    return not rest.strip() or not isinstance(_parsed(first), list)
+
+
+def json_lines(text: str) -> list[str]:
+    """The lines of a text of JSON lines; of one JSON array its members, a line each.
+
+    A faulty array is left as it is, for whoever reads the lines to name.
+    """
+    members = _parsed(text) if is_json_array(text) else None
+    if not isinstance(members, list):
+        return text.split("\n")
+    return [json.dumps(member) for member in members]
+
+
+def _is_lines(text: str) -> bool:
+    """Whether a text is meant as JSON lines: its first line is an object by itself, and more follows."""
+    if text.lstrip()[:1] != "{":
+        return False
+    return isinstance(_parsed(_first_line(text)), dict) and not isinstance(_parsed(text), dict)
+
+
+def _first_line(text: str) -> str:
+    return text.lstrip().partition("\n")[0].rstrip()
+
+
+def _parsed(text: str) -> Any:
+    """The JSON value of a text; None where it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def chosen(items: list[Item], limit: int | None, seed: int) -> list[Item]:
@@ -74,13 +117,15 @@ def read_text(file: Path) -> str:
         ) from None
 
 
-def _read_list(text: str, file: Path) -> list[tuple[int, Any]]:
+def _read_whole(text: str, file: Path) -> list[tuple[int, Any]]:
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
         raise _not_json(text, file, error) from None
     except RecursionError:
         raise InputError(f"{file} is nested too deeply to be a list of samples") from None
+    if isinstance(content, dict) and column_of(content) is not None:
+        return [(1, content)]
     if not isinstance(content, list):
         keys = f" with the keys {', '.join(list(content)[:5])}" if isinstance(content, dict) else ""
         raise InputError(

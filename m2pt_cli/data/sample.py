@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from os.path import isdir, isfile
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal, Protocol
+from typing import IO, TYPE_CHECKING, Literal, Protocol, TypeVar
 
+from m2pt_cli.data.image_metadata import orientation, upright, without_metadata
+from m2pt_cli.data.pillow_messages import silence_pillow
 from m2pt_cli.errors import InputError
 from m2pt_cli.files.download import fetch, is_url
 
@@ -24,7 +27,6 @@ IMAGE_MARK = "<image>"
 MOST_PIXELS = 89_478_485
 # An image this long and thin grows without bound when its shorter side is resized.
 MOST_ASPECT = 200
-_EXIF_ORIENTATION = 0x0112
 
 
 class ImageReference(Protocol):
@@ -40,10 +42,14 @@ class ImageReference(Protocol):
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn of a conversation; a user's text holds ``<image>`` where an image stands."""
+    """One turn of a conversation; a user's text holds ``<image>`` where an image stands.
+
+    An answer that is not ``supervised`` is read by the model and not trained on.
+    """
 
     role: Literal["user", "assistant"]
     text: str
+    supervised: bool = True
 
 
 @dataclass(frozen=True)
@@ -115,8 +121,8 @@ class DecodedImage:
     image: Image = field(repr=False, compare=False)
 
     def open(self) -> Image:
-        """The image in RGB."""
-        return self.image.convert("RGB")
+        """The image in RGB. Raises InputError where its mode does not tell its range."""
+        return _rgb(self.name, self.image)
 
 
 def holds_no_character(text: str) -> bool:
@@ -158,47 +164,74 @@ def read_size(name: str, source: Path | IO[bytes]) -> tuple[int, int]:
     Raises:
         InputError: missing, no image, more than `MOST_PIXELS`, or longer than `MOST_ASPECT` times its width.
     """
-    from PIL import Image
-
-    try:
-        with Image.open(source) as image:
-            width, height = image.size
-            _require_bounded(name, width, height)
-            return (height, width) if _orientation(image) >= 5 else (width, height)
-    except (*_UNREADABLE, Image.DecompressionBombError) as error:
-        raise _unreadable(name, error) from None
+    return _read(name, source, _size)
 
 
 def decode_image(name: str, source: Path | IO[bytes]) -> Image:
     """Decode an image to RGB, upright where its EXIF data says how it was held (as transformers' ``load_image``).
 
-    Raises:
-        InputError: missing, damaged, truncated, more than `MOST_PIXELS`, or longer than `MOST_ASPECT` times its width.
-    """
-    from PIL import Image, ImageOps
+    Broken metadata is passed over. Images of more than 8 bits a channel are scaled (`m2pt_cli.data.wide_pixels`).
 
+    Raises:
+        InputError: missing, damaged, truncated, of unknown range, more than `MOST_PIXELS`, or longer than
+            `MOST_ASPECT` times its width.
+    """
+    return _read(name, source, _decoded)
+
+
+_Read = TypeVar("_Read")
+
+
+def _read(name: str, source: Path | IO[bytes], read: Callable[[str, Path | IO[bytes]], _Read]) -> _Read:
+    """``read(name, source)``; where it fails, of the file without metadata. Any failure is an InputError."""
+    silence_pillow()
     try:
-        with Image.open(source) as image:
-            _require_bounded(name, *image.size)
-            turned = _orientation(image) > 1
-            image.load()
-            upright = ImageOps.exif_transpose(image) if turned else image
-            if upright.mode.startswith("I;16"):  # 16-bit grey: a plain conversion would clip it to white
-                upright = upright.convert("I").point(lambda value: value * (1 / 256)).convert("L")
-            return upright.convert("RGB")
-    except (*_UNREADABLE, Image.DecompressionBombError) as error:
+        return read(name, source)
+    except InputError:
+        raise
+    except Exception as error:  # a decoder of damaged data may raise anything
+        pixels = without_metadata(source)
+        if pixels is not None:
+            try:
+                return read(name, io.BytesIO(pixels))
+            except InputError:
+                raise
+            except Exception:
+                pass  # the error of the file itself says more
         raise _unreadable(name, error) from None
 
 
-def _orientation(image: Image) -> int:
-    """How a camera was held, 1 to 8 (5 and up: sideways), as far as the header says it."""
-    if image.format == "PNG" and "exif" not in image.info:
-        return 1  # Pillow would decode the whole image to look behind it
-    return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+def _size(name: str, source: Path | IO[bytes]) -> tuple[int, int]:
+    from PIL import Image
+
+    with Image.open(source) as image:
+        width, height = image.size
+        _require_bounded(name, width, height)
+        # Of a TIFF Pillow tells the size that it will have once upright.
+        is_sideways = image.format != "TIFF" and orientation(image) >= 5
+        return (height, width) if is_sideways else (width, height)
 
 
-# What Pillow's decoders raise on damaged files, beside its own bomb error.
-_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, MemoryError)
+def _decoded(name: str, source: Path | IO[bytes]) -> Image:
+    from PIL import Image
+
+    with Image.open(source) as image:
+        _require_bounded(name, *image.size)
+        is_turned = orientation(image) > 1
+        image.load()
+        # Asked for again: a TIFF is upright once it is loaded.
+        return upright(_rgb(name, image), orientation(image) if is_turned else 1)
+
+
+def _rgb(name: str, image: Image) -> Image:
+    from m2pt_cli.data.wide_pixels import is_wide, narrowed
+
+    silence_pillow()
+    pixels = (narrowed(name, image) if is_wide(image) else image).convert("RGB")
+    pixels.info.clear()  # metadata, broken or not, goes no further
+    return pixels
+
+
 _AGAIN = "open it in a viewer; copy it again, or save it as PNG or JPEG"
 
 

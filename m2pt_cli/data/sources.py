@@ -172,7 +172,8 @@ def fingerprint(samples: Sequence[Sample]) -> str:
     digest = hashlib.sha256()
     for sample in samples:
         names = [Path(image.name).name for image in sample.images]
-        turns = [(turn.role, turn.text) for turn in sample.turns]
+        # What is not trained on is marked by a third value, so that all other data keeps its fingerprint.
+        turns = [(turn.role, turn.text, *(() if turn.supervised else (False,))) for turn in sample.turns]
         digest.update(repr((sample.id, names, turns)).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
@@ -224,7 +225,7 @@ def samples_of(rows: Any, request: SourceRequest, folders: Sequence[Path], *, wh
             samples.append(sample_of(row, number, find))
         except InvalidRow as fault:
             said = row.get("id") if isinstance(row, dict) else None
-            request.faults.add(f"{where} sample {number}" + (f" ({said})" if said is not None else ""), str(fault))
+            request.faults.add(f"{where} sample {number}" + (f" ({said})" if said is not None else ""), fault)
     return samples
 
 

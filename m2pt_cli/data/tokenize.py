@@ -1,20 +1,22 @@
 """Conversations as token ids, with the tokens that are supervised.
 
 The whole text is tokenised once and the assistant's words are found again through character offsets, so that the ids
-are those that the processor gives for the same text. Every assistant turn is supervised, its end included.
+are those that the processor gives for the same text. Every assistant turn is supervised, its end included, unless it is
+marked as not supervised. Special tokens that a turn spells out are text (`m2pt_cli.data.typed_tokens`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from m2pt_cli.data.chat import ChatTemplate, Rendered, question_turn
+from m2pt_cli.data.chat import ChatTemplate, image_first, question_turn
 from m2pt_cli.data.sample import ImageReference, Sample, Turn, holds_no_character
+from m2pt_cli.data.typed_tokens import escaped, typed_tokens
 from m2pt_cli.data.validation import ValidationReport
 from m2pt_cli.errors import InputError, SettingsError
 
@@ -73,7 +75,7 @@ class EncodedSamples(Sequence[EncodedSample]):
         lengths: tokens of every sample, cut to ``max_length``.
         num_cut: samples that were too long and are cut at the end.
         faults: samples that were dropped, since nothing supervised or not the whole image would be left.
-        num_supervised: supervised tokens of all samples together.
+        num_supervised: supervised tokens of all samples together, without those that are cut off.
     """
 
     def __init__(
@@ -95,7 +97,12 @@ class EncodedSamples(Sequence[EncodedSample]):
         full = [len(t.ids) + sum(c) - len(c) for t, c in zip(tokens, counts, strict=True)]
         self.lengths = [min(length, max_length) for length in full]
         self.num_cut = sum(length > max_length for length in full)
-        self.num_supervised = sum(int(t.supervised.sum()) for t in tokens)
+        self.num_supervised = sum(
+            sum(label != UNSUPERVISED for label in self[index].encoded.labels)
+            if length > max_length
+            else int(tokens[index].supervised.sum())
+            for index, length in enumerate(full)
+        )
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -143,8 +150,12 @@ def encode_samples(
     kept_counts: list[tuple[int, ...]] = []
     for start in range(0, len(samples), _CHUNK):
         chunk = samples[start : start + _CHUNK]
-        rendered = [template.render(sample.turns, eos=eos) for sample in chunk]
-        for sample, tokens in zip(chunk, _tokenise(rendered, tokenizer), strict=True):
+        for sample, tokens in zip(
+            chunk, _tokenise([sample.turns for sample in chunk], template, eos, tokenizer), strict=True
+        ):
+            if isinstance(tokens, InputError):
+                faults.add(f"sample {sample.id}", tokens.message)
+                continue
             try:
                 counts = tuple(token_counts(sample.images))
                 reason = _fault(tokens, counts, image_token_id, max_length)
@@ -179,7 +190,9 @@ def encode_conversation(
     Raises:
         InputError: the marks are not as many as the images, or an image or every supervised token would be cut off.
     """
-    tokens = next(_tokenise([template.render(turns, eos=_eos(tokenizer))], tokenizer))
+    tokens = next(_tokenise([turns], template, _eos(tokenizer), tokenizer))
+    if isinstance(tokens, InputError):
+        raise tokens
     reason = _fault(tokens, image_tokens, image_token_id, max_length, is_prompt=turns[-1].role == "user")
     if reason is not None:
         raise InputError(reason)
@@ -208,28 +221,56 @@ def encode_prompt(
     ).input_ids
 
 
-def _tokenise(rendered: Sequence[Rendered], tokenizer: PreTrainedTokenizerBase) -> Iterator[Tokens]:
+def _tokenise(
+    conversations: Sequence[Sequence[Turn]], template: ChatTemplate, eos: str, tokenizer: PreTrainedTokenizerBase
+) -> Iterator[Tokens | InputError]:
+    """Each conversation's tokens, or why it has none."""
     if not tokenizer.is_fast:
         raise SettingsError(f"{type(tokenizer).__name__} tells no offsets: a fast tokenizer is needed")
-    texts = [item.text for item in rendered]
+    plain = [escaped([_with_image_first(turn) for turn in turns], tokenizer) for turns in conversations]
+    rendered = [
+        template.render(item.turns if item.typed else turns, eos=eos)
+        for item, turns in zip(plain, conversations, strict=True)
+    ]
     # A template may write the beginning of the sequence itself; it must not stand there twice.
     bos = tokenizer.bos_token
-    has_bos = bool(texts) and bos is not None and texts[0].startswith(bos)
-    batch = tokenizer(
+    has_bos = bool(rendered) and bos is not None and rendered[0].text.startswith(bos)
+    texts = [item.text for item, original in zip(rendered, plain, strict=True) if not original.typed]
+    batch = texts and tokenizer(
         texts,
         add_special_tokens=not has_bos,
         return_offsets_mapping=True,
         return_attention_mask=False,
         verbose=False,
     )
-    for item, ids, offsets in zip(rendered, batch["input_ids"], batch["offset_mapping"], strict=True):
-        supervised = np.zeros(len(ids), np.bool_)
-        if item.spans:
-            starts, ends = np.array(offsets, np.int64).T
-            for start, end in item.spans:
-                # A token of no width is a space that a byte-level tokenizer trimmed from its offsets.
-                supervised |= (starts < end) & (ends > start) & ((starts < ends) | (starts > start))
-        yield Tokens(np.array(ids, np.int32), supervised)
+    encoded = zip(batch["input_ids"], batch["offset_mapping"], strict=True) if batch else iter(())
+    for item, original in zip(rendered, plain, strict=True):
+        if not original.typed:
+            ids, offsets = next(encoded)
+            yield _labelled(ids, offsets, item.spans)
+            continue
+        try:
+            found = typed_tokens(item.text, item.spans, original.typed, tokenizer, add_special_tokens=not has_bos)
+        except InputError as error:
+            yield error
+        else:
+            yield _labelled(found.ids, found.offsets, found.spans)
+
+
+def _with_image_first(turn: Turn) -> Turn:
+    """As a template will put it: where the image's mark is moved, the words beside it may join to another mark."""
+    text = image_first(turn.text) if turn.role == "user" else turn.text
+    return turn if text == turn.text else replace(turn, text=text)
+
+
+def _labelled(ids: Sequence[int], offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> Tokens:
+    supervised = np.zeros(len(ids), np.bool_)
+    if spans:
+        starts, ends = np.array(offsets, np.int64).T
+        for start, end in spans:
+            # A token of no width is a space that a byte-level tokenizer trimmed from its offsets.
+            supervised |= (starts < end) & (ends > start) & ((starts < ends) | (starts > start))
+    return Tokens(np.array(ids, np.int32), supervised)
 
 
 def _fault(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,10 +10,20 @@ from m2pt_cli.data.sample import ImageReference, Sample, StoredImage
 from m2pt_cli.errors import InputError
 
 SHOWN = 20
+_NAMES_SHOWN = 3
 
 
 class InvalidRow(Exception):
     """Why one row of a data set can't be used; gathered by `ValidationReport`."""
+
+
+class MissingImage(InvalidRow):
+    """A row names an image that is in none of the folders."""
+
+    def __init__(self, name: str, folder: str) -> None:
+        super().__init__(f"image {os.path.join(folder, name)} does not exist")
+        self.name = name
+        self.folder = folder
 
 
 class ValidationReport:
@@ -26,25 +37,44 @@ class ValidationReport:
         self.skip_bad = skip_bad
         self.total = 0
         self.shown: list[str] = []
+        self._missing: list[MissingImage] = []
 
-    def add(self, where: str, reason: str) -> None:
+    def add(self, where: str, reason: str | InvalidRow) -> None:
         """Note that ``where`` (a sample, a line) is faulty."""
         self.total += 1
+        if isinstance(reason, MissingImage):
+            self._missing.append(reason)
         if len(self.shown) < SHOWN:
             self.shown.append(f"{where}: {reason}")
 
     def take(self, other: ValidationReport) -> None:
         """Add the faults of another source."""
         self.total += other.total
+        self._missing += other._missing
         self.shown = (self.shown + other.shown)[:SHOWN]
 
     def raise_any(self, hint: str) -> None:
         """Raise one InputError with the first `SHOWN` faults and their number, if there are any and none is skipped."""
         if not self.total or self.skip_bad:
             return
+        if self._missing and len(self._missing) == self.total:
+            raise self._all_missing()
         more = f"; and {self.total - SHOWN:,} more" if self.total > SHOWN else ""
         samples = "sample" if self.total == 1 else "samples"
+        if self._missing:
+            hint = f"{hint}; if the images lie elsewhere, name their folder with --images"
         raise InputError(f"{self.total:,} faulty {samples}: {'; '.join(self.shown)}{more}", hint)
+
+    def _all_missing(self) -> InputError:
+        """The faults are missing images alone: most likely they lie in another folder."""
+        names = list(dict.fromkeys(fault.name for fault in self._missing))
+        rest = len(names) - _NAMES_SHOWN
+        listed = ", ".join(names[:_NAMES_SHOWN]) + (f" and {rest:,} more" if rest > 0 else "")
+        verb = "sample names an image that does" if self.total == 1 else "samples name images that do"
+        return InputError(
+            f"{self.total:,} {verb} not exist in {self._missing[0].folder}: {listed}",
+            "name the folder that holds them with --images DIR, or drop these samples with --skip-bad",
+        )
 
 
 # A set of up to this many images is decoded as a whole: a few seconds.

@@ -6,14 +6,16 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from m2pt_cli.data.readers import is_json_array
 from m2pt_cli.data.sample import ImageReference, decode_image
+from m2pt_cli.data.validation import InvalidRow
 from m2pt_cli.errors import InputError
 from m2pt_cli.evaluation import validators
 from m2pt_cli.evaluation.task import TaskOptions
@@ -118,8 +120,8 @@ class Table:
                     row[column] = names[row[column]]
         found = [(number, fault) for number, row in enumerate(rows) for fault in validators.faults(row, self.checks)]
         if found:
-            listed = validators.several([f"row {number}: {fault}" for number, fault in found])
-            raise InputError(f"{file} holds what can't be asked or scored (the first row is 0): {listed}")
+            listed = validators.several([f"row {number + 1}: {fault}" for number, fault in found])
+            raise InputError(f"{file} holds what can't be asked or scored (the first row is 1): {listed}")
         places = [(group, index) for group, count in enumerate(counts) for index in range(count)][: len(rows)]
         for number, (row, (group, index)) in enumerate(zip(rows, places, strict=True)):
             row[self.image] = ParquetImage(file, self.image, group, index, f"{file.stem}/{number}")
@@ -215,15 +217,23 @@ def local_files(source: str | None, pattern: str) -> list[Path]:
     return sorted(folder.glob(pattern)) if folder is not None and folder.is_dir() else []
 
 
-def read_json_objects(file: Path, checks: Mapping[str, validators.Check]) -> list[dict[str, Any]]:
+def read_json_objects(
+    file: Path,
+    checks: Mapping[str, validators.Check],
+    *,
+    prepare: Callable[[dict[str, Any]], dict[str, Any]] = lambda row: row,
+) -> list[dict[str, Any]]:
     """Objects of a file of JSON lines, or of one JSON array, that hold all keys of ``checks``, with values that pass.
+
+    Args:
+        prepare: what is checked of an object and kept; raises InvalidRow with what is wrong.
 
     Raises:
         InputError: it can't be read; lines (or members) that are no such objects are named, 20 at most, by number.
     """
     try:
         text = file.read_text(encoding="utf-8-sig")
-        is_array = text.lstrip().startswith("[")
+        is_array = is_json_array(text)
         lines = json.loads(text) if is_array else text.split("\n")
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} can't be read: {getattr(error, 'strerror', None) or error}") from None
@@ -236,6 +246,14 @@ def read_json_objects(file: Path, checks: Mapping[str, validators.Check]) -> lis
             row = line if is_array else json.loads(line)
         except (json.JSONDecodeError, RecursionError):
             bad.append(f"{unit} {number} is not valid JSON")
+            continue
+        if isinstance(row, list):
+            bad.append(f"{unit} {number} is a list, an object was expected")
+            continue
+        try:
+            row = prepare(row) if isinstance(row, dict) else row
+        except InvalidRow as fault:
+            bad.append(f"{unit} {number}: {fault}")
             continue
         missing = [key for key in checks if not isinstance(row, dict) or key not in row]
         if missing:

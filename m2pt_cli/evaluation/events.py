@@ -8,10 +8,14 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Notice:
-    """A line for the person: where files go, what was resumed, what is odd about a score."""
+    """A line for the person: where files go, what was resumed, what is odd about a score.
+
+    A detail is for those who ask for more: what it runs on, and how long things took.
+    """
 
     text: str
     is_warning: bool = False
+    is_detail: bool = False
 
 
 @dataclass(frozen=True)

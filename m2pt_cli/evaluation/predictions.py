@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from m2pt_cli.data.readers import json_lines
 from m2pt_cli.errors import InputError, SettingsError
 from m2pt_cli.evaluation.events import Events, Notice
 from m2pt_cli.evaluation.normal_form import is_blank
@@ -56,7 +57,7 @@ def _samples(file: Path) -> list[dict[str, Any]] | None:
         raise InputError(
             f"{file} can't be read: {getattr(error, 'strerror', None) or error}", "check the path"
         ) from None
-    lines = [line for line in text.split("\n") if line.strip()]
+    lines = [line for line in json_lines(text) if line.strip()]
     try:
         first = json.loads(lines[0]) if lines else None
         if _is_sample(first):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -91,9 +92,11 @@ def _evaluate(settings: EvalSettings, share: Sharding, events: Events) -> EvalRe
 
     set_threads(settings.threads, parameters=plans[0].entry.geometry.total_parameters)
     set_seed(settings.seed)
+    started = time.monotonic()
     loaded = load_base(
         plans[0].base, device=settings.device, dtype=settings.dtype, report=lambda text: events(Notice(text))
     )
+    events(Notice(f"{loaded.description()}, loaded in {time.monotonic() - started:.1f} s", is_detail=True))
     try:
         done = [_run(plan, settings, loaded, benchmarks, items, blind, share, events) for plan in plans]
         if settings.judge is not None:
@@ -159,8 +162,11 @@ def _run(
         plan.folder.create()
         plan.folder.hold()
     share.wait()
-    for text in plan.prompt_format(settings).warnings:
+    chosen = plan.prompt_format(settings)
+    for text in chosen.warnings:
         events(Notice(text, is_warning=True))
+    how = f"template {chosen.template}, image fit {chosen.image_fit}, seed {settings.seed}"
+    events(Notice(f"{plan.name}: {how}", is_detail=True))
     engine = build_engine(
         loaded,
         plan.adapter,
@@ -182,10 +188,12 @@ def _run(
             blocks = {}
         rows: dict[str, list[Prediction]] = {}
         for bench in benchmarks:
-            earlier = blocks.get(bench.name, {})
+            earlier, before = blocks.get(bench.name, {}), session.seconds
             rows[bench.name], blocks[bench.name] = _bench(
                 session, bench, items[bench.name], blind.get(bench.name), settings, earlier
             )
+            said = f"{session.seconds - before:.1f} s, batches of up to {engine.batch_tokens:,} tokens"
+            events(Notice(f"{plan.name} on {bench.name}: {said}", is_detail=True))
             for note in blocks[bench.name]["notes"]:
                 events(Notice(f"{bench.name}: {note}", is_warning=True))
         if share.is_first:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -22,15 +23,17 @@ class AdapterSwitcher:
     Args:
         settings: base, adapters, template, image fit and decoding.
         report: told in one line what is done or doubtful.
+        detail: told in one line what it runs on and how long loading took.
 
     Raises:
         AdapterError: an adapter is missing, damaged or of another base, or two were trained on different bases.
         UnavailableError: the base can't be had.
     """
 
-    def __init__(self, settings: InferSettings, *, report: Report) -> None:
+    def __init__(self, settings: InferSettings, *, report: Report, detail: Report = lambda _: None) -> None:
         self.settings = settings
         self.report = report
+        self.detail = detail
         found = read_candidates(settings.adapter, settings.base)
         self.base, self.entry, self.candidates = found.base, found.entry, found.members
         self._loaded: LoadedBase | None = None
@@ -42,8 +45,10 @@ class AdapterSwitcher:
 
         set_threads(self.settings.threads, parameters=self.entry.geometry.total_parameters)
         set_seed(self.settings.seed)
+        started = time.monotonic()
         self._loaded = load_base(self.base, device=self.settings.device, dtype=self.settings.dtype, report=self.report)
         self._engine_of(self.candidates[0])
+        self.detail(f"{self._loaded.description()}, ready in {time.monotonic() - started:.1f} s")
 
     def ask(self, questions: Sequence[Question]) -> Iterator[tuple[Candidate, Reply]]:
         """Every candidate's reply to every question, in the questions' order, then the candidates'."""
@@ -88,4 +93,5 @@ class AdapterSwitcher:
             report=self.report,
         )
         self._engine = (candidate, engine)
+        self.detail(f"{candidate.name or 'the bare base'}: template {chosen.template}, image fit {chosen.image_fit}")
         return engine

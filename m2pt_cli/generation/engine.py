@@ -18,7 +18,7 @@ from m2pt_cli.data.chat import ChatTemplate, get_template
 from m2pt_cli.data.collate import ImagePreparer, join_images
 from m2pt_cli.data.sample import ImageReference
 from m2pt_cli.data.tokenize import encode_prompt
-from m2pt_cli.errors import M2PTError, is_out_of_memory
+from m2pt_cli.errors import InputError, M2PTError, is_out_of_memory
 from m2pt_cli.generation.prefetch import prefetched
 from m2pt_cli.generation.prefix_sharing import PrefixGroup, answer_groups, padded_tokens, plan_batches, plan_groups
 from m2pt_cli.generation.stream import TextStreamer
@@ -42,11 +42,12 @@ class Question:
 
 @dataclass(frozen=True)
 class Reply:
-    """The answer to a question, or why there is none."""
+    """The answer to a question, or why there is none; ``is_faulty`` where the question or its image is to blame."""
 
     question: Question
     text: str | None
     error: str | None = None
+    is_faulty: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class AnswerEngine:
                 able.append(question)
             except M2PTError as error:
                 if question.id not in known_ids:
-                    yield Reply(question, None, error.message)
+                    yield Reply(question, None, error.message, is_faulty=isinstance(error, InputError))
         keys = [tuple(image.name for image in question.images) for question in able]
         rows = plan_groups(prompts, keys, image_token_id=self.loaded.model.config.image_token_id)
         batches = [
@@ -145,7 +146,7 @@ class AnswerEngine:
             inputs = self.images.prepare(question.images)
             tokens = self._generate([prompt], inputs, self._limit(question), TextStreamer(self.loaded.processor, write))
         except M2PTError as error:
-            return Reply(question, None, error.message)
+            return Reply(question, None, error.message, is_faulty=isinstance(error, InputError))
         return Reply(question, self._decode(tokens[0]))
 
     def run_one(self, question: Question) -> tuple[list[int], dict[str, torch.Tensor], list[int]]:
@@ -162,23 +163,24 @@ class AnswerEngine:
         """A question's images as the model takes them, on its device. Raises InputError."""
         return self._to_device(self.images.prepare(question.images))
 
-    def _open(self, row: PrefixGroup, questions: Sequence[Question]) -> dict[str, torch.Tensor] | str:
+    def _open(self, row: PrefixGroup, questions: Sequence[Question]) -> dict[str, torch.Tensor] | M2PTError:
         """A row's prepared images, or what is wrong with them."""
         try:
             return self.images.prepare(questions[row.members[0]].images)
         except M2PTError as error:
-            return error.message
+            return error
 
     def _answer_batch(
         self,
         batch: Sequence[PrefixGroup],
-        images: Sequence[dict[str, torch.Tensor] | str],
+        images: Sequence[dict[str, torch.Tensor] | M2PTError],
         questions: Sequence[Question],
     ) -> Iterator[Reply]:
         rows, inputs = [], []
         for row, prepared in zip(batch, images, strict=True):
-            if isinstance(prepared, str):
-                yield from (Reply(questions[member], None, prepared) for member in row.members)
+            if isinstance(prepared, M2PTError):
+                is_faulty = isinstance(prepared, InputError)
+                yield from (Reply(questions[member], None, prepared.message, is_faulty) for member in row.members)
             else:
                 rows.append(row)
                 inputs.append(prepared)

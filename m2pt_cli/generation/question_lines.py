@@ -1,4 +1,4 @@
-"""Question lines of ``m2pt infer --input``: JSONL in, taken as they arrive."""
+"""Question lines of ``m2pt infer --input``: JSONL in, taken as they arrive; a file may hold one JSON array instead."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
+
+from m2pt_cli.data.chat import question_turn
+from m2pt_cli.data.media import one_image, unsupported_marks
+from m2pt_cli.data.readers import is_json_array, json_lines
+from m2pt_cli.data.sample import holds_no_character
+from m2pt_cli.errors import InputError
 
 # No question is this long; a line beyond it is a mistake or an attack on memory.
 MAX_LINE_BYTES = 1 << 20
@@ -40,17 +46,45 @@ def parse_line(line: bytes, number: int) -> QuestionLine:
     # ValueError: no UTF-8, no JSON, or an integer of thousands of digits.
     except (ValueError, RecursionError) as error:
         return QuestionLine(number, None, None, f"line {number} is not valid JSON: {error}")
+    if isinstance(record, list):
+        return QuestionLine(number, None, None, f"line {number} is a list: one JSON object a line was expected")
     if not isinstance(record, dict):
         return QuestionLine(number, None, None, f"line {number} is not a JSON object")
-    identity, image, question = record.get("id", number), record.get("image"), record.get("question")
-    extra = {key: value for key, value in record.items() if key not in ("id", "image", "question")}
-    problem = None
-    if not isinstance(question, str) or not question.strip():
-        problem = f"line {number} has no 'question' text"
-    elif image is not None and (not isinstance(image, str) or not image):
-        problem = f"line {number}: 'image' is not a path"
+    identity, question = record.get("id", number), record.get("question")
+    image, problem = one_image(record)
+    text = question if isinstance(question, str) else None
+    if problem is None:
+        problem = _problem(image, text)
+    known = ("id", "image", "question") if problem else ("id", "image", "images", "question")
+    extra = {key: value for key, value in record.items() if key not in known}
     shown_image = image if isinstance(image, str) else None
-    return QuestionLine(identity, shown_image, question if isinstance(question, str) else None, problem, extra)
+    return QuestionLine(identity, shown_image, text, problem and f"line {number}: {problem}", extra)
+
+
+def _problem(image: Any, question: str | None) -> str | None:
+    """What is wrong with an image and a question, or None."""
+    if question is None or not question.strip():
+        return "no 'question' text in it"
+    if image is not None and (not isinstance(image, str) or not image):
+        return "'image' is not a path"
+    if holds_no_character(question):
+        return f"the question holds what is no character: {ascii(question)[:80]}"
+    try:
+        question_turn(question, int(image is not None))
+    except InputError as error:
+        return error.message
+    return unsupported_marks([question])
+
+
+def array_members(content: bytes) -> list[tuple[int, bytes]] | None:
+    """The members of a JSON array, numbered, a line each; None where ``content`` is none: then its lines are read."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return None
+    if not is_json_array(text):
+        return None
+    return [(number, line.encode()) for number, line in enumerate(json_lines(text), start=1) if line.strip()]
 
 
 def arriving(stream: BinaryIO, *, most: int) -> Iterator[list[tuple[int, bytes]]]:

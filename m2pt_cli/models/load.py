@@ -26,6 +26,7 @@ from m2pt_cli.models.catalog import BaseEntry, entry_of
 from m2pt_cli.models.fingerprint import base_fingerprint
 from m2pt_cli.models.hub import fetch_base, fetch_texts
 from m2pt_cli.runtime.device import choose_device, choose_dtype, said_device, set_seed, set_threads
+from m2pt_cli.version import library_versions
 
 if TYPE_CHECKING:
     from m2pt_cli.models.adapters import AdapterInfo
@@ -48,6 +49,7 @@ Report = Callable[[str], None]
 QUANTIZATIONS = ("4bit", "8bit")
 # From this size on a CPU takes minutes for an answer.
 _NEEDS_GPU = 1_000_000_000
+_NAMED = ("torch", "transformers", "peft")
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,16 @@ class LoadedBase:
     device: torch.device
     dtype: torch.dtype
     adapter: AdapterInfo | None = None
+
+    def description(self) -> str:
+        """Base, device, number type, threads and versions in a line, for ``--verbose``."""
+        on = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device)
+        threads = torch.get_num_threads()
+        versions = ", ".join(f"{name} {number}" for name, number in library_versions(*_NAMED).items())
+        return (
+            f"{self.name} on {on} in {str(self.dtype).removeprefix('torch.')}, "
+            f"{threads} {'thread' if threads == 1 else 'threads'} ({versions})"
+        )
 
 
 def load_base(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import math
+import numbers
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -26,6 +27,15 @@ PROTOCOLS = ("official", "lmms-eval")
 ATTENTION_PARTS = ("language", "vision", "overlay", "prompts")
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 VALUES_SUFFIXES = (".npz", ".json")
+
+
+# Whole numbers up to this go through every library; so do other numbers up to a million as 32-bit floats.
+MOST_WHOLE = 2**31 - 1
+MOST_NUMBER = 1_000_000
+# More prompts, or a higher rank, than any model is wide.
+MOST_PROMPTS = 65_536
+_MOST_SEED, _MOST_THREADS = 2**32 - 1, 1_024
+_MOST_DEVICES = 128
 
 
 def closest(name: str, choices: Iterable[str]) -> str:
@@ -140,8 +150,8 @@ class Settings:
         """Every fault of these settings, each naming the flag and the value."""
         faults: list[str] = []
         self.one_of(faults, "dtype", DTYPES)
-        self.at_least(faults, 0, "seed")
-        self.at_least(faults, 1, "threads")
+        self.at_least(faults, 0, "seed", most=_MOST_SEED)
+        self.at_least(faults, 1, "threads", most=_MOST_THREADS)
         if self.device is not None and not _is_device(self.device):
             faults.append(f"--device {self.device!r} is not cpu, cuda, cuda:N or mps")
         return faults
@@ -151,17 +161,30 @@ class Settings:
         if value is not None and value not in choices:
             faults.append(f"{flag(name)} {value!r} is not one of {', '.join(choices)}{closest(str(value), choices)}")
 
-    def at_least(self, faults: list[str], least: float, *names: str) -> None:
+    def at_least(self, faults: list[str], least: float, *names: str, most: float = MOST_WHOLE) -> None:
+        """Add a fault for each of ``names`` that is no number from ``least`` to ``most``."""
         for name in names:
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= least):
-                faults.append(f"{flag(name)} {value} must be at least {least}")
+            self._in_range(faults, name, f"must be at least {least}", lambda value: value >= least, most)
 
-    def more_than(self, faults: list[str], bound: float, *names: str) -> None:
+    def more_than(self, faults: list[str], bound: float, *names: str, most: float = MOST_NUMBER) -> None:
+        """Add a fault for each of ``names`` that is no number above ``bound`` and up to ``most``."""
         for name in names:
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > bound):
-                faults.append(f"{flag(name)} {value} must be more than {bound}")
+            self._in_range(faults, name, f"must be more than {bound}", lambda value: value > bound, most)
+
+    def _in_range(
+        self, faults: list[str], name: str, said: str, is_large_enough: Callable[[Any], bool], most: float
+    ) -> None:
+        value = getattr(self, name)
+        if value is None:
+            return
+        kind = plain_type(str(next(f.type for f in fields(self) if f.name == name)))
+        is_number = isinstance(value, numbers.Integral if kind == "whole number" else numbers.Real)
+        if isinstance(value, bool) or not is_number:
+            faults.append(f"{flag(name)} {value!r} is not a {kind}")
+        elif value != value or value == math.inf or not is_large_enough(value):  # NaN equals nothing
+            faults.append(f"{flag(name)} {shown_number(value)} {said}")
+        elif value > most:
+            faults.append(f"{flag(name)} {shown_number(value)} must be at most {most:,}")
 
     @classmethod
     def from_sources(cls, file: Path | None, flags: Mapping[str, Any]) -> Self:
@@ -192,4 +215,12 @@ class Settings:
 
 def _is_device(name: str) -> bool:
     kind, _, index = name.partition(":")
-    return kind in ("cpu", "cuda", "mps") and (not _ or index.isdigit())
+    is_index = index.isascii() and index.isdigit() and len(index) <= 3 and int(index) < _MOST_DEVICES
+    return kind in ("cpu", "cuda", "mps") and (not _ or is_index)
+
+
+def shown_number(value: Any) -> str:
+    """A number in a message, which may have any number of digits (Python itself writes no more than 4,300)."""
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"of {value.bit_length():,} bits"
+    return str(value)

@@ -9,6 +9,7 @@ from m2pt_cli.settings.base import (
     ATTENTION_PARTS,
     FIGURE_SUFFIXES,
     IMAGE_FITS,
+    MOST_NUMBER,
     PROTOCOLS,
     TEMPLATES,
     VALUES_SUFFIXES,
@@ -17,7 +18,11 @@ from m2pt_cli.settings.base import (
     closest,
     flag,
     repeated,
+    shown_number,
 )
+
+# Each beam is a copy of the cache. Logits are divided by the temperature in 32-bit floats.
+_MOST_BEAMS, _LEAST_TEMPERATURE = 1_024, 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +42,12 @@ class InferSettings(Settings):
         faults += [f"--adapter {name!r} is given twice" for name in repeated(self.adapter)]
         self.one_of(faults, "template", TEMPLATES)
         self.one_of(faults, "image_fit", IMAGE_FITS)
-        self.at_least(faults, 1, "max_new_tokens", "num_beams")
-        self.at_least(faults, 0, "temperature")
-        if self.temperature > 0 and self.num_beams > 1:
+        self.at_least(faults, 1, "max_new_tokens")
+        self.at_least(faults, 1, "num_beams", most=_MOST_BEAMS)
+        self.at_least(faults, 0, "temperature", most=MOST_NUMBER)
+        if not faults and 0 < self.temperature < _LEAST_TEMPERATURE:
+            faults.append(f"--temperature {self.temperature} is so low that numbers overflow: 0 is greedy")
+        if not faults and self.temperature > 0 and self.num_beams > 1:
             faults.append("--temperature samples and --num-beams searches: use one of them")
         return faults
 
@@ -148,11 +156,12 @@ class AttnMapSettings(Settings):
             faults += [f"{flag(name)} {number} is given twice" for number in repeated(getattr(self, name))]
         self.one_of(faults, "template", TEMPLATES)
         self.one_of(faults, "image_fit", IMAGE_FITS)
+        earlier = len(faults)
         self.at_least(faults, 1, "max_new_tokens")
         faults += [
-            f"--token {token}: an answer of --max-new-tokens {self.max_new_tokens} has no such token"
+            f"--token {shown_number(token)}: an answer of --max-new-tokens {self.max_new_tokens} has no such token"
             for token in self.token
-            if not -self.max_new_tokens <= token < self.max_new_tokens
+            if len(faults) == earlier and not -self.max_new_tokens <= token < self.max_new_tokens
         ]
         overlays = max(len(self.layer), 1) * max(len(self.head), 1) * max(len(self.token), 1)
         if overlays > MOST_OVERLAYS:

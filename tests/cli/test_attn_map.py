@@ -251,6 +251,16 @@ def test_mistakes_are_met_before_the_model_is_loaded(
         fails(capsys, code, words, *arguments, base=base, image=image)
 
 
+def test_marks_of_too_many_images_are_met_before_the_model_is_loaded(
+    base: str, image: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from m2pt_cli.models import load as loading
+
+    monkeypatch.delattr(loading, "load_base")
+    assert main(["attn-map", image, "<image> or <image>", "--base", base, "--device", "cpu"]) == 3
+    assert "the question holds 2 <image> marks for 1 images" in capsys.readouterr().err
+
+
 def test_files_that_are_there_are_kept(
     base: str, image: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

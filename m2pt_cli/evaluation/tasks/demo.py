@@ -34,7 +34,9 @@ class Demo:
     has_protocols = False
 
     def items(self, request: TaskOptions) -> list[Example]:
-        questions = _questions()[: request.limit]
+        questions = _questions()
+        if request.limit is not None and request.limit < len(questions):
+            questions = _spread_questions()[: request.limit]
         ids = unique_ids(question.question_id for question in questions)
         return [
             Example(identity, question.question_id, question.family, question.image, question.question, question.answer)
@@ -87,12 +89,21 @@ class Demo:
 _KINDS = ("seen", "unseen")
 
 
-def _interleaved(questions: Iterable[DemoQuestion]) -> list[DemoQuestion]:
-    """The families in turn, pairs kept together: whatever ``--limit`` cuts off, each family has its part."""
+def _interleaved(questions: Iterable[DemoQuestion], *, spread: bool = False) -> list[DemoQuestion]:
+    """The families in turn, pairs kept together: whatever ``--limit`` cuts off, each family has its part.
+
+    Args:
+        spread: seen and unseen families alternate in each turn, in proportion; else the seen ones come first.
+    """
     by_family: dict[str, dict[str, list[DemoQuestion]]] = {}
     for question in questions:
         by_family.setdefault(question.family, {}).setdefault(question.question_id, []).append(question)
-    rounds = zip_longest(*(groups.values() for groups in by_family.values()), fillvalue=[])
+    families = list(by_family)
+    if spread:
+        kinds = [[name for name in families if FAMILIES[name].seen is seen] for seen in (True, False)]
+        places = {name: (place + 0.5) / len(kind) for kind in kinds for place, name in enumerate(kind)}
+        families.sort(key=lambda name: places[name])
+    rounds = zip_longest(*(by_family[name].values() for name in families), fillvalue=[])
     return [question for turn in rounds for group in turn for question in group]
 
 
@@ -108,6 +119,12 @@ def _family(row: Prediction) -> str:
 def _questions() -> list[DemoQuestion]:
     """All questions, interleaved; the same in every process."""
     return _interleaved(demo_eval_questions())
+
+
+@lru_cache(maxsize=1)
+def _spread_questions() -> list[DemoQuestion]:
+    """The order from which ``--limit`` takes: a few questions are already of both kinds."""
+    return _interleaved(demo_eval_questions(), spread=True)
 
 
 @lru_cache(maxsize=1)

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from m2pt_cli.data.media import one_image, unsupported_marks
 from m2pt_cli.data.sample import IMAGE_MARK
+from m2pt_cli.data.validation import InvalidRow
 from m2pt_cli.errors import InputError
 from m2pt_cli.evaluation import validators
 from m2pt_cli.evaluation.datasets import read_json_objects
@@ -68,7 +70,7 @@ class OwnBenchmark:
 
     def _question_lines(self, request: TaskOptions) -> list[Example]:
         folders = BenchmarkImages(request.images or (self.path.parent,), request.allow_url, needed_by=self.name)
-        rows = read_json_objects(self.path, _LINE)[: request.limit]
+        rows = read_json_objects(self.path, _LINE, prepare=_prepared)[: request.limit]
         names = [str(row.get("id", row.get("question_id", number))) for number, row in enumerate(rows, start=1)]
         return [
             Example(
@@ -132,6 +134,19 @@ class OwnBenchmark:
             "contains": mean(float(_contains(row)) for row in good),
             "token_f1": mean(max(token_f1(row.prediction or "", answer) for answer in _answers(row)) for row in good),
         }
+
+
+def _prepared(row: dict[str, Any]) -> dict[str, Any]:
+    """A line with its only image under ``image``. Raises InvalidRow for media and marks that nobody would look at."""
+    image, fault = one_image(row)
+    if fault is not None:
+        raise InvalidRow(fault)
+    question = row.get("question")
+    if isinstance(question, str):
+        fault = unsupported_marks([question])
+        if fault is not None or (marks := question.count(IMAGE_MARK)) > 1:
+            raise InvalidRow(fault or f"{marks} {IMAGE_MARK} marks in its question for 1 image")
+    return {**row, "image": image} if image is not None else row
 
 
 def token_f1(prediction: str, answer: str) -> float:

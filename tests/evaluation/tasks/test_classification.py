@@ -106,7 +106,7 @@ def test_a_row_without_a_class_is_refused_by_name(tmp_path: Path, bench: Any, la
     column = "img" if bench is CIFAR10 else "image"
     rows = [{column: png((0, 0, 0)), "label": number} for number in (3, label)]
     write_parquet(tmp_path / "test-0.parquet", rows, images=(column,))
-    with pytest.raises(InputError, match=rf"test-0\.parquet holds .*row 1: label is {label}, a number from 0 to 9"):
+    with pytest.raises(InputError, match=rf"test-0\.parquet holds .*row 2: label is {label}, a number from 0 to 9"):
         bench.items(TaskOptions(source=str(tmp_path)))
 
 

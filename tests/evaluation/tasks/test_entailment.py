@@ -88,7 +88,7 @@ def test_snli_ve_refuses_unknown_labels(tmp_path: Path) -> None:
     rows = [{"image": png((5, 5, 5)), "hypothesis": "A dog runs.", "label": "-"}]
     write_parquet(tmp_path / "data" / "test-00000-of-00001.parquet", rows, images=("image",))
     with pytest.raises(
-        InputError, match=r"test-00000-of-00001\.parquet holds .*row 0: label is '-', one of entailment"
+        InputError, match=r"test-00000-of-00001\.parquet holds .*row 1: label is '-', one of entailment"
     ):
         SNLI_VE.items(TaskOptions(source=str(tmp_path)))
 
