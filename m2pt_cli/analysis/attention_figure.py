@@ -17,15 +17,14 @@ from m2pt_cli.analysis.attention_layout import (
     Area,
     Block,
     Scene,
-    fit,
     rows_of,
-    text_width,
     widths_in,
     words,
 )
 from m2pt_cli.analysis.attention_maps import AttentionMaps
 from m2pt_cli.analysis.attention_overlays import BLOCKS
 from m2pt_cli.analysis.figure_file import save_figure
+from m2pt_cli.analysis.figure_text import fit, text_width
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -26,7 +26,6 @@ from m2pt_cli.analysis.attention_layout import (
     Area,
     Block,
     Scene,
-    fit,
     labels_width,
     name_places,
     panel_title,
@@ -35,6 +34,7 @@ from m2pt_cli.analysis.attention_layout import (
 )
 from m2pt_cli.analysis.attention_maps import AttentionMaps, AttentionRun, LanguageAttention
 from m2pt_cli.analysis.attention_panels import cells, curves_block, ratios_block, shares_block
+from m2pt_cli.analysis.figure_text import fit
 from m2pt_cli.analysis.tokens import TEXTUAL, VISUAL
 
 # Inches: the largest side of an image, between two images, to the colour bar, a row of a

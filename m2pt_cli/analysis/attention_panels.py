@@ -30,11 +30,11 @@ from m2pt_cli.analysis.attention_layout import (
     name_places,
     panel_title,
     short_token,
-    text_width,
     whole_numbers,
     words,
 )
 from m2pt_cli.analysis.attention_maps import AttentionRun, PartAttention
+from m2pt_cli.analysis.figure_text import text_width
 from m2pt_cli.analysis.tokens import FIRST, TEXTUAL, VISUAL
 
 PARTS = {"language": "language model", "vision": "vision tower"}

@@ -17,7 +17,7 @@ from matplotlib.collections import QuadMesh
 from PIL import Image
 
 from m2pt_cli.analysis.attention_figure import attention_figure, draw_attention
-from m2pt_cli.analysis.attention_layout import PAGE, Block, display_names, fit, rows_of, text_width
+from m2pt_cli.analysis.attention_layout import PAGE, Block, display_names, rows_of
 from m2pt_cli.analysis.attention_maps import AttentionMaps
 
 TWO = (made_run(textual=10, visual=6, answer=3), made_run(None, textual=0, visual=0, answer=9, seed=2))
@@ -223,15 +223,6 @@ def test_a_title_of_ones_own_or_none() -> None:
     none = attention_figure(maps, title="")
     assert none.get_suptitle() == ""
     assert none.get_figheight() < own.get_figheight()
-
-
-def test_text_fits_its_width() -> None:
-    assert fit("two words", 5, 7) == "two words"
-    cut = fit("a rather long label of a run", 0.8, 7)
-    assert cut.endswith("…") and text_width(cut, 7) <= 0.8
-    lines = fit("a rather long label of a run", 0.8, 7, lines=2).split("\n")
-    assert len(lines) == 2 and all(text_width(line, 7) <= 0.8 for line in lines)
-    assert fit("unbreakable" * 9, 1, 7, lines=2).count("\n") == 1
 
 
 def test_rows_never_leave_the_page() -> None:
