@@ -135,6 +135,7 @@ class AttentionRun:
         answer_tokens: the answer's tokens as text.
         picture: ``(height, width, 3)``, the image as the vision tower sees it, only finer.
         language, vision: None where they were not looked at.
+        label: what the user calls it in figure and tables; None names it by its adapter.
     """
 
     adapter: str | None
@@ -143,14 +144,16 @@ class AttentionRun:
     picture: NDArray[np.uint8]
     language: LanguageAttention | None
     vision: VisionAttention | None
+    label: str | None = None
 
     @property
     def name(self) -> str:
-        return self.adapter or "bare base"
+        return self.label or self.adapter or "bare base"
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "adapter": self.adapter,
+            "label": self.label,
             "answer": self.answer,
             "tokens": list(self.answer_tokens),
             "language": None if self.language is None else self.language.to_dict(),

@@ -79,7 +79,7 @@ def run_attention(
     if settings.output is not None:
         from m2pt_cli.analysis.attention_figure import draw_attention
 
-        draw_attention(maps, settings.output, parts=settings.part, drop_sinks=settings.drop_sinks)
+        draw_attention(maps, settings.output, parts=settings.part, drop_sinks=settings.drop_sinks, title=settings.title)
     return maps
 
 
@@ -88,6 +88,7 @@ def _run(candidate: Candidate, engine: AnswerEngine, image: ImageReference, sett
     from m2pt_cli.generation.engine import Question
 
     loaded = engine.loaded
+    label = settings.labels().get(candidate.name or BASE_MODEL)
     question = Question("1", settings.question, (image,))
     picture = engine.images.picture(image, side=_PICTURE_SIDE)
     vision = loaded.model.config.vision_config
@@ -100,7 +101,7 @@ def _run(candidate: Candidate, engine: AnswerEngine, image: ImageReference, sett
 
     if not settings.looks_at("language", "overlay", "prompts"):
         inputs = engine.inputs(question)
-        return AttentionRun(candidate.name, None, (), picture, None, look(inputs))
+        return AttentionRun(candidate.name, None, (), picture, None, look(inputs), label)
     prompt, inputs, answer = engine.run_one(question)
     tokenizer = loaded.processor.tokenizer
     text = tokenizer.decode(answer, skip_special_tokens=True).strip()
@@ -140,7 +141,7 @@ def _run(candidate: Candidate, engine: AnswerEngine, image: ImageReference, sett
     )
     words = tuple(word(token) for token in answer)
     vision = None if tower is None else _vision(tower, grid, settings.vision_head)
-    return AttentionRun(candidate.name, text, words, picture, language, vision)
+    return AttentionRun(candidate.name, text, words, picture, language, vision, label)
 
 
 def _vision(weights: VisionWeights, grid: int, heads: tuple[int, ...]) -> VisionAttention:

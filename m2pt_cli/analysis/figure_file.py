@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,8 +30,9 @@ def save_figure(figure: Figure, file: Path, *, program: str = "m2pt") -> None:
     suffix = file.suffix.lower()
     partial = file.with_name(f".{file.name}.partial")
     try:
-        # An SVG names its parts at random unless it is told from what.
-        with warnings.catch_warnings(), matplotlib.rc_context({"svg.hashsalt": program}):
+        # An SVG names its parts at random unless it is told from what; publishers refuse a PDF's Type 3 fonts.
+        options: Any = {"svg.hashsalt": program, "pdf.fonttype": 42}
+        with warnings.catch_warnings(), matplotlib.rc_context(options):
             warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")  # a script without a font is drawn as boxes
             figure.savefig(partial, format=suffix[1:], metadata={**_METADATA[suffix], _PROGRAM[suffix]: program})
         partial.replace(file)

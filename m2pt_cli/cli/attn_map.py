@@ -20,13 +20,16 @@ EPILOG = "\n\n".join(
         '  m2pt attn-map examples/images/shapes.png "What color is the circle?" --base nano -o map.png',
         '  m2pt attn-map image.jpg "Is there a chair?" --adapter runs/demo --base-only -o both.pdf --drop-sinks',
         '  m2pt attn-map image.jpg "Is there a chair?" --adapter A --part overlay --layer 3 --layer -1 -o a.svg',
+        '  m2pt attn-map image.jpg "Is there a chair?" --adapter runs/demo --base-only --part overlay -o a.pdf '
+        '--label runs/demo=Adapter --label none=Base --title ""',
         '  m2pt attn-map image.jpg "Is there a chair?" --adapter runs/demo --values map.npz --json',
         "Layers, heads and tokens count from 0; -1 is the last. Means are over real tokens as queries: prompts ask "
         "nothing. In an answer's row each token is the one produced: what the model looked at to say it.",
+        "A figure is at most 7 inches wide, the text of a paper in two columns; --part chooses what is in it.",
     ]
 )
 
-_LISTS = ("adapter", "part", "layer", "head", "token", "vision_layer", "vision_head")
+_LISTS = ("adapter", "label", "part", "layer", "head", "token", "vision_layer", "vision_head")
 _LOOK = "What is looked at"
 _WRITE = "Output"
 # Names of `command` that are no settings.
@@ -50,6 +53,24 @@ def command(
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Figure: .png, .svg or .pdf.", rich_help_panel=_WRITE),
+    ] = None,
+    title: Annotated[
+        str | None,
+        typer.Option(
+            "--title",
+            metavar="TEXT",
+            help="Title of the figure; '' for none. Default: question and base.",
+            rich_help_panel=_WRITE,
+        ),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--label",
+            metavar="A=TEXT",
+            help="Name of adapter A in figure and tables, none=TEXT of the bare base; repeatable.",
+            rich_help_panel=_WRITE,
+        ),
     ] = None,
     values: Annotated[
         Path | None,

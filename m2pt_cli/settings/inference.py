@@ -110,6 +110,8 @@ class AttnMapSettings(Settings):
         vision_head: heads of the vision tower; empty is the mean of all.
         part: what is looked at (`ATTENTION_PARTS`); empty is all of it.
         drop_sinks: leave the first token, on which attention rests by default, out of the figure's scales.
+        title: over the figure; None is the question and the base, an empty text none.
+        label: ``ADAPTER=TEXT``: what figure and tables call an adapter (as it is given), or the bare base (``none``).
         max_new_tokens: of the answer, at most.
     """
 
@@ -126,6 +128,8 @@ class AttnMapSettings(Settings):
     vision_head: tuple[int, ...] = ()
     part: tuple[str, ...] = ()
     drop_sinks: bool = False
+    title: str | None = None
+    label: tuple[str, ...] = ()
     max_new_tokens: int = 32
     template: str | None = None
     image_fit: str | None = None
@@ -143,6 +147,7 @@ class AttnMapSettings(Settings):
             faults.append("--base-only and --adapter none are the same row")
         if (rows := len(self.adapter) + self.base_only) > MOST_RUNS:
             faults.append(f"{rows} adapters are more than the {MOST_RUNS} that fit side by side")
+        faults += self._label_faults()
         for name, suffixes in (("output", FIGURE_SUFFIXES), ("values", VALUES_SUFFIXES)):
             file: Path | None = getattr(self, name)
             if file is not None and file.suffix.lower() not in suffixes:
@@ -169,6 +174,34 @@ class AttnMapSettings(Settings):
                 f"--layer, --head and --token together ask for {overlays} overlays, more than {MOST_OVERLAYS}"
             )
         return faults
+
+    def labels(self) -> dict[str, str]:
+        """Labels by adapter as it is given, ``none`` for the bare base."""
+        split = [self._split_label(given) for given in self.label]
+        return {name: text for name, text in split if name is not None}
+
+    def _rows(self) -> list[str]:
+        """What is looked at, by the names that labels have for it."""
+        return [*self.adapter, *(["none"] if self.base_only or not self.adapter else [])]
+
+    def _split_label(self, given: str) -> tuple[str | None, str]:
+        """Adapter and text of a label; the adapter is None if none is meant. A path may hold a ``=`` itself."""
+        name = max((name for name in self._rows() if given.startswith(f"{name}=")), key=len, default=None)
+        return name, "" if name is None else given.removeprefix(f"{name}=").strip()
+
+    def _label_faults(self) -> list[str]:
+        faults = []
+        for given in self.label:
+            name, text = self._split_label(given)
+            if "=" not in given:
+                faults.append(f"--label {given!r} is not ADAPTER=TEXT, such as --label none=Base")
+            elif name is None:
+                faults.append(f"--label {given!r} begins with no adapter of this figure: {', '.join(self._rows())}")
+            elif not text:
+                faults.append(f"--label {given!r} has no text")
+        names = [name for name, _ in map(self._split_label, self.label) if name is not None]
+        faults += [f"--label names {name!r} twice" for name in repeated(names)]
+        return faults + [f"--label calls two adapters {text!r}" for text in repeated(self.labels().values()) if text]
 
     def looks_at(self, *parts: str) -> bool:
         """Whether any of these parts is asked for."""

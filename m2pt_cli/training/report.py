@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
+import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +27,8 @@ from m2pt_cli.training.plan import Plan
 from m2pt_cli.training.run_dir import CARD_FILE, LOSS_FILE, METRICS_FILE, RUN_FILE, write_run_file
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from m2pt_cli.training.setup import Prepared
 
 # The running mean looks back over this share of the run.
@@ -31,40 +36,78 @@ _WINDOW = 0.05
 
 
 def plot_loss(rows: Sequence[dict[str, Any]], file: Path, *, title: str) -> None:
-    """Draw the rows of ``metrics.jsonl``.
+    """Draw the rows of ``metrics.jsonl``: each step, a running mean that says its window, and the validation loss.
+
+    The axis is logarithmic if the loss falls by a factor of ten or more. Values that are not finite are left out; a
+    step of loss 0 goes down to the axis, and the axis is linear if a mean or a validation loss is not above 0.
 
     Args:
         rows: with ``step`` and either ``loss`` or ``validation_loss``.
         file: the PNG to write.
     """
     # The object interface: no pyplot, so no global state, no display and no backend to choose.
+    figure = loss_figure(rows, title=title)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")  # a script without a font is drawn as boxes
+        figure.savefig(file, format="png")
+
+
+def loss_figure(rows: Sequence[dict[str, Any]], *, title: str) -> Figure:
+    """The figure itself; see `plot_loss`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    training = [(row["step"], row["loss"]) for row in rows if "loss" in row]
-    validation = [(row["step"], row["validation_loss"]) for row in rows if "validation_loss" in row]
-    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
+    steps, losses = _finite(rows, "loss")
+    validated, validation = _finite(rows, "validation_loss")
+    means = running_mean(losses)
+    window = _window_of(len(losses))
+    figure = Figure(figsize=(6, 3.4), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    if training:
-        steps, losses = zip(*training, strict=True)
-        axes.plot(steps, losses, color="#9ecae1", linewidth=0.8, label="each step")
-        axes.plot(steps, running_mean(losses), color="#08519c", linewidth=1.8, label="running mean")
+    if losses:
+        is_short = len(losses) < 3  # a line of one point is none
+        axes.plot(steps, losses, color="#9ecae1", linewidth=0.7, marker="." if is_short else None, label="each step")
+    if window > 1:
+        axes.plot(steps, means, color="#08519c", linewidth=1.6, label=f"mean of the last {window} steps")
     if validation:
-        axes.plot(*zip(*validation, strict=True), color="#d94801", marker="o", markersize=3, label="validation")
-    axes.set_title(title, fontsize=10)
-    axes.set_xlabel("step")
-    axes.set_ylabel("loss (mean over supervised tokens)")
-    axes.set_ylim(bottom=0)
+        axes.plot(validated, validation, color="#d94801", marker="o", markersize=3.5, linewidth=1.2, label="validation")
+    axes.set_title("\n".join(textwrap.wrap(title, 80, max_lines=2, placeholder=" …")), fontsize=9, parse_math=False)
+    axes.set_xlabel("step", fontsize=8)
+    if _wants_logarithm(means, validation):
+        low, high = min(value for value in (*losses, *validation) if value > 0), max(*losses, *validation)
+        axes.set_yscale("log", nonpositive="clip")
+        axes.set_ylim(low / 1.2, high * 1.2)
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.set_ylabel("loss (mean over supervised tokens,\nlogarithmic)", fontsize=8)
+    else:
+        axes.set_ylabel("loss (mean over supervised tokens)", fontsize=8)
+        if not any(value < 0 for value in (*losses, *validation)):
+            axes.set_ylim(bottom=0)
+    axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)
-    if training or validation:
-        axes.legend(frameon=False)
-    figure.savefig(file, format="png")
+    if losses or validation:
+        axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _finite(rows: Sequence[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:
+    """Steps and values of the rows that have a finite one."""
+    found = [(row["step"], row[key]) for row in rows if row.get(key) is not None and math.isfinite(row[key])]
+    return [step for step, _ in found], [value for _, value in found]
+
+
+def _wants_logarithm(means: Sequence[float], validation: Sequence[float]) -> bool:
+    values = [*means, *validation]
+    return len(values) > 1 and min(values) > 0 and max(values) >= 10 * min(values)
+
+
+def _window_of(count: int, share: float = _WINDOW) -> int:
+    return max(1, round(count * share))
 
 
 def running_mean(values: Sequence[float], share: float = _WINDOW) -> list[float]:
     """The mean of each value and those before it, over a window of ``share`` of all values."""
-    window = max(1, round(len(values) * share))
+    window = _window_of(len(values), share)
     means = []
     total = 0.0
     for index, value in enumerate(values):
