@@ -10,12 +10,13 @@ import torch
 
 from m2pt_cli.convert.official import OfficialCheckpoint, read_official
 from m2pt_cli.errors import AdapterError, UnavailableError
+from m2pt_cli.families.geometry import current_name
 from m2pt_cli.files.adapter_names import CONFIG_FILE, WEIGHTS_FILE
 from m2pt_cli.files.hub import gigabytes
 from m2pt_cli.files.io import new_folder
 from m2pt_cli.files.safetensors import Outgoing, write_tensors
 from m2pt_cli.method import M2PTConfig
-from m2pt_cli.models.base_files import current_name, require_base_files, weight_files
+from m2pt_cli.models.base_files import require_base_files, weight_files
 from m2pt_cli.models.catalog import BaseEntry
 from m2pt_cli.models.fingerprint import SAMPLES, base_fingerprint
 from m2pt_cli.models.load import base_folder

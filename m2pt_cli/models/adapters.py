@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,11 +101,16 @@ def read_adapter(adapter: str) -> AdapterInfo:
     )
 
 
-def attach_adapter(loaded: LoadedBase, info: AdapterInfo, *, name: str = "default") -> Any:
+def attach_adapter(
+    loaded: LoadedBase, info: AdapterInfo, *, name: str = "default", report: Callable[[str], None] | None = None
+) -> Any:
     """Put an adapter into a loaded base: strict in keys, shapes, geometry and base fingerprint.
 
     The processor is set to write as many image tokens as the adapter's ``visual_tokens`` asks for; `detach_adapter`
     undoes both.
+
+    Args:
+        report: told of settings of the adapter that are left out.
 
     Returns:
         The PeftModel, in evaluation mode, without gradients.
@@ -118,7 +124,7 @@ def attach_adapter(loaded: LoadedBase, info: AdapterInfo, *, name: str = "defaul
     from m2pt_cli.families.processor import set_visual_tokens
     from m2pt_cli.models.attachment import load_peft_model
 
-    model = load_peft_model(loaded.model, info, name=name)
+    model = load_peft_model(loaded.model, info, name=name, report=report)
     set_visual_tokens(loaded.processor, loaded.model, info.visual_tokens, info.num_visual_prompts)
     return model
 
