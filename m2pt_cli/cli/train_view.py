@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections import deque
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self
 
 from m2pt_cli.cli.output import Output
+from m2pt_cli.records import format_bytes
 from m2pt_cli.settings import TrainSettings, flag
 from m2pt_cli.training.events import Event, Finished, Notice, Saved, Started, Step, Validated
 
@@ -54,6 +56,7 @@ def plan_dict(plan: DryRun, counts: ParameterCounts, memory: MemoryEstimate) -> 
         "settings": plan.settings_dict(),
         "data": plan.data,
         "steps": plan.steps,
+        "passes": plan.passes,
         "tokens": {"longest": plan.longest, "mean": plan.mean, "supervised": plan.supervised, "cut": plan.cut},
         "parameters": counts,
         "memory": {"dtype": memory.dtype, "total": memory.total, "weights": memory.weights, "trained": memory.trained,
@@ -81,10 +84,14 @@ def plan_lines(plan: DryRun, counts: ParameterCounts, memory: MemoryEstimate) ->
     lines += [f"  {name.replace('_', ' '):26} {count:>13,}" for name, count in counts.groups.items() if count]
     if counts.without_effect:
         lines.append(f"  of these {counts.without_effect:,} have no effect (the last vision layer's prompts)")
-    lines += ["", f"steps: {plan.steps:,}", f"adapter: {_size(counts.bytes)}"]
-    lines += ["", f"memory on the device, {memory.dtype}: about {_size(memory.total)} (an estimate)"]
+    lines += [
+        "",
+        f"steps: {plan.steps:,}, {_passes(plan.passes)} over the data",
+        f"adapter: {format_bytes(counts.bytes)}",
+    ]
+    lines += ["", f"memory on the device, {memory.dtype}: about {format_bytes(memory.total)} (an estimate)"]
     for name in ("weights", "trained", "activations"):
-        lines.append(f"  {name:26} {_size(getattr(memory, name)):>13}")
+        lines.append(f"  {name:26} {format_bytes(getattr(memory, name)):>13}")
     length = sum(len(part.token_ids) for part in plan.sample)
     learned = sum(len(part.token_ids) for part in plan.sample if part.is_supervised)
     lines += ["", f"sample {plan.sample_id}: {length} tokens, {learned} supervised, shown in [[ ]]"]
@@ -92,6 +99,14 @@ def plan_lines(plan: DryRun, counts: ParameterCounts, memory: MemoryEstimate) ->
     lines.append("  " + "".join(_segment(part) for part in plan.sample).replace("\n", "\\n"))
     lines.append("  ids " + " ".join(_ids(part) for part in plan.sample))
     return lines
+
+
+def _steps(count: int) -> str:
+    return "1 step" if count == 1 else f"{count:,} steps"
+
+
+def _passes(count: float) -> str:
+    return "1 pass" if f"{count:.3g}" == "1" else f"{count:,.0f} passes" if count >= 100 else f"{count:.3g} passes"
 
 
 def _segment(part: Any) -> str:
@@ -111,10 +126,6 @@ def _shown(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(map(str, value)) or "-"
     return "-" if value is None else str(value)
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 # Seconds between plain lines (longer and longer, so that a day of training is no wall of text) and between redrawings.
@@ -167,13 +178,15 @@ class TrainProgress:
 
     def _begin(self, event: Started) -> None:
         self._started = event
+        self._losses = list(event.losses)
         self._last_shown = time.monotonic()
         share = 100 * event.trainable / event.total
         held_out = f" and {event.validation:,} for validation" if event.validation else ""
         resumed = f" from step {event.first_step:,}" if event.first_step else ""
         self._output.status(
             f"training {event.method} on {event.base} ({event.device}){resumed}: {event.steps:,} steps, "
-            f"{event.samples:,} samples{held_out}, {event.trainable:,} of {event.total:,} parameters ({share:.3g} %)"
+            f"{event.samples:,} samples{held_out} ({_passes(event.passes)}), "
+            f"{event.trainable:,} of {event.total:,} parameters ({share:.3g} %)"
         )
 
     def _advance(self, event: Step) -> None:
@@ -199,19 +212,21 @@ class TrainProgress:
             return None
         (first_seconds, first_tokens, first_step), (seconds, tokens, step) = self._recent[0], self._recent[-1]
         if step == first_step:
-            return (tokens / seconds, seconds) if seconds > 0 else None
+            # Of a resumed run the first step of this start tells nothing: seconds and tokens are the whole run's.
+            is_first = self._started is not None and not self._started.first_step
+            return (tokens / seconds, seconds) if is_first and seconds > 0 else None
         passed = max(seconds - first_seconds, 1e-9)
         return (tokens - first_tokens) / passed, passed / (step - first_step)
 
-    def _loss(self) -> float:
+    def _loss(self) -> str:
         """Mean of the last steps: single ones jump about."""
         window = self._losses[-max(5, len(self._losses) // 20) :]
-        return sum(window) / len(window)
+        return f"{sum(window) / len(window):.4f} (mean of {_steps(len(window))})"
 
     def _facts(self) -> dict[str, str]:
         assert self._started is not None and self._step is not None
         step, total = self._step.step, self._started.steps
-        facts = {"step": f"{step:,}/{total:,}", "loss": f"{self._loss():.4f}"}
+        facts = {"step": f"{step:,}/{total:,}", "loss": self._loss()}
         if self._validated is not None:
             facts["validation"] = f"{self._validated.loss:.4f}"
         speed = self._speed()
@@ -220,7 +235,7 @@ class TrainProgress:
         if speed is not None:
             facts["tokens/s"] = f"{speed[0]:,.0f}"
         if self._step.memory is not None:
-            facts["memory"] = _file_size(self._step.memory)
+            facts["memory"] = format_bytes(self._step.memory)
         facts["learning rate"] = f"{self._step.learning_rate:.1e}"
         return facts
 
@@ -267,6 +282,10 @@ class TrainProgress:
     def _finish(self, event: Finished) -> None:
         self._stop()
         self._output.status_table(result_table(event))
+        if self._output.live and self._started is not None:
+            kind = "--base" if self._started.method == "full" else "--adapter"
+            folder = shlex.quote(str(event.output_dir))
+            self._output.status(f'next: m2pt infer IMAGE "What is in this image?" {kind} {folder}')
 
 
 def result_table(event: Finished) -> Table:
@@ -290,8 +309,8 @@ def result_table(event: Finished) -> Table:
     if event.seconds and event.tokens:
         table.add_row("tokens/s", f"{event.tokens / event.seconds:,.0f}")
     if event.memory is not None:
-        table.add_row("peak memory", _file_size(event.memory))
-    table.add_row("saved", f"{_file_size(event.bytes)}")
+        table.add_row("peak memory", format_bytes(event.memory))
+    table.add_row("saved", format_bytes(event.bytes))
     return table
 
 
@@ -308,13 +327,6 @@ def sparkline(values: list[float], width: int) -> str:
     low, high = min(means), max(means)
     scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
     return "".join(_BARS[round((mean - low) * scale)] for mean in means)
-
-
-def _file_size(count: int) -> str:
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} B"
 
 
 def _duration(seconds: float) -> str:

@@ -3,34 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from m2pt_cli.convert.official import OfficialCheckpoint, read_official
 from m2pt_cli.errors import AdapterError, UnavailableError
+from m2pt_cli.families.geometry import current_name
 from m2pt_cli.files.adapter_names import CONFIG_FILE, WEIGHTS_FILE
 from m2pt_cli.files.hub import gigabytes
 from m2pt_cli.files.io import new_folder
 from m2pt_cli.files.safetensors import Outgoing, write_tensors
 from m2pt_cli.method import M2PTConfig
-from m2pt_cli.models.base_files import current_name, require_base_files, weight_files
+from m2pt_cli.method.card import CITATION, LICENCE, front_matter, shown_base, usage
+from m2pt_cli.models.base_files import require_base_files, weight_files
 from m2pt_cli.models.catalog import BaseEntry
 from m2pt_cli.models.fingerprint import SAMPLES, base_fingerprint
 from m2pt_cli.models.load import base_folder
 from m2pt_cli.records import ImportResult
 
 
-def official_card(result: ImportResult, *, total: int, source: str, compared: int) -> str:
+def official_card(result: ImportResult, *, base_models: Sequence[str], total: int, source: str, compared: int) -> str:
     """Markdown with the Hub's front matter.
 
     Args:
+        base_models: Hub ids of the base, or of its parts.
         total: parameters of the base.
         source: name of the checkpoint that was imported.
         compared: frozen weights of the checkpoint that were found to be the base's.
     """
-    question = '"What is in this image?"'
     checked = (
         f"{compared:,} frozen weights in the checkpoint were compared with the base's."
         if compared
@@ -38,34 +40,14 @@ def official_card(result: ImportResult, *, total: int, source: str, compared: in
     )
     percent = 100 * result.trainable / total
     lines = [
-        "---",
-        f"base_model: {json.dumps(result.base)}",
-        "library_name: peft",
-        "pipeline_tag: image-text-to-text",
-        "tags: [m2pt, llava]",
-        "---",
-        "",
-        f"# M²PT adapter on {result.base}, imported",
+        *front_matter(base_models=base_models, tags=[]),
+        f"# M²PT adapter on {shown_base(result.base)}, imported",
         "",
         f"Imported with `m2pt import` from `{json.dumps(source)[1:-1]}`, a checkpoint of the authors' code "
         f"(Wang et al., M²PT, EMNLP 2024): {result.trainable:,} trained parameters, {percent:.3g} % of the base's "
         f"{total:,}. {checked}",
         "",
-        "## Use",
-        "",
-        "```bash",
-        f"m2pt infer image.jpg {question} --adapter .",
-        "```",
-        "",
-        "In Python:",
-        "",
-        "```python",
-        "from m2pt_cli import answer, load",
-        "",
-        f'model, processor = load(base={json.dumps(result.base)}, adapter=".")',
-        f'print(answer(model, ["image.jpg"], [{question}]))',
-        "```",
-        "",
+        *usage(result.base, is_m2pt=True),
         "## Parts",
         "",
         "| part | |",
@@ -78,6 +60,8 @@ def official_card(result: ImportResult, *, total: int, source: str, compared: in
         'The visual prompts and the class token reach the language model (`visual_tokens="official"`), as in the '
         "authors' code; conversations follow `vicuna_v1`, images are cropped.",
         "",
+        *LICENCE,
+        *CITATION,
     ]
     return "\n".join(lines)
 
@@ -157,7 +141,13 @@ def import_official(place: Path, output_dir: Path, entry: BaseEntry, *, report: 
             bytes=written,
         )
         (partial / "README.md").write_text(
-            official_card(result, total=entry.geometry.total_parameters, source=place.name, compared=compared),
+            official_card(
+                result,
+                base_models=entry.hub_ids,
+                total=entry.geometry.total_parameters,
+                source=place.name,
+                compared=compared,
+            ),
             encoding="utf-8",
         )
         config.save_pretrained(str(partial))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, Self, TextIO
 
 from m2pt_cli.errors import SettingsError
 from m2pt_cli.evaluation.task import Example, Prediction, read_rows, write_predictions
-from m2pt_cli.files.io import write_json
+from m2pt_cli.files.io import hold_folder, release_folder, write_json
 
 
 def is_prefix(earlier: int | None, limit: int | None) -> bool:
@@ -217,38 +216,18 @@ class EvaluationFolder:
             ) from None
 
     def hold(self) -> None:
-        """Keep other evaluations out of the folder, if it is there, until `release` or the end of the process.
-
-        The lock is the operating system's: a killed run leaves none behind. Where there are no such locks (Windows,
-        some network file systems), nothing is kept out.
+        """Keep other evaluations out of the folder, if it is there, until `release`; see `hold_folder`.
 
         Raises:
             SettingsError: another evaluation is writing there.
         """
-        try:
-            import fcntl
-        except ImportError:
-            return
-        if self._held is not None or not self.path.is_dir():
-            return
-        folder = os.open(self.path, os.O_RDONLY)
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(folder)
-            raise SettingsError(
-                f"another m2pt eval is writing to {self.path}", "wait for it to end, or name another --output-dir"
-            ) from None
-        except OSError:
-            os.close(folder)
-        else:
-            self._held = folder
+        if self._held is None and self.path.is_dir():
+            self._held = hold_folder(self.path, "m2pt eval")
 
     def release(self) -> None:
         """Let other evaluations in."""
-        if self._held is not None:
-            os.close(self._held)
-            self._held = None
+        release_folder(self._held)
+        self._held = None
 
     def run(self) -> dict[str, Any] | None:
         """The identity of the run this folder holds, from its journal or its results; None if there is neither."""

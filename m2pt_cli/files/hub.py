@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from m2pt_cli.errors import DeviceError, UnavailableError
+from m2pt_cli.records import format_bytes
 
 Report = Callable[[str], None]
 
@@ -108,7 +109,7 @@ def free_bytes(place: Path) -> int:
 
 def gigabytes(size: float) -> str:
     """A size for people: ``14.1 GB``, ``3.2 MB``."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+    return format_bytes(size)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from m2pt_cli.models.load import LoadedBase
 
 PEFT_TYPES = ("M2PT", "LORA")
+_RUN_FILE = "run.yaml"  # of a training, beside its adapter
+_CHECKPOINT = re.compile(r"checkpoint-\d+")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -100,11 +103,16 @@ def read_adapter(adapter: str) -> AdapterInfo:
     )
 
 
-def attach_adapter(loaded: LoadedBase, info: AdapterInfo, *, name: str = "default") -> Any:
+def attach_adapter(
+    loaded: LoadedBase, info: AdapterInfo, *, name: str = "default", report: Callable[[str], None] | None = None
+) -> Any:
     """Put an adapter into a loaded base: strict in keys, shapes, geometry and base fingerprint.
 
     The processor is set to write as many image tokens as the adapter's ``visual_tokens`` asks for; `detach_adapter`
     undoes both.
+
+    Args:
+        report: told of settings of the adapter that are left out.
 
     Returns:
         The PeftModel, in evaluation mode, without gradients.
@@ -118,7 +126,7 @@ def attach_adapter(loaded: LoadedBase, info: AdapterInfo, *, name: str = "defaul
     from m2pt_cli.families.processor import set_visual_tokens
     from m2pt_cli.models.attachment import load_peft_model
 
-    model = load_peft_model(loaded.model, info, name=name)
+    model = load_peft_model(loaded.model, info, name=name, report=report)
     set_visual_tokens(loaded.processor, loaded.model, info.visual_tokens, info.num_visual_prompts)
     return model
 
@@ -172,15 +180,27 @@ def _require_files(folder: Path) -> None:
     names = sorted(entry.name for entry in folder.iterdir())
     if CONFIG_FILE in names and WEIGHTS_FILE in names:
         return
-    unfinished = [name for name in names if (folder / name / CONFIG_FILE).is_file()]
-    if unfinished:
-        latest = max(unfinished, key=lambda name: (int(name.rpartition("-")[2]) if name[-1].isdigit() else -1, name))
+    checkpoints = [name for name in names if _CHECKPOINT.fullmatch(name) and (folder / name / CONFIG_FILE).is_file()]
+    if checkpoints:
+        latest = max(checkpoints, key=lambda name: int(name.rpartition("-")[2]))
         raise AdapterError(
             f"{folder} holds no finished adapter, but checkpoints",
             f"m2pt train --resume --output-dir {folder}, or --adapter {folder / latest}",
         )
+    # PEFT saves every adapter that is not called "default" in a folder of its name.
+    below = [name for name in names if (folder / name / CONFIG_FILE).is_file()]
+    if below and CONFIG_FILE not in names:
+        raise AdapterError(
+            f"{folder} holds no adapter itself, but {len(below)} below it: {', '.join(below[:5])}",
+            f"--adapter {folder / below[0]}",
+        )
     if not names:
         raise AdapterError(f"the adapter folder {folder} is empty", "name the folder that m2pt train wrote")
+    if _RUN_FILE in names:
+        raise AdapterError(
+            f"{folder} is a training run without its adapter: {CONFIG_FILE} or {WEIGHTS_FILE} is missing",
+            f"m2pt train --resume --output-dir {folder}, which begins at the first step: there is no checkpoint",
+        )
     if CONFIG_FILE not in names:
         hint = f"it is a whole model: give it with --base {folder}" if "config.json" in names else None
         raise AdapterError(
@@ -192,18 +212,28 @@ def _require_files(folder: Path) -> None:
             f"{folder} holds its weights as {pickles[0]}, a pickle, which can run code and is not read",
             "save it again with PEFT's save_pretrained, which writes " + WEIGHTS_FILE,
         )
-    raise AdapterError(f"{folder} holds no {WEIGHTS_FILE}", "copy the whole folder again")
+    others = [name for name in names if name.endswith(".safetensors")]
+    held = f", but {', '.join(others[:3])}" if others else ""
+    raise AdapterError(
+        f"{folder} holds no {WEIGHTS_FILE}{held}",
+        "copy the whole folder again, or save the adapter again with PEFT's save_pretrained",
+    )
+
+
+def _damaged_hint(folder: Path) -> str:
+    """The next step for a file of an adapter that can't be read."""
+    if (folder / _RUN_FILE).is_file():
+        return f"m2pt train --resume --output-dir {folder}, which writes it again; or copy the whole folder again"
+    return "copy the whole folder again"
 
 
 def _config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise AdapterError(f"{folder / CONFIG_FILE} can't be read: {error}", "copy the whole folder again") from None
+        raise AdapterError(f"{folder / CONFIG_FILE} can't be read: {error}", _damaged_hint(folder)) from None
     if not isinstance(config, dict):
-        raise AdapterError(
-            f"{folder / CONFIG_FILE} is damaged: a JSON mapping was expected", "copy the whole folder again"
-        )
+        raise AdapterError(f"{folder / CONFIG_FILE} is damaged: a JSON mapping was expected", _damaged_hint(folder))
     return config
 
 
@@ -211,9 +241,9 @@ def _weights(folder: Path) -> list[StoredTensor]:
     try:
         tensors = stored_tensors(folder / WEIGHTS_FILE)
     except (OSError, ValueError) as error:
-        raise AdapterError(f"{folder / WEIGHTS_FILE} can't be read: {error}", "copy the whole folder again") from None
+        raise AdapterError(f"{folder / WEIGHTS_FILE} can't be read: {error}", _damaged_hint(folder)) from None
     if not tensors:
-        raise AdapterError(f"{folder / WEIGHTS_FILE} holds no weights", "copy the whole folder again")
+        raise AdapterError(f"{folder / WEIGHTS_FILE} holds no weights", _damaged_hint(folder))
     return tensors
 
 

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 from m2pt_cli.errors import UnavailableError
-from m2pt_cli.families.geometry import Geometry
+from m2pt_cli.families.geometry import Geometry, current_name
 from m2pt_cli.files.safetensors import StoredTensor, stored_tensors
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-# Checkpoints name weights after the modules of their day; these rules bring any to transformers' current names.
-_RENAMES = (
-    (re.compile(r"^(model\.)?language_model\.lm_head\."), "lm_head."),
-    (re.compile(r"^language_model\.model\."), "model.language_model."),
-    (re.compile(r"^(model\.)?vision_tower\.(vision_model\.)?"), "model.vision_tower."),
-    (re.compile(r"^(multi_modal_projector\.|image_newline)"), r"model.\1"),
-)
 
 
 def require_base_files(folder: Path) -> None:
@@ -85,15 +77,6 @@ def base_tensors(folder: Path, geometry: Geometry) -> dict[str, StoredTensor]:
                 "use the unquantised weights that belong to this config.json",
             )
     return {weight.name: stored[weight.name] for weight in weights}
-
-
-def current_name(name: str) -> str:
-    """A checkpoint's name of a weight as transformers names it today."""
-    for pattern, replacement in _RENAMES:
-        name, changed = pattern.subn(replacement, name)
-        if changed:
-            break
-    return name
 
 
 def _missing_weights(folder: Path) -> list[str]:

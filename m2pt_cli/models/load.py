@@ -48,7 +48,7 @@ __all__ = [
 Report = Callable[[str], None]
 QUANTIZATIONS = ("4bit", "8bit")
 # From this size on a CPU takes minutes for an answer.
-_NEEDS_GPU = 1_000_000_000
+NEEDS_GPU = 1_000_000_000
 _NAMED = ("torch", "transformers", "peft")
 
 
@@ -125,16 +125,19 @@ def load_base(
     return LoadedBase(model, processor, name, entry, fingerprint, place, kind)
 
 
-def require_fast_enough(entry: BaseEntry, device: str | None) -> None:
+def require_fast_enough(entry: BaseEntry, device: str | None, *, for_training: bool = False) -> None:
     """Refuse a large base where there is no GPU and the user did not ask for the CPU.
+
+    Args:
+        for_training: estimate the time of a training sample, not of a question.
 
     Raises:
         DeviceError: with an estimate of what it would cost.
     """
-    if said_device(device) is not None or entry.geometry.total_parameters < _NEEDS_GPU:
+    if said_device(device) is not None or entry.geometry.total_parameters < NEEDS_GPU:
         return
     if choose_device(device).type == "cpu":
-        raise _too_slow(entry.name, entry.geometry)
+        raise _too_slow(entry.name, entry.geometry, for_training=for_training)
 
 
 def load_base_processor(entry: BaseEntry, *, report: Report | None = None) -> Any:
@@ -222,7 +225,7 @@ def _quantization_options(quantization: str | None, dtype: torch.dtype, device: 
     return {"quantization_config": config}
 
 
-def _too_slow(name: str, geometry: Geometry) -> DeviceError:
+def _too_slow(name: str, geometry: Geometry, *, for_training: bool) -> DeviceError:
     """What a large base would cost on this CPU, from the time of one matrix product."""
     side = 768
     matrix = torch.ones(side, side)
@@ -234,7 +237,10 @@ def _too_slow(name: str, geometry: Geometry) -> DeviceError:
     # Two operations per parameter and token; an image and a short question are about this many tokens.
     tokens = geometry.vision.num_patches + 64
     minutes = 2 * total * tokens / speed / 60
-    memory = f"about {gigabytes(4 * total)} of memory{_own_memory()} and {minutes:.1f} minutes a question"
+    # A training step runs the base forward twice, because of gradient checkpointing, and backward once; frozen weights
+    # get no gradient of their own.
+    what = f"{3 * minutes:.1f} minutes a training sample" if for_training else f"{minutes:.1f} minutes a question"
+    memory = f"about {gigabytes(4 * total)} of memory{_own_memory()} and {what}"
     return DeviceError(
         f"{name} has {total / 1e9:.1f} billion parameters and there is no GPU: it would take {memory}",
         "try it on --base nano, or say --device cpu to do it all the same",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from m2pt_cli.errors import InputError, SettingsError
+from m2pt_cli.settings.paths import located
 
 METHODS = ("m2pt", "visual", "textual", "interaction", "lora", "full")
 INTERACTIONS = ("auto", "projector", "residual", "none")
@@ -127,10 +128,9 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def settings_section(content: dict[str, Any]) -> dict[str, Any]:
+def settings_section(content: dict[str, Any], file: Path) -> dict[str, Any]:
     # run.yaml keeps the settings under "settings", beside the versions; a hand-written file may hold them bare.
-    section = content.get("settings", content)
-    return section if isinstance(section, dict) else content
+    return located(content, file) if isinstance(content.get("settings"), dict) else content
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +194,7 @@ class Settings:
             InputError: the file is missing or is not a YAML mapping.
             SettingsError: an unknown key (with the closest name), a wrong type or a bad value.
         """
-        values = {} if file is None else settings_section(read_yaml(file))
+        values = {} if file is None else settings_section(read_yaml(file), file)
         known = {f.name: f for f in fields(cls)}
         faults = [f"unknown key {key!r} in {file}{closest(key, known)}" for key in values if key not in known]
         values = {key: value for key, value in values.items() if key in known}

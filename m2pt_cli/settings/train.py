@@ -69,7 +69,8 @@ class TrainSettings(Settings):
     def faults(self) -> list[str]:
         faults = super().faults()
         if not self.data:
-            faults.append("--data is missing: name a source, a file or a Hub data set")
+            none = f": {self.output_dir or 'runs'} holds no run to take it from" if self.resume else ""
+            faults.append(f"--data is missing{none or ': name a source, a file or a Hub data set'}")
         self.one_of(faults, "method", METHODS)
         self.one_of(faults, "interaction", INTERACTIONS)
         self.one_of(faults, "visual_tokens", VISUAL_TOKENS)

@@ -12,15 +12,16 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from m2pt_cli.runtime.signals import StopRequest
-from m2pt_cli.training.checkpoints import full_disk_named, write_text
+from m2pt_cli.training.checkpoints import full_disk_named
 from m2pt_cli.training.events import Events, Saved, Step, Validated
+from m2pt_cli.training.metrics_file import METRICS_FILE, Earlier, earlier, keep_rows, read_rows
 
 if TYPE_CHECKING:
     from m2pt_cli.training.trainer import M2PTTrainer
 
 
 # What a row of metrics.jsonl holds of a step.
-_ROW = ("step", "epoch", "loss", "learning_rate", "grad_norm", "seconds")
+_ROW = ("step", "epoch", "loss", "learning_rate", "grad_norm", "tokens", "seconds")
 
 
 class Flow(TrainerCallback):
@@ -57,11 +58,16 @@ class Flow(TrainerCallback):
 
 
 class Recorder(TrainerCallback):
-    """Writes ``metrics.jsonl``, a row for every step and every validation, and reports the events."""
+    """Writes ``metrics.jsonl``, a row for every step and every validation, and reports the events.
+
+    Attributes:
+        earlier: what earlier starts of the run did: seconds and tokens count on from there.
+    """
 
     def __init__(self, run_dir: Path, events: Events) -> None:
-        self.file = run_dir / "metrics.jsonl"
+        self.file = run_dir / METRICS_FILE
         self.events = events
+        self.earlier = Earlier()
         self.trainer: M2PTTrainer | None = None
         self.started = 0.0
         self._stream: IO[str] | None = None
@@ -69,10 +75,15 @@ class Recorder(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.started = time.monotonic()
         if state.is_world_process_zero:
-            keep_rows(self.file, until=state.global_step)
+            self.go_on_from(state.global_step)
             self._stream = self.file.open("a", encoding="utf-8")
+
+    def go_on_from(self, step: int) -> None:
+        """Drop the rows after ``step``, which come again, and count on from the others."""
+        keep_rows(self.file, until=step)
+        self.earlier = earlier(read_rows(self.file), until=step)
+        self.started = time.monotonic() - self.earlier.seconds
 
     def on_log(
         self,
@@ -86,7 +97,7 @@ class Recorder(TrainerCallback):
             return
         seconds = time.monotonic() - self.started
         # Those of the other processes are like this one's.
-        tokens = self.trainer.tokens_seen * args.world_size if self.trainer else 0
+        tokens = self.earlier.tokens + (self.trainer.tokens_seen * args.world_size if self.trainer else 0)
         step = Step(
             step=state.global_step,
             epoch=round(state.epoch or 0.0, 6),
@@ -131,31 +142,6 @@ class Recorder(TrainerCallback):
             with full_disk_named(self.file):
                 self._stream.write(json.dumps(row) + "\n")
                 self._stream.flush()
-
-
-def keep_rows(file: Path, *, until: int) -> None:
-    """Drop the rows after step ``until``: a resumed run writes them again."""
-    if not file.is_file():
-        return
-    lines = file.read_text(encoding="utf-8").splitlines()
-    kept = [line for line in lines if (row := _row(line)) is not None and row["step"] <= until]
-    write_text(file, "".join(line + "\n" for line in kept))
-
-
-def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The rows of a ``metrics.jsonl``; a last line cut short by a crash is left out."""
-    if not file.is_file():
-        return []
-    rows = (_row(line) for line in file.read_text(encoding="utf-8").splitlines())
-    return [row for row in rows if row is not None]
-
-
-def _row(line: str) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
 
 def peak_memory(device: torch.device) -> int | None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from m2pt_cli.data.tokenize import UNSUPERVISED, EncodedSample
 from m2pt_cli.families.geometry import Geometry
 from m2pt_cli.settings import TrainSettings
+from m2pt_cli.settings.paths import shortened_settings
 from m2pt_cli.training.events import Events, Notice, ignore
-from m2pt_cli.training.plan import base_name, make_plan
+from m2pt_cli.training.plan import base_name, make_plan, passes
 from m2pt_cli.training.run_dir import check_free, kept_settings
 from m2pt_cli.training.setup import encode_data, total_steps
 
@@ -105,7 +107,7 @@ class DryRun:
         settings: resolved, as ``run.yaml`` would hold them.
         output_dir: where it would write; None: a new folder in ``runs``.
         data: description and counts of the samples read.
-        steps: optimiser steps.
+        steps: optimiser steps; passes: how often they meet each sample.
         longest, mean: tokens of a sample, images included; supervised: of all samples together; cut: samples cut.
         most_images: images of one sample at most.
         fused_norms: whether the device has a kernel for the language model's norms.
@@ -120,6 +122,7 @@ class DryRun:
     output_dir: str | None
     data: dict[str, Any]
     steps: int
+    passes: float
     longest: int
     mean: float
     supervised: int
@@ -131,7 +134,7 @@ class DryRun:
 
     def settings_dict(self) -> dict[str, Any]:
         """The resolved settings as ``run.yaml`` would hold them."""
-        return kept_settings(self.settings)
+        return shortened_settings(kept_settings(self.settings), Path.cwd())
 
 
 def dry_run(settings: TrainSettings, *, events: Events = ignore) -> DryRun:
@@ -154,6 +157,7 @@ def dry_run(settings: TrainSettings, *, events: Events = ignore) -> DryRun:
         processor.num_additional_image_tokens += resolved.visual_prompts or 0
     encoded = encode_data(plan, processor, events).train
     first = encoded[0]
+    steps = total_steps(resolved, len(encoded))
     return DryRun(
         settings=resolved,
         base=plan.base,
@@ -162,7 +166,8 @@ def dry_run(settings: TrainSettings, *, events: Events = ignore) -> DryRun:
         fused_norms=device.type in FUSED_DEVICES,
         output_dir=None if settings.output_dir is None else str(settings.output_dir),
         data=plan.data,
-        steps=total_steps(resolved, len(encoded)),
+        steps=steps,
+        passes=passes(resolved, steps, len(encoded)) or 0.0,
         longest=max(encoded.lengths),
         mean=sum(encoded.lengths) / len(encoded),
         supervised=encoded.num_supervised,

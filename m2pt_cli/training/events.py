@@ -20,8 +20,9 @@ class Started:
     """Everything is loaded and the first step comes next.
 
     Attributes:
-        steps: optimiser steps of the whole run, ``first_step`` of them done by an earlier start.
-        samples: training samples; validation: held-out samples.
+        steps: optimiser steps of the whole run, ``first_step`` of them done by earlier starts.
+        losses: of those ``first_step`` steps.
+        samples: training samples; passes: how often the steps meet each; validation: held-out samples.
         trainable: trained parameters of a base of ``total`` parameters.
     """
 
@@ -35,6 +36,8 @@ class Started:
     validation: int
     trainable: int
     total: int
+    passes: float
+    losses: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Step:
 
     Attributes:
         loss: mean over the supervised tokens of the step's batch.
-        tokens: real tokens (no padding) since this start, ``seconds`` the wall time they took.
+        tokens: real tokens (no padding) of the run so far, ``seconds`` the wall time they took, over all its starts.
         memory: peak bytes: of the device on CUDA, of the process elsewhere; None where unknown.
     """
 
@@ -83,6 +86,7 @@ class Finished:
         best_step: the step whose weights were kept; the last one without validation.
         parts: trained parameters by part (visual_prompts, textual_prompts, interaction, ...).
         bytes: size of the saved weights.
+        seconds, tokens: of the whole run, over all its starts.
     """
 
     output_dir: Path
