@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from m2pt_cli.data.readers import json_lines
 from m2pt_cli.data.sample import ImageReference
 from m2pt_cli.errors import InputError
 from m2pt_cli.files.io import write_text
