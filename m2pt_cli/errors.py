@@ -1,20 +1,23 @@
-"""Expected errors: a message, the next step for the user, and the exit code of the command.
+"""The errors a user is expected to meet: a message, the next step, and the exit code of the command.
 
-Raise one of these when bad input, a missing file or a missing device is the cause. The command line prints ``message``
-and ``hint`` and exits with ``exit_code``; any other exception is a bug and ends with a traceback.
+Raise one of these wherever bad input, a missing file or a missing device is the cause. The command line prints
+``message`` and ``hint`` and leaves with ``exit_code``; any other exception is a defect and ends as a traceback.
 """
 
 from __future__ import annotations
 
-# Messages of CUDA libraries whose own allocation, outside torch's allocator, fails.
-_NO_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+# What CUDA's own libraries say when they ask the driver for memory by themselves, and get none; and torch on a CPU.
+_NO_MEMORY = (
+    "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
+    "DefaultCPUAllocator",
+)  # fmt: skip
 
 
 class M2PTError(Exception):
     """An expected failure.
 
     Args:
-        message: one line that says what was found and what is wrong with it.
+        message: one line that says what was found and what was wrong with it.
         hint: the next step, usually a command to run; None where there is none.
     """
 
@@ -31,41 +34,41 @@ class M2PTError(Exception):
 
 
 class UnavailableError(M2PTError):
-    """A base or a data set is not available: offline, not found, or access denied (exit code 1)."""
+    """A base or a data set that can't be had: offline, not found, not allowed (exit code 1)."""
 
 
 class DeviceError(M2PTError):
-    """The device does not exist, its memory is full, or the disk is full (exit code 1)."""
+    """No such device, out of memory, or a full disk (exit code 1)."""
 
 
 class GenerationError(M2PTError):
-    """Questions could not be answered, or another process of the run ended early (exit code 1)."""
+    """Every question failed (exit code 1)."""
 
 
 class DivergenceError(M2PTError):
-    """Training diverged: a loss or a weight became NaN or infinite (exit code 1)."""
+    """Training lost its way: a loss or a weight became NaN or infinite (exit code 1)."""
 
 
 class SettingsError(M2PTError):
-    """An invalid flag or setting, an unknown name, or an output directory that is not empty (exit code 2)."""
+    """A flag, a setting, an unknown name, or an output directory that is not empty (exit code 2)."""
 
     exit_code = 2
 
 
 class InputError(M2PTError):
-    """An input file is missing, unreadable or invalid (exit code 3)."""
+    """An input file that is missing, unreadable or invalid (exit code 3)."""
 
     exit_code = 3
 
 
 class AdapterError(M2PTError):
-    """An adapter is missing, damaged, trained on another base, or not usable here (exit code 4)."""
+    """Anything wrong with an adapter: missing, damaged, of another base, or not usable here (exit code 4)."""
 
     exit_code = 4
 
 
 class Interrupted(M2PTError):
-    """A signal stopped the work after its state was saved (exit code 130 or 143)."""
+    """Work stopped by a signal after its state was saved (exit code 130 or 143)."""
 
     def __init__(self, message: str, hint: str | None = None, *, signal_number: int = 2) -> None:
         super().__init__(message, hint)
@@ -74,7 +77,7 @@ class Interrupted(M2PTError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the error, from torch or from a CUDA library, means that a device is out of memory. Imports no torch."""
+    """Whether a device's memory is full, which torch and CUDA's own libraries tell differently; no torch is needed."""
     if type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and any(message in str(error) for message in _NO_MEMORY)
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)

@@ -23,6 +23,14 @@ def to_json(value: Any) -> Any:
     return str(value)
 
 
+def format_bytes(count: float) -> str:
+    """A size for a person, in powers of 1000: ``24.0 MB``."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count:.0f} B"
+
+
 @dataclass(frozen=True)
 class ParameterCounts:
     """Result of ``m2pt count-params``: trained parameters, by group.

@@ -27,9 +27,9 @@ LEVEL = {part: number for number, parts in enumerate(LEVELS) for part in parts}
 BESIDE = {
     "settings": {"errors"},
     "records": {"errors"},
+    "method": {"families"},
     "convert": {"models"},
     "models": {"convert"},  # inside functions: a base is assembled when it is asked for
-    "method": {"families"},
     "data": {"demo"},
     "demo": {"data"},
 }

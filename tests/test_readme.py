@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -58,6 +59,13 @@ def test_a_command_of_the_readme_runs(command: str, place: Path) -> None:
 def test_the_python_of_the_readme_runs(place: Path) -> None:
     (place / "readme.py").write_text(block("test:python"))
     assert run(f'"{sys.executable}" readme.py', place).stdout.strip()
+
+
+def test_the_pipe_of_the_readme_names_images_that_are_there() -> None:
+    """The pipe is read from the working directory: what jq puts in front must lead to the shipped images."""
+    (put_in_front,) = re.findall(r"""jq -c '\.image \|= "([^"]*)" \+ \.' examples/questions\.jsonl""", README)
+    lines = (ROOT / "examples" / "questions.jsonl").read_text(encoding="utf-8").splitlines()
+    assert lines and all((ROOT / (put_in_front + json.loads(line)["image"])).is_file() for line in lines)
 
 
 def test_the_tree_names_every_module_and_nothing_else() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from m2pt_cli.errors import InputError, SettingsError
-from m2pt_cli.settings import EvalSettings, InferSettings, TrainSettings, convert, read_yaml
+from m2pt_cli.settings import AttnMapSettings, EvalSettings, InferSettings, TrainSettings, convert, read_yaml
 
 
 def faults(**values: Any) -> list[str]:
@@ -29,6 +30,73 @@ def test_every_fault_at_once() -> None:
 def test_numbers_that_train_nothing(value: float) -> None:
     assert faults(learning_rate=value) == [f"--learning-rate {value} must be more than 0"]
     assert len(faults(epochs=value)) == 1
+
+
+NUMBERS = {
+    TrainSettings: (
+        "limit", "visual_prompts", "textual_prompts", "lora_rank", "epochs", "max_steps", "batch_size", "accumulation",
+        "learning_rate", "visual_lr", "textual_lr", "interaction_lr", "warmup", "weight_decay", "max_length",
+        "save_steps", "keep", "workers", "seed", "threads",
+    ),
+    InferSettings: ("max_new_tokens", "temperature", "num_beams", "seed", "threads"),
+    EvalSettings: ("limit", "max_new_tokens", "batch_tokens", "seed", "threads"),
+    AttnMapSettings: ("max_new_tokens", "seed", "threads"),
+}  # fmt: skip
+NEEDED: dict[Any, dict[str, Any]] = {
+    TrainSettings: {"data": ("demo",)}, InferSettings: {}, EvalSettings: {"bench": ("demo",)},
+    AttnMapSettings: {"image": "a.png", "question": "what"},
+}  # fmt: skip
+
+
+def test_every_number_of_every_command_is_in_this_test() -> None:
+    for kind, names in NUMBERS.items():
+        found = {f.name for f in dataclasses.fields(kind) if str(f.type).removesuffix(" | None") in ("int", "float")}
+        assert found == set(names)
+
+
+OUT_OF_RANGE = (
+    -1, 10**30, 10**400, 10**5000, -(10**400), 1e308, float("inf"), float("-inf"), float("nan"), "1", True, [1],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("value", OUT_OF_RANGE, ids=range(len(OUT_OF_RANGE)))  # Python writes no number this long
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_numbers_that_no_library_takes_are_one_fault_each(kind: Any, value: Any) -> None:
+    names = NUMBERS[kind]
+    with pytest.raises(SettingsError) as raised:
+        kind(**NEEDED[kind], **dict.fromkeys(names, value))
+    said = raised.value.message.split("; ")
+    assert len(said) == len(names) and len(raised.value.message) < 100 * len(names)
+    for name, sentence in zip(sorted(names), sorted(said), strict=True):
+        assert sentence.startswith("--" + name.replace("_", "-")) and ("must be" in sentence or "is not a" in sentence)
+
+
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_the_largest_seed_is_that_of_numpy(kind: Any) -> None:
+    kind(**NEEDED[kind], seed=2**32 - 1)
+    with pytest.raises(SettingsError, match=r"^--seed 4294967296 must be at most 4,294,967,295$"):
+        kind(**NEEDED[kind], seed=2**32)
+
+
+def test_numbers_of_a_file_are_checked_alike(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("data: demo\nseed: 4294967296\nlearning_rate: 1e308\nepochs: .inf\n")
+    with pytest.raises(SettingsError) as raised:
+        TrainSettings.from_sources(file, {})
+    assert len(raised.value.message.split("; ")) == 3
+
+
+@pytest.mark.parametrize(
+    "device", ["cuda:128", "cuda:99999999999999999999", "cuda:\u00b2", "cuda:\uff11", "cuda:-1", "cpu:x", "cuda:"]
+)
+def test_devices_that_can_not_be(device: str) -> None:
+    assert len(faults(device=device)) == 1
+
+
+def test_a_temperature_near_zero_is_none() -> None:
+    InferSettings(temperature=0.01)
+    with pytest.raises(SettingsError, match="--temperature 1e-40 is so low that numbers overflow: 0 is greedy"):
+        InferSettings(temperature=1e-40)
 
 
 def test_prompts_that_a_method_does_not_have() -> None:

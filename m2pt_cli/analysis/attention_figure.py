@@ -1,109 +1,151 @@
-"""The figure of ``m2pt attn-map``: the panels of one run in two columns, or one column per run.
-
-It does not use pyplot, so it needs no display and has no global state. Colours are those of Okabe and Ito and viridis,
-which colour-blind readers can distinguish; markers and numbers give the same information.
-"""
+"""The figure of ``m2pt attn-map``: blocks of fixed size on a page of two columns, one legend for all of them."""
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from m2pt_cli.analysis.attention_maps import AttentionMaps, AttentionRun
-from m2pt_cli.analysis.attention_overlays import PANELS, Panel
-from m2pt_cli.analysis.attention_panels import Scene, plain, readable
+from m2pt_cli.analysis.attention_layout import (
+    BLOCK,
+    HEADER,
+    LABEL,
+    MARGIN,
+    STYLES,
+    TITLE,
+    UNIFORM,
+    Area,
+    Block,
+    Scene,
+    rows_of,
+    widths_in,
+    words,
+)
+from m2pt_cli.analysis.attention_maps import AttentionMaps
+from m2pt_cli.analysis.attention_overlays import BLOCKS
 from m2pt_cli.analysis.figure_file import save_figure
+from m2pt_cli.analysis.figure_text import fit, text_width
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Inches.
-_COLUMN, _HEAD = 6.2, 0.95
+_DOTS_PER_INCH = 200
+# Inches: a line of the figure's title, between two rows of blocks, a line of the legend.
+_TITLE_LINE, _BETWEEN_ROWS, _LEGEND_LINE = 0.19, 0.08, 0.15
 
 
-def draw_attention(maps: AttentionMaps, file: Path, *, parts: Sequence[str] = (), drop_sinks: bool = False) -> None:
-    """Draw the attention maps and write the figure atomically.
+def draw_attention(
+    maps: AttentionMaps,
+    file: Path,
+    *,
+    parts: Sequence[str] = (),
+    drop_sinks: bool = False,
+    title: str | None = None,
+) -> None:
+    """Draw what was found and write it, whole or not at all.
 
     Args:
-        file: PNG, SVG or PDF, by its suffix.
-        parts: parts to draw, of ``settings.ATTENTION_PARTS``; all if empty.
-        drop_sinks: exclude the first token from the scales, and say so in the figure.
+        file: PNG, SVG or PDF by its suffix.
+        parts: of ``settings.ATTENTION_PARTS``; all if empty.
+        drop_sinks: leave the first token out of the scales, and say so.
+        title: over the figure; None is the question and the base, an empty text none.
     """
-    save_figure(attention_figure(maps, parts=parts, drop_sinks=drop_sinks), file, program="m2pt attn-map")
+    figure = attention_figure(maps, parts=parts, drop_sinks=drop_sinks, title=title)
+    save_figure(figure, file, program="m2pt attn-map")
 
 
-def attention_figure(maps: AttentionMaps, *, parts: Sequence[str] = (), drop_sinks: bool = False) -> Figure:
-    """Return the figure; arguments as in `draw_attention`."""
+def attention_figure(
+    maps: AttentionMaps, *, parts: Sequence[str] = (), drop_sinks: bool = False, title: str | None = None
+) -> Figure:
+    """The figure itself, at most 7 inches wide; see `draw_attention`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     scene = Scene(maps, drop_sinks)
-    shown = [panel for panel in PANELS if not parts or panel.part in parts]
-    shown = [panel for panel in shown if any(panel.applies(run) for run in maps.runs)]
-    rows = [[panel] for panel in shown] if len(maps.runs) > 1 else _paired(shown)
-    heights = [max(panel.height(scene) for panel in row) for row in rows]
-    columns = max(len(maps.runs), 2 if any(len(row) > 1 or row[0].is_wide for row in rows) else 1)
-    figure = Figure(figsize=(_COLUMN * columns, _HEAD + sum(heights)), dpi=130)
-    figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.06)
+    blocks = [block for part, make in BLOCKS if not parts or part in parts for block in make(scene)]
+    rows = rows_of(blocks)
+    width = max(sum(block.width for block in row) for row in rows)
+    head = fit(_title(scene) if title is None else title, width - 2 * MARGIN, TITLE, lines=2)
+    handles = _legend(blocks)
+    columns = _legend_columns([label for _, label in handles], width)
+    above = MARGIN + (len(head.splitlines()) * _TITLE_LINE + 0.06 if head else 0)
+    under = MARGIN + (-(-len(handles) // columns) * _LEGEND_LINE + 0.06 if handles else 0)
+    heights = [max(block.height for block in row) for row in rows]
+    height = above + sum(heights) + _BETWEEN_ROWS * (len(rows) - 1) + under
+    figure = Figure(figsize=(width, height), dpi=_DOTS_PER_INCH)
     FigureCanvasAgg(figure)
-    figure.suptitle(_title(maps, width=52 * columns), fontsize=12, parse_math=False)
-    bands: Any = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)
-    for number, row in enumerate(rows):
-        band = bands[number, 0]
-        if len(maps.runs) > 1:
-            cells = band.subfigures(1, columns, squeeze=False)[0]
-            for cell, run in zip(cells, maps.runs, strict=True):
-                if number == 0:
-                    cell.suptitle(_run_title(run), fontsize=11, fontweight="bold")
-                _draw(row[0], cell, run, scene)
-        elif row[0].is_wide or columns == 1:
-            _draw(row[0], band, maps.runs[0], scene)
-        else:
-            cells = band.subfigures(1, columns, squeeze=False)[0]
-            for cell, panel in zip(cells, row, strict=False):
-                _draw(panel, cell, maps.runs[0], scene)
+    if head:
+        figure.suptitle(head, x=0.5, y=1 - MARGIN / height, va="top", fontsize=TITLE, parse_math=False)
+    letters = iter("abcdefghijklmnopqrstuvwxyz"[: len(blocks)] if len(blocks) > 1 else [""])
+    top = above
+    for row, high in zip(rows, heights, strict=True):
+        left = 0.0
+        for block, wide in zip(row, widths_in(row, width), strict=True):
+            _draw(block, Area(figure, left, top, wide), next(letters))
+            left += wide
+        top += high + _BETWEEN_ROWS
+    if handles:
+        figure.legend(
+            [handle for handle, _ in handles],
+            [label for _, label in handles],
+            loc="lower center",
+            bbox_to_anchor=(0.5, 0.5 * MARGIN / height),
+            ncols=columns,
+            fontsize=LABEL,
+            frameon=False,
+            borderaxespad=0,
+            borderpad=0.1,
+            labelspacing=0.3,
+            handlelength=2.2,
+            columnspacing=1.4,
+        )
     return figure
 
 
-def _draw(panel: Panel, cell: Any, run: AttentionRun, scene: Scene) -> None:
-    if panel.applies(run):
-        panel.draw(cell, run, scene)
-    else:
-        axes = cell.add_subplot()
-        axes.axis("off")
-        axes.text(0.5, 0.5, panel.absent, ha="center", va="center", fontsize=10, color="#666666")
+def _draw(block: Block, area: Area, letter: str) -> None:
+    indent = MARGIN
+    if letter:
+        area.text(indent, 0, f"({letter})", fontsize=BLOCK, fontweight="bold")
+        indent += text_width(f"({letter})", BLOCK, bold=True) + 0.05
+    area.text(indent, 0, fit(block.title, area.width - indent - MARGIN, BLOCK), fontsize=BLOCK)
+    block.draw(Area(area.figure, area.left, area.top + HEADER, area.width))
 
 
-def _paired(panels: Sequence[Panel]) -> list[list[Panel]]:
-    """Arrange panels in rows of two narrow panels or one wide panel, in order."""
-    rows: list[list[Panel]] = []
-    for panel in panels:
-        if rows and not panel.is_wide and len(rows[-1]) == 1 and not rows[-1][0].is_wide:
-            rows[-1].append(panel)
-        else:
-            rows.append([panel])
-    return rows
+def _legend(blocks: Sequence[Block]) -> list[tuple[Any, str]]:
+    """A line for every group that some block colours, and for uniform attention."""
+    from matplotlib.lines import Line2D
+
+    present = {group for block in blocks for group in block.groups}
+    found: list[tuple[Any, str]] = []
+    styles: Any = STYLES
+    for group, (colour, marker, line) in styles.items():
+        if group in present:
+            handle = Line2D([], [], color=colour, marker=marker, linestyle=line, markersize=3.5, linewidth=1.2)
+            found.append((handle, words(group)))
+    if any(block.has_uniform for block in blocks):
+        found.append((Line2D([], [], color="#222222", linestyle=(0, (1, 1.5)), linewidth=1), UNIFORM))
+    return found
 
 
-def _title(maps: AttentionMaps, *, width: int) -> str:
-    question = textwrap.shorten(readable(maps.question), 2 * width, placeholder=" …")
+def _legend_columns(labels: Sequence[str], width: float) -> int:
+    """Entries beside each other: as many as fit, spread evenly over the lines."""
+    if not labels:
+        return 1
+    each = max(text_width(label, LABEL) for label in labels) + 0.47
+    most = max(1, int((width - 2 * MARGIN) / each))
+    lines = -(-len(labels) // most)
+    return -(-len(labels) // lines)
+
+
+def _title(scene: Scene) -> str:
+    """Question and base, heads that were chosen, and the run where there is one."""
+    maps = scene.maps
     chosen = ((maps.heads, "language model"), (maps.vision_heads, "vision tower"))
     heads = "".join(
         f", head{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))} of the {part}"
         for numbers, part in chosen
         if numbers
     )
-    lines = textwrap.wrap(f"“{question}”  {maps.base}{heads}", width)
-    if len(maps.runs) == 1:
-        lines += textwrap.wrap(_run_title(maps.runs[0]).replace("\n", ": "), width)
-    return "\n".join(lines)
-
-
-def _run_title(run: AttentionRun) -> str:
-    name = run.name if len(run.name) <= 48 else f"…{run.name[-47:]}"
-    if run.answer is None:
-        return plain(name)
-    answer = textwrap.shorten(run.answer, 56, placeholder=" …") or "(nothing)"
-    return plain(f"{name}\n“{answer}”")
+    run = f", {scene.label(maps.runs[0])}" if len(maps.runs) == 1 else ""
+    base = maps.base.rstrip("/").rsplit("/", 1)[-1]
+    return f"“{maps.question.strip()}”  {base}{run}{heads}"

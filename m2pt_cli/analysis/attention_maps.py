@@ -1,4 +1,4 @@
-"""Data classes with the results of ``m2pt attn-map``, and a writer of their arrays. Needs no torch."""
+"""What ``m2pt attn-map`` found, and its numbers in a file. No torch."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class PartAttention:
-    """Attention in one part of the model, mean over the queries of real tokens.
+    """Attention in one part of the model, mean over real queries.
 
     Attributes:
         tokens: the keys.
-        received: ``(layers, keys)``, mean over all heads, or the selected ones; sums to 1 over the keys.
-        uniform: ``(keys,)``, the same under uniform attention: every query attends equally to all keys it may
-            see; sums to 1.
+        received: ``(layers, keys)``, mean over heads (over the chosen ones); rows sum to 1.
+        uniform: ``(keys,)``, what each would receive if every query attended evenly to all it sees; sums to 1.
     """
 
     tokens: Tokens
@@ -36,15 +35,15 @@ class PartAttention:
         return int(self.received.shape[0])
 
     def shares(self) -> dict[str, Array]:
-        """Return for each group its fraction of all attention per layer ``(layers,)``; groups sum to 1."""
+        """By group the share of all attention in every layer ``(layers,)``; groups sum to 1."""
         return self.tokens.sums(self.received)
 
     def uniform_shares(self) -> dict[str, float]:
-        """Return for each group its fraction under uniform attention."""
+        """By group its share under uniform attention."""
         return {name: float(share) for name, share in self.tokens.sums(self.uniform).items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fractions by group and layer, and of all prompts together; ``prompts`` is None without prompts."""
+        """Shares by group and layer, and of all prompts together; prompts are null where there are none."""
         shares, uniform = self.shares(), self.uniform_shares()
         prompts = [name for name in (TEXTUAL, VISUAL) if name in shares]
         groups = {
@@ -56,15 +55,15 @@ class PartAttention:
             }
             for name, share in shares.items()
         }
-        all_prompts = np.sum([shares[name] for name in prompts], axis=0) if prompts else None
+        together = np.sum([shares[name] for name in prompts], axis=0) if prompts else None
         return {
             "groups": groups,
             "prompts": None
-            if all_prompts is None
+            if together is None
             else {
                 "uniform": round(sum(uniform[name] for name in prompts), 6),
-                "mean": _rounded(all_prompts.mean()),
-                "layers": [_rounded(value) for value in all_prompts],
+                "mean": _rounded(together.mean()),
+                "layers": [_rounded(value) for value in together],
             },
         }
 
@@ -74,9 +73,9 @@ class LanguageAttention(PartAttention):
     """Attention in the language model.
 
     Attributes:
-        by_head: ``(layers, heads, keys)``: ``received`` before the mean over heads.
-        answer: ``(layers, heads, answer tokens, keys)``, of the query that produced each answer token.
-        heads: numbers of these heads; None is the mean over all heads.
+        by_head: ``(layers, heads, keys)``: ``received`` before its mean.
+        answer: ``(layers, heads, answer tokens, keys)``, of the query that produced each token of the answer.
+        heads: which heads these are; None is the mean of all, as one.
         grid: patches along a side of the image.
     """
 
@@ -86,9 +85,9 @@ class LanguageAttention(PartAttention):
     grid: int
 
     def overlay(self, layers: Sequence[int], head: int, tokens: Sequence[int]) -> Array:
-        """Return a head's attention on each patch ``(grid, grid)``, mean over layers and answer tokens (all if empty).
+        """Attention on each patch ``(grid, grid)``: mean of layers and answer tokens (all if empty), of one head.
 
-        For an image in tiles (LLaVA-NeXT), the patches are those of the overview, which shows the whole image.
+        Of an image in tiles (LLaVA-NeXT) the overview, which shows it whole.
         """
         chosen = self.overlays()[:, head]
         chosen = chosen[list(layers)] if layers else chosen
@@ -96,17 +95,17 @@ class LanguageAttention(PartAttention):
         return mean
 
     def overlays(self) -> Array:
-        """Return ``answer`` on the image patches: ``(layers, heads, answer tokens, grid, grid)``."""
+        """``answer`` on the patches alone: ``(layers, heads, answer tokens, grid, grid)``."""
         patches = self.tokens.places(IMAGE)[: self.grid**2]
         return self.answer[..., patches].reshape(*self.answer.shape[:3], self.grid, self.grid)
 
     def overlay_uniform(self) -> float:
-        """Return the answer's attention on each patch under uniform attention (mean over answer tokens)."""
+        """What each patch would receive if the answer attended evenly to all it sees (mean over its tokens)."""
         seen = len(self.tokens) - np.arange(self.answer.shape[2])
         return float((1 / seen).mean())
 
     def answer_on_prompts(self, layers: Sequence[int]) -> tuple[Array, list[str]]:
-        """Return each answer token's attention on each prompt ``(answer tokens, prompts)``, and the prompts' labels."""
+        """Attention of each answer token on each prompt ``(answer tokens, prompts)``, and the prompts' labels."""
         places = self.tokens.places(TEXTUAL, VISUAL)
         chosen = self.answer if not layers else self.answer[list(layers)]
         return chosen.mean((0, 1))[:, places], [self.tokens.labels[place] for place in places]
@@ -118,8 +117,8 @@ class VisionAttention(PartAttention):
 
     Attributes:
         from_patches: ``(layers, keys)``, mean over the patches as queries.
-        by_head: ``(layers, heads, keys)``: ``received`` before the mean over heads.
-        heads: numbers of these heads; None is the mean over all heads.
+        by_head: ``(layers, heads, keys)``: ``received`` before its mean.
+        heads: which heads these are; None is the mean of all, as one.
     """
 
     from_patches: Array
@@ -129,13 +128,14 @@ class VisionAttention(PartAttention):
 
 @dataclass(frozen=True)
 class AttentionRun:
-    """The attention of one adapter, or of the base model if ``adapter`` is None.
+    """One adapter, or the bare base where ``adapter`` is None.
 
     Attributes:
-        answer: the answer's text; None if only the vision tower was analysed.
+        answer: its answer; None if only the vision tower was looked at.
         answer_tokens: the answer's tokens as text.
-        picture: ``(height, width, 3)``, the image as the vision tower gets it, at a higher resolution.
-        language, vision: attention of each part of the model; None if it was not analysed.
+        picture: ``(height, width, 3)``, the image as the vision tower sees it, only finer.
+        language, vision: None where they were not looked at.
+        label: what the user calls it in figure and tables; None names it by its adapter.
     """
 
     adapter: str | None
@@ -144,14 +144,16 @@ class AttentionRun:
     picture: NDArray[np.uint8]
     language: LanguageAttention | None
     vision: VisionAttention | None
+    label: str | None = None
 
     @property
     def name(self) -> str:
-        return self.adapter or "bare base"
+        return self.label or self.adapter or "bare base"
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "adapter": self.adapter,
+            "label": self.label,
             "answer": self.answer,
             "tokens": list(self.answer_tokens),
             "language": None if self.language is None else self.language.to_dict(),
@@ -161,12 +163,12 @@ class AttentionRun:
 
 @dataclass(frozen=True)
 class AttentionMaps:
-    """The runs of one image and question, and the selected layers, heads and tokens, counted from 0.
+    """The runs of one image and question side by side, and what was chosen of them; numbers count from 0.
 
     Attributes:
-        layers, heads, tokens: selected layers and heads of the language model and tokens of the answer; empty is all.
-        vision_layers: layers of the vision tower whose attention is drawn per token.
-        vision_heads: selected heads of the vision tower; empty is all.
+        layers, heads, tokens: chosen layers and heads of the language model and tokens of the answer; empty is all.
+        vision_layers: the layers of the vision tower drawn token by token.
+        vision_heads: chosen heads of it; empty is all.
         output, values: the files that were written.
     """
 
@@ -183,7 +185,7 @@ class AttentionMaps:
     values: str | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the output of ``m2pt attn-map --json``: fractions of attention, 0 to 1."""
+        """The document of ``m2pt attn-map --json``: shares of attention, 0-1."""
         return {
             "image": self.image,
             "question": self.question,
@@ -202,7 +204,7 @@ def _rounded(value: Any) -> float:
 
 @dataclass(frozen=True)
 class NamedArray:
-    """An array of attention weights, 0 to 1, with named axes; the axis ``key`` is the attended token."""
+    """Attention, 0-1, with a name for every axis; the axis ``key`` is the token that is attended."""
 
     name: str
     axes: tuple[str, ...]
@@ -210,11 +212,12 @@ class NamedArray:
 
 
 def named_arrays(run: AttentionRun) -> Iterator[NamedArray]:
-    """Yield the arrays of one run.
+    """The arrays of one run.
 
-    ``language.received`` and ``language.answer`` have one head, the mean, unless heads were selected;
+    ``language.received`` and ``language.answer`` have one head, the mean, unless heads were chosen;
     ``language.overlay`` is ``language.answer`` on the image's patches; ``vision.received`` is the mean of
-    ``vision.by_head``. Means are over all real queries unless the name says otherwise.
+    ``vision.by_head``. Means are over all real queries where the name
+    says no more.
     """
     if (language := run.language) is not None:
         yield NamedArray("language.received", ("layer", "head", "key"), language.by_head)
@@ -229,7 +232,7 @@ def named_arrays(run: AttentionRun) -> Iterator[NamedArray]:
 
 
 def axis_labels(run: AttentionRun) -> dict[str, list[str]]:
-    """Return the labels along the axes: labels and groups of the keys, the answer's tokens, the heads."""
+    """What stands at the places of an axis: labels and groups of the keys, the answer's tokens, the heads."""
     labels: dict[str, list[str]] = {}
     for part, found in (("language", run.language), ("vision", run.vision)):
         if found is not None:
@@ -242,10 +245,10 @@ def axis_labels(run: AttentionRun) -> dict[str, list[str]]:
 
 
 def write_values(maps: AttentionMaps, file: Path) -> None:
-    """Write the arrays of all runs atomically.
+    """Write all runs, whole or not at all.
 
-    ``.npz``: ``runs`` names the adapters. The axes of array ``run0.language.received`` are in
-    ``run0.language.received.axes``, the labels along them in ``run0.language.key`` and so on; nothing is pickled.
+    ``.npz``: ``runs`` names the adapters; array ``run0.language.received`` has its axes in
+    ``run0.language.received.axes`` and what stands along them in ``run0.language.key`` and so on; nothing is pickled.
     ``.json``: the same as ``{"runs": [{"arrays": {name: {"axes", "values"}}, "labels"}]}``.
     """
     partial = file.with_name(f".{file.name}.partial{file.suffix}")

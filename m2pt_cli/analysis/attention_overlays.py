@@ -1,219 +1,267 @@
-"""Panels of the attention figure that show image overlays or prompts, and the list of all panels."""
+"""Blocks of the attention figure on the image and on prompts, and the list of all blocks."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from m2pt_cli.analysis.attention_maps import AttentionMaps, AttentionRun, LanguageAttention
-from m2pt_cli.analysis.attention_panels import (
+from m2pt_cli.analysis.attention_layout import (
+    BAR,
+    GAP,
+    HEADER,
     LABEL,
+    LEFT,
     MAP,
-    SMALL,
-    TITLE,
+    MARGIN,
+    PAGE,
+    PANEL,
+    PANEL_LINE,
+    UNDER,
+    Area,
+    Block,
     Scene,
-    curve_height,
-    draw_language_curve,
-    draw_language_ratios,
-    draw_language_shares,
-    draw_vision_curve,
-    draw_vision_ratios,
-    draw_vision_shares,
+    labels_width,
     name_places,
-    plain,
-    vision_curve_height,
+    panel_title,
+    short_token,
     whole_numbers,
 )
+from m2pt_cli.analysis.attention_maps import AttentionMaps, AttentionRun, LanguageAttention
+from m2pt_cli.analysis.attention_panels import cells, curves_block, ratios_block, shares_block
+from m2pt_cli.analysis.figure_text import fit
 from m2pt_cli.analysis.tokens import TEXTUAL, VISUAL
 
+# Inches: the largest side of an image, between two images, to the colour bar, a row of a
+# map, and the width of one map.
+_SIDE, _BETWEEN, _TO_BAR, _ROW, _NARROW = 1.55, 0.1, 0.08, 0.13, 2.9
+_MOST_BESIDE = 4
+# Inches for the colour bar of the overlays, whose label has two lines.
+_IMAGE_BAR = 0.68
+# The image under an overlay: lightness of black, and how far the colours cover it.
+_BLACK, _COVER = 70, 0.62
 
-def draw_overlay(cell: Any, run: AttentionRun, scene: Scene) -> None:
-    """Draw the image, and over it the answer's attention for every selected layer, head and token."""
-    assert run.language is not None
+
+def overlay_block(scene: Scene) -> list[Block]:
+    """The image once, and the answer's attention on it for every run, chosen layer, head and token."""
+    runs = [(run, run.language) for run in scene.maps.runs if run.language is not None]
+    if not runs:
+        return []
     choices = _overlays(scene.maps)
-    top = scene.top(lambda other: None if other.language is None else np.stack([_heat(other, one) for one in choices]))
-    rows, columns = _grid(len(choices) + 1)
-    axes = cell.subplots(rows, columns, squeeze=False).ravel()
-    for one in axes:
-        one.axis("off")
-    axes[0].imshow(run.picture)
-    axes[0].set_title("image", fontsize=LABEL)
-    height, width = run.picture.shape[:2]
-    grey = run.picture.mean(-1)
-    for panel, choice in zip(axes[1:], choices, strict=False):
-        panel.imshow(grey, cmap="gray", vmin=0, vmax=255)
-        heat = panel.imshow(
-            100 * _heat(run, choice),
-            cmap=MAP,
-            vmin=0,
-            vmax=top,
-            alpha=0.65,
-            interpolation="bilinear",
-            extent=(-0.5, width - 0.5, height - 0.5, -0.5),
-        )
-        panel.set_title(_choice_title(run, choice), fontsize=LABEL if len(choices) == 1 else SMALL)
-    bar = cell.colorbar(heat, ax=list(axes), shrink=0.8)
-    bar.set_label("attention on each patch (%)\ndashed: if it were uniform", fontsize=LABEL)
-    bar.ax.tick_params(labelsize=SMALL)
-    uniform = 100 * run.language.overlay_uniform()
-    if uniform < top:
-        bar.ax.axhline(uniform, color="white", linewidth=2.5)
-        bar.ax.axhline(uniform, color="black", linewidth=1, linestyle="--")
+    beside = _columns(len(runs), len(choices))
+    # Runs that share a line, or the lines of each run.
+    abreast, each_run = max(1, beside // len(choices)), math.ceil(len(choices) / beside)
+    lines = math.ceil(len(runs) / abreast) * each_run
+    side = min(
+        _SIDE if beside == 1 else 1.85, (PAGE - MARGIN - _IMAGE_BAR - _TO_BAR - beside * _BETWEEN) / (beside + 1)
+    )
+    picture = runs[0][0].picture
+    high = side * picture.shape[0] / picture.shape[1]
+    titles = [_overlay_title(scene, run, choice, side) for run, _ in runs for choice in choices]
+    title_lines = max(len(title) for title in titles)
+    # Of several choices, run and answer stand in a line of their own over the first.
+    has_heads = len(choices) > 1
+    above = 0.06 + PANEL_LINE * (title_lines + has_heads)
+    row = above + high + 0.04
+    width = MARGIN + (beside + 1) * side + beside * _BETWEEN + _TO_BAR + _IMAGE_BAR
+    top = scene.top(lambda run: None if run.language is None else np.stack([overlay(run.language, c) for c in choices]))
+
+    def draw(area: Area) -> None:
+        first = area.axes(MARGIN, above, side, high)
+        first.imshow(picture, interpolation="bilinear")
+        first.set(xticks=[], yticks=[])
+        panel_title(first, "image", side)
+        mesh = None
+        for number, title in enumerate(titles):
+            own, place = divmod(number, len(choices))
+            line, column = own // abreast * each_run + place // beside, own % abreast * len(choices) + place % beside
+            left = MARGIN + (column + 1) * (side + _BETWEEN)
+            axes = area.axes(left, line * row + above, side, high)
+            if has_heads and place == 0:
+                room = min(beside, len(choices)) * (side + _BETWEEN) - _BETWEEN
+                area.text(left, line * row + 0.04, _head(scene, runs[own][0], room), fontsize=PANEL)
+            mesh = _draw_heat(axes, runs[own][0].picture, overlay(runs[own][1], choices[place]), top)
+            text = "\n".join([*title, *[" "] * (title_lines - len(title))])
+            axes.set_title(text, fontsize=PANEL, loc="left", pad=3, linespacing=1.15, parse_math=False)
+        uniform = 100 * runs[0][1].overlay_uniform()
+        label = "attention on a patch (%)" + ("\ndashed: if uniform" if uniform < top else "")
+        bar = area.colour_bar(mesh, width - _IMAGE_BAR, above, (min(lines, 3) - 1) * row + high, label)
+        if uniform < top:
+            bar.ax.axhline(uniform, color="white", linewidth=1.8)
+            bar.ax.axhline(uniform, color="black", linewidth=0.9, linestyle=(0, (2, 1)))
+
+    said = f", {_choice_words(choices[0])}" if len(choices) == 1 else ""
+    return [Block("image", f"Attention of the answer on the image{said}", width, HEADER + lines * row, draw)]
 
 
-def overlay_height(scene: Scene) -> float:
-    """Return the height of the overlay panel in inches."""
-    rows, columns = _grid(len(_overlays(scene.maps)) + 1)
-    return max(3.4, 0.5 + rows * (4.0 / columns + 0.42))
+def _columns(runs: int, choices: int) -> int:
+    """Overlays beside each other, the image left out."""
+    if choices == 1:
+        return runs if runs <= _MOST_BESIDE else 3
+    if runs == 1 or choices > _MOST_BESIDE:
+        return choices if choices <= _MOST_BESIDE else 3 if choices % 3 == 0 else _MOST_BESIDE
+    return choices * (_MOST_BESIDE // choices)
 
 
-def _heat(run: AttentionRun, choice: tuple[int | None, int, int | None]) -> NDArray[np.float32]:
-    layer, head, token = choice
-    assert run.language is not None
-    return run.language.overlay([] if layer is None else [layer], head, [] if token is None else [token])
+def _draw_heat(axes: Any, picture: NDArray[np.uint8], heat: NDArray[np.float32], top: float) -> Any:
+    """The image in light greys, and over it a square for every patch."""
+    height, width = picture.shape[:2]
+    grey = _BLACK + picture.mean(-1) * (1 - _BLACK / 255)
+    axes.imshow(grey, cmap="gray", vmin=0, vmax=255, interpolation="bilinear")
+    rows, columns = heat.shape
+    mesh = axes.pcolormesh(
+        np.linspace(-0.5, width - 0.5, columns + 1),
+        np.linspace(-0.5, height - 0.5, rows + 1),
+        100 * heat,
+        cmap=MAP,
+        vmin=0,
+        vmax=top,
+        alpha=_COVER,
+        edgecolors=(1, 1, 1, 0.35),
+        linewidth=0.5 if rows <= 12 else 0.2,
+    )
+    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
+    return mesh
 
 
-def _overlays(maps: AttentionMaps) -> list[tuple[int | None, int, int | None]]:
-    """Return layer, index among the selected heads, and token of every overlay; None is the mean."""
+Choice = tuple[int | None, int, int | None, int | None]
+
+
+def overlay(language: LanguageAttention, choice: Choice) -> NDArray[np.float32]:
+    """Attention on each patch ``(grid, grid)`` of one choice."""
+    layer, place, token, _ = choice
+    return language.overlay([] if layer is None else [layer], place, [] if token is None else [token])
+
+
+def _overlays(maps: AttentionMaps) -> list[Choice]:
+    """Layer, place among the heads, token and number of the head of every overlay; None is the mean."""
     layers: Sequence[int | None] = maps.layers or (None,)
     tokens: Sequence[int | None] = maps.tokens or (None,)
-    return [(layer, head, token) for layer in layers for head in range(len(maps.heads) or 1) for token in tokens]
+    heads: Sequence[int | None] = maps.heads or (None,)
+    return [(layer, place, token, head) for layer in layers for place, head in enumerate(heads) for token in tokens]
 
 
-def _choice_title(run: AttentionRun, choice: tuple[int | None, int, int | None]) -> str:
-    layer, index, token = choice
-    assert run.language is not None
-    head = run.language.heads[index]
-    parts = ["mean of layers" if layer is None else f"layer {layer}"]
-    parts += [] if head is None else [f"head {head}"]
-    parts += [] if token is None else [f"token {token}"]
-    text = ", ".join(parts)
-    return text if token is None else plain(f"{text}\n“{run.answer_tokens[token]}”")
+def _choice_words(choice: Choice) -> str:
+    layer, _, _, head = choice
+    said = ["mean of layers" if layer is None else f"layer {layer}"]
+    said += [] if head is None else [f"head {head}"]
+    return ", ".join(said)
 
 
-def _grid(count: int) -> tuple[int, int]:
-    columns = count if count <= 3 else math.ceil(math.sqrt(count))
-    return math.ceil(count / columns), columns
+def _head(scene: Scene, run: AttentionRun, room: float) -> str:
+    answer = f"“{run.answer or '(nothing)'}”"
+    return fit(f"{scene.label(run)}: {answer}" if len(scene.maps.runs) > 1 else answer, room, PANEL)
+
+
+def _overlay_title(scene: Scene, run: AttentionRun, choice: Choice, side: float) -> list[str]:
+    """The lines over an overlay: run and answer, or the choice where there are several."""
+    if len(_overlays(scene.maps)) > 1:
+        return [fit(_choice_words(choice), side, PANEL), *_token_word(run, choice, side)]
+    named = [fit(scene.label(run), side, PANEL)] if len(scene.maps.runs) > 1 else []
+    answer = fit(f"“{run.answer or '(nothing)'}”", side, PANEL, lines=2).splitlines()
+    return [*named, *answer, *_token_word(run, choice, side)]
+
+
+def _token_word(run: AttentionRun, choice: Choice, side: float) -> list[str]:
+    token = choice[2]
+    return [] if token is None else [fit(f"token {token}: “{run.answer_tokens[token]}”", side, PANEL)]
+
+
+def answer_on_prompts_block(scene: Scene) -> list[Block]:
+    """Which prompts each token of the answer attended: a panel for each run with prompts in the language model."""
+    layers = scene.maps.layers
+    found = []
+    for run in scene.maps.runs:
+        if run.language is not None and len(run.language.tokens.places(TEXTUAL, VISUAL)):
+            values, prompts = run.language.answer_on_prompts(layers)
+            found.append(_Map(run, values, [short_token(token) for token in run.answer_tokens], prompts))
+    where = f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}" if layers else "mean of layers"
+    return _maps_block(scene, found, f"Answer tokens on prompts, {where}", "prompt", "answer token")
+
+
+def patches_on_prompts_block(scene: Scene) -> list[Block]:
+    """Which visual prompts the patches attended, by layer: a panel for each run with visual prompts."""
+    found = []
+    for run in scene.maps.runs:
+        if run.vision is not None and len(places := run.vision.tokens.places(VISUAL)):
+            values = run.vision.from_patches[:, places]
+            found.append(_Map(run, values, None, [f"v{number}" for number in range(len(places))]))
+    title = "Patches on visual prompts, vision tower"
+    return _maps_block(scene, found, title, "visual prompt", "layer")
+
+
+def projected_prompts_block(scene: Scene) -> list[Block]:
+    """Projected visual prompts in the language model (``visual_tokens="official"``), by layer."""
+    found = []
+    for run in scene.maps.runs:
+        if run.language is not None and len(places := run.language.tokens.places(VISUAL)):
+            labels = [run.language.tokens.labels[place] for place in places]
+            found.append(_Map(run, run.language.received[:, places], None, labels))
+    title = "Projected visual prompts, language model"
+    return _maps_block(scene, found, title, "visual prompt, as image token", "layer")
 
 
 @dataclass(frozen=True)
-class Panel:
-    """One kind of panel.
+class _Map:
+    """Attention ``(rows, columns)``, 0-1, of one run; rows without labels are numbers."""
 
-    Attributes:
-        part: the part of ``settings.ATTENTION_PARTS`` it belongs to.
-        draw: draws the panel of a run into a subfigure.
-        applies: whether a run has the data that the panel shows.
-        absent: text that is shown instead for other runs.
-        height: in inches.
-        is_wide: spans both columns in a figure of one run.
-    """
-
-    part: str
-    draw: Callable[[Any, AttentionRun, Scene], None]
-    applies: Callable[[AttentionRun], bool]
-    absent: str
-    height: Callable[[Scene], float]
-    is_wide: bool = False
+    run: AttentionRun
+    values: NDArray[np.float32]
+    rows: list[str] | None
+    columns: list[str]
 
 
-def draw_answer_on_prompts(cell: Any, run: AttentionRun, scene: Scene) -> None:
-    """Draw the attention of each answer token on each prompt of the language model."""
-    assert run.language is not None
-    layers = scene.maps.layers
-    values, labels = run.language.answer_on_prompts(layers)
-    top = scene.top(lambda other: None if other.language is None else other.language.answer_on_prompts(layers)[0])
-    where = f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}" if layers else "mean of layers"
-    axes = _draw_map(cell, values, top, f"Prompts that each answer token attended ({where})")
-    axes.set_xlabel("prompt of the language model", fontsize=LABEL)
-    axes.set_ylabel("answer token", fontsize=LABEL)
-    name_places(axes.xaxis, labels)
-    name_places(axes.yaxis, run.answer_tokens)
+def _maps_block(scene: Scene, found: Sequence[_Map], title: str, across: str, down: str) -> list[Block]:
+    if not found:
+        return []
+    titled = len(scene.maps.runs) > 1
+    columns = len(found) if len(found) <= 3 else math.ceil(len(found) / 2)
+    lines = math.ceil(len(found) / columns)
+    above = 0.06 + PANEL_LINE * titled
+    most = max(len(one.values) for one in found)
+    high = min(max(_ROW * most, 0.66), 2.6)
+    row = above + high + UNDER
+    width = _NARROW if len(found) == 1 else PAGE
+    widest = max(0.16 if one.rows is None else labels_width(one.rows) for one in found)
+    left = max(LEFT, widest + 0.3)
+    top = 100 * max(float(one.values.max()) for one in found)
+
+    def draw(area: Area) -> None:
+        each = (area.width - columns * left - (columns - 1) * GAP - BAR - _TO_BAR) / columns
+        mesh = None
+        for number, one in enumerate(found):
+            line, column = divmod(number, columns)
+            axes = area.axes(left + column * (each + left + GAP), line * row + above, each, high)
+            mesh = cells(axes, 100 * one.values, cmap=MAP, vmin=0, vmax=top)
+            if titled:
+                panel_title(axes, scene.label(one.run), each)
+            name_places(axes.xaxis, one.columns, each)
+            if one.rows is None:
+                whole_numbers(axes.yaxis)
+            else:
+                name_places(axes.yaxis, one.rows, high)
+            axes.set_xlabel(across, fontsize=LABEL, labelpad=2)
+            axes.set_ylabel(down, fontsize=LABEL, labelpad=2)
+        area.colour_bar(mesh, area.width - BAR, above, (lines - 1) * row + high, "attention (%)")
+
+    return [Block("maps", title, width, HEADER + lines * row, draw)]
 
 
-def draw_patches_on_prompts(cell: Any, run: AttentionRun, scene: Scene) -> None:
-    """Draw the attention of the image patches on each visual prompt, by layer of the vision tower."""
-    top = scene.top(_patches_on_prompts)
-    values = _patches_on_prompts(run)
-    assert values is not None
-    axes = _draw_map(cell, values, top, "Visual prompts that the patches attended")
-    axes.set_xlabel("visual prompt", fontsize=LABEL)
-    axes.set_ylabel("layer of the vision tower", fontsize=LABEL)
-    name_places(axes.xaxis, [f"v{number}" for number in range(values.shape[1])])
-    whole_numbers(axes.yaxis)
-
-
-def draw_projected_prompts(cell: Any, run: AttentionRun, scene: Scene) -> None:
-    """Draw the language model's attention on projected visual prompts (``visual_tokens="official"``), by layer."""
-    assert run.language is not None
-    values = _projected(run.language)
-    top = scene.top(lambda other: None if other.language is None else _projected(other.language))
-    axes = _draw_map(cell, values, top, "Projected visual prompts in the language model")
-    axes.set_xlabel("visual prompt, as image token", fontsize=LABEL)
-    axes.set_ylabel("layer of the language model", fontsize=LABEL)
-    places = run.language.tokens.places(VISUAL)
-    name_places(axes.xaxis, [run.language.tokens.labels[place] for place in places])
-    whole_numbers(axes.yaxis)
-
-
-def _draw_map(cell: Any, values: NDArray[np.float32], top: float, title: str) -> Any:
-    axes = cell.add_subplot()
-    image = axes.imshow(100 * values, cmap=MAP, vmin=0, vmax=top, aspect="auto", interpolation="nearest")
-    bar = cell.colorbar(image, ax=axes)
-    bar.set_label("attention (%)", fontsize=LABEL)
-    bar.ax.tick_params(labelsize=SMALL)
-    axes.set_title(title, fontsize=TITLE)
-    axes.tick_params(labelsize=SMALL)
-    return axes
-
-
-def _patches_on_prompts(run: AttentionRun) -> NDArray[np.float32] | None:
-    return None if run.vision is None else run.vision.from_patches[:, run.vision.tokens.places(VISUAL)]
-
-
-def _projected(language: LanguageAttention) -> NDArray[np.float32]:
-    return language.received[:, language.tokens.places(VISUAL)]
-
-
-def _map_height(scene: Scene) -> float:
-    rows = max(len(run.answer_tokens) for run in scene.maps.runs)
-    return min(max(3.4, 1.3 + 0.17 * rows), 7.0)
-
-
-def _has_language(run: AttentionRun) -> bool:
-    return run.language is not None
-
-
-def _has_vision(run: AttentionRun) -> bool:
-    return run.vision is not None
-
-
-def _has_prompts(run: AttentionRun) -> bool:
-    return run.language is not None and len(run.language.tokens.places(TEXTUAL, VISUAL)) > 0
-
-
-def _has_visual_prompts(run: AttentionRun) -> bool:
-    return run.vision is not None and len(run.vision.tokens.places(VISUAL)) > 0
-
-
-def _has_projected(run: AttentionRun) -> bool:
-    return run.language is not None and len(run.language.tokens.places(VISUAL)) > 0
-
-
-PANELS = (
-    Panel("overlay", draw_overlay, _has_language, "", overlay_height),
-    Panel("prompts", draw_answer_on_prompts, _has_prompts, "no prompts in the language model", _map_height),
-    Panel("language", draw_language_shares, _has_language, "", lambda _: 4.2),
-    Panel("vision", draw_vision_shares, _has_vision, "", lambda _: 4.2),
-    Panel("language", draw_language_ratios, _has_language, "", lambda _: 2.8),
-    Panel("vision", draw_vision_ratios, _has_vision, "", lambda _: 2.8),
-    Panel("language", draw_language_curve, _has_language, "", curve_height, is_wide=True),
-    Panel("vision", draw_vision_curve, _has_vision, "", vision_curve_height),
-    Panel("prompts", draw_patches_on_prompts, _has_visual_prompts, "no visual prompts", lambda _: 3.8),
-    Panel("prompts", draw_projected_prompts, _has_projected, "no projected visual prompts", lambda _: 3.8),
+# The blocks in the order of the figure, each with the part of ``settings.ATTENTION_PARTS`` it belongs to.
+BLOCKS: tuple[tuple[str, Callable[[Scene], list[Block]]], ...] = (
+    ("overlay", overlay_block),
+    ("prompts", answer_on_prompts_block),
+    ("language", partial(shares_block, name="language")),
+    ("vision", partial(shares_block, name="vision")),
+    ("language", partial(ratios_block, name="language")),
+    ("vision", partial(ratios_block, name="vision")),
+    ("language", partial(curves_block, name="language")),
+    ("vision", partial(curves_block, name="vision")),
+    ("prompts", patches_on_prompts_block),
+    ("prompts", projected_prompts_block),
 )

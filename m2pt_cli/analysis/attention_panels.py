@@ -1,242 +1,285 @@
-"""Panels of the attention figure by token group and by token, and helpers of all panels."""
+"""Blocks of the attention figure on groups of tokens and on single tokens, in both parts of the model."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from m2pt_cli.analysis.attention_maps import AttentionMaps, AttentionRun, PartAttention
-from m2pt_cli.analysis.tokens import ANSWER, CLASS, FIRST, IMAGE, QUESTION, SYSTEM, TEXTUAL, VISUAL
+from m2pt_cli.analysis.attention_layout import (
+    BAR,
+    GAP,
+    HALF,
+    HEADER,
+    LABEL,
+    LEFT,
+    MARGIN,
+    NOTE,
+    PAGE,
+    PANEL_LINE,
+    STYLES,
+    TICK,
+    UNDER,
+    Area,
+    Block,
+    Scene,
+    labels_width,
+    name_places,
+    panel_title,
+    short_token,
+    whole_numbers,
+    words,
+)
+from m2pt_cli.analysis.attention_maps import AttentionRun, PartAttention
+from m2pt_cli.analysis.figure_text import text_width
+from m2pt_cli.analysis.tokens import FIRST, TEXTUAL, VISUAL
 
-# Colour, marker and line style of every group; the colours are Okabe and Ito's.
-STYLES: dict[str, tuple[str, str, str]] = {
-    TEXTUAL: ("#D55E00", "o", "-"),
-    VISUAL: ("#E69F00", "s", "-"),
-    FIRST: ("#666666", "x", ":"),
-    CLASS: ("#CC79A7", "D", "-."),
-    SYSTEM: ("#56B4E9", "^", "--"),
-    IMAGE: ("#0072B2", "v", "-"),
-    QUESTION: ("#009E73", "P", "--"),
-    ANSWER: ("#000000", "*", "-."),
-}
-MAP = "viridis"
-LABEL, TITLE, SMALL = 9.5, 10.5, 8.0
-# More labels than these do not fit: tokens under a curve, and rows or columns of a map.
-MOST_NAMED, MOST_TICKS = 64, 32
+PARTS = {"language": "language model", "vision": "vision tower"}
+# As many tokens can be named under a curve of the page's width; beyond these they are counted.
+MOST_NAMED = 64
 MOST_CURVES = 4
+_SHARES, _GROUP, _CURVE = 1.1, 0.14, 0.8  # inches: height of a panel of shares, of a group's row, of a curve
 
 
-@dataclass(frozen=True)
-class Scene:
-    """The data and options that all panels of a figure share."""
-
-    maps: AttentionMaps
-    drop_sinks: bool
-
-    def top(self, values: Callable[[AttentionRun], NDArray[np.float32] | None]) -> float:
-        """Return the largest value over all runs in percent, so that their panels have the same scale."""
-        found = [array.max() for run in self.maps.runs if (array := values(run)) is not None and array.size]
-        return 100 * float(max(found, default=0.01))
-
-    def kept(self, part: PartAttention) -> NDArray[np.bool_]:
-        """Return a mask of the tokens that determine the scale: all but the first one if sinks are dropped."""
-        groups = np.array(part.tokens.groups)
-        return (groups != FIRST) if self.drop_sinks else np.ones(len(groups), bool)
+def part_of(run: AttentionRun, name: str) -> PartAttention | None:
+    """A run's attention in the language model or the vision tower."""
+    return run.language if name == "language" else run.vision
 
 
-def plain(text: str) -> str:
-    """Escape dollars, so that matplotlib does not parse a formula, and replace control characters."""
-    return readable(text).replace("$", r"\$")
+def _looked_at(scene: Scene, name: str) -> list[tuple[AttentionRun, PartAttention]]:
+    found = [(run, part_of(run, name)) for run in scene.maps.runs]
+    return [(run, part) for run, part in found if part is not None]
 
 
-def readable(text: str) -> str:
-    """Replace control characters by spaces: fonts draw them as boxes, and an SVG that contains them can't be parsed."""
-    return "".join(character if character.isprintable() or character == "\n" else " " for character in text)
+def _columns(count: int) -> int:
+    """Panels beside each other."""
+    return count if count <= 4 else 3
 
 
-def words(group: str) -> str:
-    return group.replace("_", " ")
+def _groups(parts: Sequence[PartAttention]) -> tuple[str, ...]:
+    present = {group for part in parts for group in part.tokens.names}
+    return tuple(group for group in STYLES if group in present)
 
 
-def counted(group: str, count: int) -> str:
-    return words(group) if count == 1 else f"{words(group)} ({count})"
+def shares_block(scene: Scene, name: str) -> list[Block]:
+    """Share of attention on each group in every layer: a panel for each run."""
+    found = _looked_at(scene, name)
+    if not found:
+        return []
+    columns = _columns(len(found))
+    lines = math.ceil(len(found) / columns)
+    titled = len(scene.maps.runs) > 1
+    has_note = scene.drop_sinks and name == "language"
+    above = 0.06 + PANEL_LINE * (titled + has_note)
+    row = above + _SHARES + (UNDER if lines == 1 else 0.2 + PANEL_LINE)
+    width = HALF if len(found) <= 2 else PAGE
+    top = 1.06 * scene.top(lambda run: _highest_share(part_of(run, name), scene))
+
+    def draw(area: Area) -> None:
+        each = (area.width - LEFT - MARGIN - GAP * (columns - 1)) / columns
+        for number, (run, part) in enumerate(found):
+            line, column = divmod(number, columns)
+            axes = area.axes(LEFT + column * (each + GAP), line * row + above, each, _SHARES)
+            note = _draw_shares(axes, part, scene)
+            panel_title(axes, scene.label(run) if titled else note, each, note=note if titled else "")
+            axes.set_ylim(0, top)
+            whole_numbers(axes.xaxis)
+            whole_numbers(axes.yaxis, 5)
+            axes.set_xlabel("layer", fontsize=LABEL, labelpad=2)
+            if column == 0:
+                axes.set_ylabel("share of attention (%)", fontsize=LABEL, labelpad=2)
+            else:
+                axes.tick_params(labelleft=False)
+
+    title = f"Share of attention by group, {PARTS[name]}"
+    height = HEADER + lines * row + (0 if lines == 1 else UNDER - 0.2 - PANEL_LINE)
+    return [Block("shares", title, width, height, draw, _groups([part for _, part in found]), has_uniform=True)]
 
 
-def legend(cell: Any, axes: Any, *, columns: int) -> None:
-    """Draw a legend below the panel, where it covers no data."""
-    handles, labels = axes.get_legend_handles_labels()
-    cell.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=SMALL, frameon=False)
-
-
-def name_places(axis: Any, labels: Sequence[str]) -> None:
-    """Label every position of an axis; if there are too many, number some of them."""
-    if len(labels) <= MOST_TICKS:
-        rotation = 90 if axis.axis_name == "x" and len(labels) > 12 else 0
-        axis.set_ticks(range(len(labels)), [plain(label) for label in labels], fontsize=SMALL, rotation=rotation)
-    else:
-        whole_numbers(axis)
-
-
-def whole_numbers(axis: Any) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axis.set_major_locator(MaxNLocator(integer=True, nbins=12))
-
-
-def draw_language_shares(cell: Any, run: AttentionRun, scene: Scene) -> None:
-    """Draw the fraction of attention on each group in every layer of the language model."""
-    assert run.language is not None
-    _draw_shares(cell, run.language, scene, "Language model", "language")
-
-
-def draw_vision_shares(cell: Any, run: AttentionRun, scene: Scene) -> None:
-    """Draw the fraction of attention on prompts, class token and patches in every layer of the vision tower."""
-    assert run.vision is not None
-    _draw_shares(cell, run.vision, scene, "Vision tower", "vision")
-
-
-def draw_language_ratios(cell: Any, run: AttentionRun, scene: Scene) -> None:
-    """Draw attention on each group of the language model, relative to uniform attention."""
-    assert run.language is not None
-    _draw_ratios(cell, run.language, scene, "Language model", "language")
-
-
-def draw_vision_ratios(cell: Any, run: AttentionRun, scene: Scene) -> None:
-    """Draw attention on each group of the vision tower, relative to uniform attention."""
-    assert run.vision is not None
-    _draw_ratios(cell, run.vision, scene, "Vision tower", "vision")
-
-
-def draw_language_curve(cell: Any, run: AttentionRun, scene: Scene) -> None:
-    """Draw the attention that each token receives in the selected layers of the language model, or the middle one."""
-    assert run.language is not None
-    layers = scene.maps.layers[:MOST_CURVES] or (run.language.num_layers // 2,)
-    _draw_curve(cell, run.language, scene, layers, "Language model", "language")
-
-
-def draw_vision_curve(cell: Any, run: AttentionRun, scene: Scene) -> None:
-    """Draw the attention that each token receives in the selected layers of the vision tower."""
-    assert run.vision is not None
-    _draw_curve(cell, run.vision, scene, scene.maps.vision_layers[:MOST_CURVES], "Vision tower", "vision")
-
-
-def _draw_shares(cell: Any, part: PartAttention, scene: Scene, title: str, name: str) -> None:
-    axes = cell.add_subplot()
+def _draw_shares(axes: Any, part: PartAttention, scene: Scene) -> str:
+    """The lines of one part; returns what is to be said of a group left out."""
     layers = np.arange(part.num_layers)
     uniform = part.uniform_shares()
-    left_out = ""
+    note = ""
     for group, share in part.shares().items():
         if group == FIRST and scene.drop_sinks:
-            left_out = f"\nfirst token left out of the scale: {100 * share.min():.1f} to {100 * share.max():.1f} %"
+            note = f"first token, not drawn: {100 * share.min():.0f} to {100 * share.max():.0f} %"
             continue
         colour, marker, line = STYLES[group]
-        count = len(part.tokens.places(group))
+        is_prompt = group in (TEXTUAL, VISUAL)
         axes.plot(
             layers,
             100 * share,
             color=colour,
             marker=marker,
             linestyle=line,
-            markersize=5,
-            linewidth=2.2 if group in (TEXTUAL, VISUAL) else 1.3,
-            label=counted(group, count),
+            markersize=3 if part.num_layers <= 16 else 2,
+            linewidth=1.6 if is_prompt else 0.9,
+            label=group,
+            zorder=3 if is_prompt else 2,
+            clip_on=False,
         )
-        if group in (TEXTUAL, VISUAL):
-            axes.axhline(100 * uniform[group], color=colour, linestyle=(0, (1, 2)), linewidth=1.4)
-            axes.plot([], [], color=colour, linestyle=(0, (1, 2)), linewidth=1.4, label=f"{words(group)}, if uniform")
-    axes.set_title(f"{title}: share of attention by group{left_out}", fontsize=TITLE)
-    axes.set_xlabel("layer", fontsize=LABEL)
-    axes.set_ylabel("share of attention (%)", fontsize=LABEL)
-    axes.set_ylim(0, 1.06 * scene.top(lambda run: _highest_share(getattr(run, name), scene)))
-    whole_numbers(axes.xaxis)
-    axes.tick_params(labelsize=SMALL)
-    axes.grid(alpha=0.3)
-    legend(cell, axes, columns=3)
+        if is_prompt:
+            axes.axhline(100 * uniform[group], color=colour, linestyle=(0, (1, 1.5)), linewidth=1)
+    axes.grid(alpha=0.3, linewidth=0.5)
+    return note
 
 
-def _draw_ratios(cell: Any, part: PartAttention, scene: Scene, title: str, name: str) -> None:
-    ratios = _ratios(part)
-    found = [np.abs(_ratios(getattr(run, name))).max() for run in scene.maps.runs if getattr(run, name) is not None]
-    bound = min(max(1, math.ceil(max(found))), 6)  # clip at 64 times, so that small differences keep visible colours
-    axes = cell.add_subplot()
-    image = axes.imshow(ratios, cmap="PuOr_r", vmin=-bound, vmax=bound, aspect="auto", interpolation="nearest")
-    ticks = range(-bound, bound + 1, 1 if bound <= 3 else 2)
-    bar = cell.colorbar(image, ax=axes, ticks=list(ticks), extend="both" if max(found) > bound else "neither")
-    bar.ax.set_yticklabels([f"{2**tick}×" if tick >= 0 else f"1/{2**-tick}×" for tick in ticks], fontsize=SMALL)
-    axes.set_title(f"{title}: attention per token of a group (1× is uniform)", fontsize=TITLE)
-    axes.set_xlabel("layer", fontsize=LABEL)
-    axes.tick_params(labelsize=SMALL)
-    name_places(axes.yaxis, [words(group) for group in part.tokens.names])
-    whole_numbers(axes.xaxis)
+def ratios_block(scene: Scene, name: str) -> list[Block]:
+    """Attention on each group relative to uniform attention, in every layer: a panel for each run."""
+    found = _looked_at(scene, name)
+    if not found:
+        return []
+    highest = max(float(np.abs(log_ratios(part)).max()) for _, part in found)
+    bound = min(max(1, math.ceil(highest)), 6)  # beyond 64 times a colour says no more
+    groups = _groups([part for _, part in found])
+    columns = _columns(len(found))
+    lines = math.ceil(len(found) / columns)
+    titled = len(scene.maps.runs) > 1
+    above = 0.06 + PANEL_LINE * titled
+    high = max(_GROUP * len(groups), 0.6)
+    row = above + high + (UNDER if lines == 1 else 0.2 + PANEL_LINE)
+    width = HALF if len(found) <= 2 else PAGE
+    left = labels_width([words(group) for group in groups]) + 0.16
+
+    def draw(area: Area) -> None:
+        each = (area.width - left - BAR - GAP * (columns - 1)) / columns
+        image = None
+        for number, (run, part) in enumerate(found):
+            line, column = divmod(number, columns)
+            axes = area.axes(left + column * (each + GAP), line * row + above, each, high)
+            # Every panel has the rows of all runs; a group that a run lacks stays grey.
+            rows = dict(zip(part.tokens.names, log_ratios(part), strict=True))
+            lacking = np.full(part.num_layers, np.nan)
+            values = np.ma.masked_invalid([rows.get(group, lacking) for group in groups])
+            axes.set_facecolor("#EEEEEE")
+            image = cells(axes, values, cmap="PuOr_r", vmin=-bound, vmax=bound)
+            if titled:
+                panel_title(axes, scene.label(run), each)
+            whole_numbers(axes.xaxis)
+            axes.set_xlabel("layer", fontsize=LABEL, labelpad=2)
+            name_places(axes.yaxis, [words(group) for group in groups], high)
+            axes.tick_params(axis="y", length=0, labelleft=column == 0)
+        ticks = list(range(-bound, bound + 1, 1 if bound <= 2 else 2 if bound <= 4 else 3))
+        bar = area.colour_bar(
+            image,
+            area.width - BAR + 0.08,
+            above,
+            (lines - 1) * row + high,
+            "",
+            ticks=ticks,
+            extend="both" if highest > bound else "neither",
+        )
+        bar.ax.set_yticklabels([f"{2**tick}×" if tick >= 0 else f"1/{2**-tick}×" for tick in ticks], fontsize=TICK)
+
+    height = HEADER + lines * row + (0 if lines == 1 else UNDER - 0.2 - PANEL_LINE)
+    return [Block("ratios", f"Attention per token / uniform, {PARTS[name]}", width, height, draw)]
 
 
-def _ratios(part: PartAttention) -> NDArray[np.float32]:
-    """Return log2 of each group's attention relative to uniform attention ``(groups, layers)``."""
+def log_ratios(part: PartAttention) -> NDArray[np.float32]:
+    """log2 of what a group receives over what uniform attention would give it ``(groups, layers)``."""
     shares, uniform = part.shares(), part.uniform_shares()
     return np.log2([np.maximum(shares[group], 1e-9) / uniform[group] for group in part.tokens.names])
 
 
-def _draw_curve(cell: Any, part: PartAttention, scene: Scene, layers: Sequence[int], title: str, name: str) -> None:
-    """Draw one curve per layer, one below the other."""
-    top = 1.08 * scene.top(lambda run: _highest_curve(getattr(run, name), layers, scene))
-    stack = cell.subplots(len(layers), 1, sharex=True, squeeze=False)[:, 0]
-    for axes, layer in zip(stack, layers, strict=True):
-        _draw_one_curve(axes, part, layer, top)
-    numbers = ", ".join(map(str, layers))
-    left_out = ""
-    kept = scene.kept(part)
-    if not kept.all():
-        received = 100 * part.received[list(layers)][:, ~kept]
-        left_out = f"\nfirst token left out of the scale: {', '.join(f'{value:.1f}' for value in received.ravel())} %"
-        for axes, value in zip(stack, received[:, 0], strict=True):
-            if value > top:  # an upward triangle: the value lies above the axis
-                axes.plot(np.flatnonzero(~kept), [0.95 * top], marker=6, color=STYLES[FIRST][0], markersize=8)
-    stack[0].set_title(
-        f"{title}, layer{'s' * (len(layers) > 1)} {numbers} of 0 to {part.num_layers - 1}: "
-        f"attention received by each token{left_out}",
-        fontsize=TITLE,
+def cells(axes: Any, values: NDArray[Any], **how: Any) -> Any:
+    """A map with a cell for every value, row 0 on top: vectors in a PDF or SVG, with edges between the cells."""
+    rows, columns = values.shape
+    mesh = axes.pcolormesh(
+        np.arange(columns + 1) - 0.5,
+        np.arange(rows + 1) - 0.5,
+        values,
+        edgecolors="face",
+        linewidth=0.1,
+        **how,
     )
-    named = len(part.tokens) <= MOST_NAMED
-    if named:
-        labels = [plain(label) for label in part.tokens.labels]
-        stack[-1].set_xticks(range(len(labels)), labels, rotation=90, fontsize=SMALL - 1)
-    stack[-1].set_xlabel("token" if named else "token, counted from the first prompt", fontsize=LABEL)
-    legend(cell, stack[0], columns=5 if len(scene.maps.runs) == 1 else 3)
+    axes.set_xlim(-0.5, columns - 0.5)
+    axes.set_ylim(rows - 0.5, -0.5)
+    return mesh
+
+
+def curves_block(scene: Scene, name: str) -> list[Block]:
+    """What each token receives: a panel for each run and chosen layer (of the language model: or the middle one)."""
+    found = _looked_at(scene, name)
+    if not found:
+        return []
+    if name == "language":
+        layers = scene.maps.layers[:MOST_CURVES] or (found[0][1].num_layers // 2,)
+    else:
+        layers = scene.maps.vision_layers[:MOST_CURVES]
+    top = 1.08 * scene.top(lambda run: _highest_curve(part_of(run, name), layers, scene))
+    last = found[0][1].num_layers - 1
+    numbers = f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))} of 0 to {last}"
+    most = max(len(part.tokens) for _, part in found)
+    # The vision tower's tokens need no more than half a page, and many panels have no more.
+    panels = [(run, part, layer) for run, part in found for layer in layers]
+    is_half = name == "vision" or len(panels) > 2
+    columns = 2 if is_half and len(panels) > 1 else 1
+    width = HALF if is_half and columns == 1 else PAGE
+    lines = math.ceil(len(panels) / columns)
+    title_lines = 1 if len(scene.maps.runs) > 1 or len(layers) > 1 or scene.drop_sinks else 0
+    above = 0.06 + PANEL_LINE * title_lines
+    named = most <= MOST_NAMED
+    labels = [short_token(label) for _, part in found for label in part.tokens.labels] if named else []
+    under = labels_width(labels) + 0.1 if named else UNDER
+    row = above + _CURVE + under
+
+    def draw(area: Area) -> None:
+        each = (area.width - columns * LEFT - (columns - 1) * GAP - MARGIN) / columns
+        for number, (run, part, layer) in enumerate(panels):
+            line, column = divmod(number, columns)
+            axes = area.axes(LEFT + column * (each + LEFT + GAP), line * row + above, each, _CURVE)
+            _draw_one_curve(axes, part, layer, top)
+            said = [scene.label(run)] if len(scene.maps.runs) > 1 else []
+            said += [f"layer {layer}"] if len(layers) > 1 else []
+            left_out = _left_out(axes, part, layer, top, scene)
+            if left_out:
+                axes.set_title(left_out, fontsize=TICK, loc="right", pad=3, color=NOTE)
+            panel_title(axes, ", ".join(said), each - (text_width(left_out, TICK) + 0.1 if left_out else 0))
+            if named:
+                name_places(axes.xaxis, [short_token(label) for label in part.tokens.labels], each, turned=True)
+                axes.tick_params(axis="x", length=0)
+            else:
+                axes.set_xlabel("token, counted from the first prompt", fontsize=LABEL, labelpad=2)
+            axes.set_ylabel("attention (%)", fontsize=LABEL, labelpad=2)
+
+    title = f"Attention on each token, {PARTS[name]}, {numbers}"
+    height = HEADER + lines * row
+    return [Block("curves", title, width, height, draw, _groups([part for _, part in found]), has_uniform=True)]
+
+
+def _left_out(axes: Any, part: PartAttention, layer: int, top: float, scene: Scene) -> str:
+    """Mark a first token that the scale leaves out with a triangle, and say what it receives."""
+    kept = scene.kept(part)
+    if kept.all():
+        return ""
+    value = 100 * float(part.received[layer, ~kept][0])
+    if value > top:
+        axes.plot(np.flatnonzero(~kept), [0.93 * top], marker=6, color=STYLES[FIRST][0], markersize=4)
+    return f"first token, not in the scale: {value:.1f} %"
 
 
 def _draw_one_curve(axes: Any, part: PartAttention, layer: int, top: float) -> None:
     tokens, values = part.tokens, 100 * part.received[layer]
-    axes.plot(values, color="#999999", linewidth=0.8)
-    axes.plot(100 * part.uniform, color="#222222", linewidth=1, linestyle=(0, (1, 2)), label="if uniform")
+    axes.plot(values, color="#999999", linewidth=0.6)
+    axes.plot(100 * part.uniform, color="#222222", linewidth=0.8, linestyle=(0, (1, 1.5)))
     for group in tokens.names:
         colour, marker, _ = STYLES[group]
-        members = tokens.places(group)
-        axes.axvspan(members[0] - 0.5, members[-1] + 0.5, color=colour, alpha=0.10, linewidth=0)
-        shown = members[values[members] <= top]
-        size = 26 if group in (TEXTUAL, VISUAL) else 12
-        axes.scatter(
-            shown, values[shown], s=size, color=colour, marker=marker, label=counted(group, len(members)), zorder=3
-        )
-    axes.set_ylabel(f"layer {layer} (%)", fontsize=LABEL)
+        own = tokens.places(group)
+        axes.axvspan(own[0] - 0.5, own[-1] + 0.5, color=colour, alpha=0.10, linewidth=0)
+        shown = own[values[own] <= top]
+        size = 12 if group in (TEXTUAL, VISUAL) else 7
+        axes.scatter(shown, values[shown], s=size, color=colour, marker=marker, label=group, zorder=3, linewidth=0.7)
     axes.set_xlim(-0.8, len(tokens) - 0.2)
     axes.set_ylim(0, top)
-    axes.tick_params(labelsize=SMALL)
-    axes.grid(alpha=0.3, axis="y")
+    whole_numbers(axes.xaxis, 12)
+    from matplotlib.ticker import MaxNLocator
 
-
-def curve_height(scene: Scene) -> float:
-    """Return the height of the language model's curves in inches."""
-    return 2.4 + 1.5 * max(1, min(len(scene.maps.layers), MOST_CURVES))
-
-
-def vision_curve_height(scene: Scene) -> float:
-    """Return the height of the vision tower's curves in inches."""
-    return 2.3 + 1.5 * max(1, min(len(scene.maps.vision_layers), MOST_CURVES))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
+    axes.grid(alpha=0.3, axis="y", linewidth=0.5)
 
 
 def _highest_share(part: PartAttention | None, scene: Scene) -> NDArray[np.float32] | None:

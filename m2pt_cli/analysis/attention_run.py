@@ -1,4 +1,4 @@
-"""``m2pt attn-map``: collects attention maps, and writes the figure and the arrays."""
+"""``m2pt attn-map``: from settings to attention maps, figure and numbers; cheap checks first."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from m2pt_cli.analysis.attention_maps import AttentionMaps, AttentionRun, LanguageAttention, VisionAttention
 from m2pt_cli.analysis.tokens import language_tokens, uniform_causal, vision_tokens
+from m2pt_cli.data.chat import question_turn
 from m2pt_cli.data.sample import ImageReference, image_reference
 from m2pt_cli.errors import SettingsError
 from m2pt_cli.generation.adapter_switcher import AdapterSwitcher
@@ -26,37 +27,38 @@ if TYPE_CHECKING:
     from m2pt_cli.generation.engine import AnswerEngine
 
 Report = Callable[[str], None]
-# Approximate side of the image under an overlay, in pixels.
+# Pixels of the picture under an overlay, about.
 _PICTURE_SIDE = 336
 
 
 def run_attention(
     settings: AttnMapSettings, *, image: ImageReference | None = None, report: Report | None = None
 ) -> AttentionMaps:
-    """Answer the question with every adapter and collect its attention; write the files that the settings name.
+    """Answer the question with every adapter and look at its attention; write what the settings ask for.
 
     Args:
-        settings: image, question, adapters, what to collect, and the files to write.
+        settings: what to look at, how, and the files to write.
         image: the image, if it is not the file that the settings name.
-        report: called with one-line messages to the user.
+        report: told in one line what is done or doubtful.
 
     Raises:
-        SettingsError: a layer, head or token does not exist, or an output file exists already.
-        InputError: the image can't be read.
-        AdapterError, UnavailableError, DeviceError: an adapter, the base or the device is not available.
+        SettingsError: a layer, head or token that does not exist, or a file that is there already.
+        InputError: the image can't be read, or the question holds more than one ``<image>``.
+        AdapterError, UnavailableError, DeviceError: an adapter, the base or the device can't be had.
     """
     report = report or (lambda _: None)
     for flag, file in (("--output", settings.output), ("--values", settings.values)):
         if file is not None:
-            _require_writable(flag, file, overwrite=settings.overwrite)
+            _require_place(flag, file, overwrite=settings.overwrite)
+    question_turn(settings.question, 1)  # its marks, before the model is loaded
     reference = image or image_reference(settings.image, folder=Path(), allow_url=settings.allow_url)
     reference.open()
-    switcher = AdapterSwitcher(_infer_settings(settings), report=report)
+    switcher = AdapterSwitcher(_asking(settings), report=report)
     settings = _resolved(settings, switcher.entry.geometry, switcher.entry.name)
-    if set(settings.part) == {"prompts"} and not any(_num_prompts(candidate) for candidate in switcher.candidates):
+    if set(settings.part) == {"prompts"} and not any(_prompts(candidate) for candidate in switcher.candidates):
         raise SettingsError("--part prompts: none of what is looked at has prompts", "name an --adapter that has some")
     switcher.open()
-    runs = tuple(_run_candidate(candidate, engine, reference, settings) for candidate, engine in switcher.engines())
+    runs = tuple(_run(candidate, engine, reference, settings) for candidate, engine in switcher.engines())
     maps = AttentionMaps(
         image=settings.image,
         question=settings.question,
@@ -77,18 +79,16 @@ def run_attention(
     if settings.output is not None:
         from m2pt_cli.analysis.attention_figure import draw_attention
 
-        draw_attention(maps, settings.output, parts=settings.part, drop_sinks=settings.drop_sinks)
+        draw_attention(maps, settings.output, parts=settings.part, drop_sinks=settings.drop_sinks, title=settings.title)
     return maps
 
 
-def _run_candidate(
-    candidate: Candidate, engine: AnswerEngine, image: ImageReference, settings: AttnMapSettings
-) -> AttentionRun:
-    """Answer the question with one adapter (or the base model) and collect its attention."""
+def _run(candidate: Candidate, engine: AnswerEngine, image: ImageReference, settings: AttnMapSettings) -> AttentionRun:
     from m2pt_cli.analysis.attention import collect_language, collect_vision
     from m2pt_cli.generation.engine import Question
 
     loaded = engine.loaded
+    label = settings.labels().get(candidate.name or BASE_MODEL)
     question = Question("1", settings.question, (image,))
     picture = engine.images.picture(image, side=_PICTURE_SIDE)
     vision = loaded.model.config.vision_config
@@ -96,17 +96,16 @@ def _run_candidate(
     has_visual_prompts = candidate.info is not None and candidate.info.num_visual_prompts > 0
     looks_at_vision = settings.looks_at("vision") or (settings.looks_at("prompts") and has_visual_prompts)
 
-    def collect(inputs: dict[str, Tensor]) -> VisionAttention:
-        weights = collect_vision(loaded.model, inputs, heads=settings.vision_head)
-        return _vision_attention(weights, grid, settings.vision_head)
+    def look(inputs: dict[str, Tensor]) -> VisionAttention:
+        return _vision(collect_vision(loaded.model, inputs, heads=settings.vision_head), grid, settings.vision_head)
 
     if not settings.looks_at("language", "overlay", "prompts"):
         inputs = engine.inputs(question)
-        return AttentionRun(candidate.name, None, (), picture, None, collect(inputs))
+        return AttentionRun(candidate.name, None, (), picture, None, look(inputs), label)
     prompt, inputs, answer = engine.run_one(question)
     tokenizer = loaded.processor.tokenizer
     text = tokenizer.decode(answer, skip_special_tokens=True).strip()
-    # An empty answer still has one token: the end of the sequence.
+    # An empty answer is the end of the sequence alone.
     answer = answer or [min(engine.eos_ids)]
     _require_tokens(settings.token, len(answer), candidate)
 
@@ -140,12 +139,12 @@ def _run_candidate(
         heads=settings.head or (None,),
         grid=grid,
     )
-    answer_tokens = tuple(word(token) for token in answer)
-    vision = None if tower is None else _vision_attention(tower, grid, settings.vision_head)
-    return AttentionRun(candidate.name, text, answer_tokens, picture, language, vision)
+    words = tuple(word(token) for token in answer)
+    vision = None if tower is None else _vision(tower, grid, settings.vision_head)
+    return AttentionRun(candidate.name, text, words, picture, language, vision, label)
 
 
-def _vision_attention(weights: VisionWeights, grid: int, heads: tuple[int, ...]) -> VisionAttention:
+def _vision(weights: VisionWeights, grid: int, heads: tuple[int, ...]) -> VisionAttention:
     tokens = vision_tokens(num_prompts=weights.num_prompts, has_class_token=weights.has_class_token, grid=grid)
     return VisionAttention(
         tokens=tokens,
@@ -157,12 +156,12 @@ def _vision_attention(weights: VisionWeights, grid: int, heads: tuple[int, ...])
     )
 
 
-def _num_prompts(candidate: Candidate) -> int:
+def _prompts(candidate: Candidate) -> int:
     return 0 if candidate.info is None else candidate.info.num_visual_prompts + candidate.info.num_textual_prompts
 
 
-def _infer_settings(settings: AttnMapSettings) -> InferSettings:
-    """Return the settings with which `AdapterSwitcher` answers the question."""
+def _asking(settings: AttnMapSettings) -> InferSettings:
+    """The settings by which a switcher answers."""
     shared = {f.name for f in dataclasses.fields(InferSettings)} & {f.name for f in dataclasses.fields(settings)}
     values = {name: getattr(settings, name) for name in shared}
     if settings.base_only and settings.adapter:
@@ -171,23 +170,22 @@ def _infer_settings(settings: AttnMapSettings) -> InferSettings:
 
 
 def _resolved(settings: AttnMapSettings, geometry: Geometry, base: str) -> AttnMapSettings:
-    """Check that the selected layers and heads exist, and count negative ones from 0."""
-    # Feature index i is the input of vision layer i, so layers from the highest index on do not influence the features.
+    """Layers and heads counted from 0, after checking that they exist."""
+    # The image features are the input of the selected layer: those from it on are not run, or influence nothing.
     run, text, vision = max(geometry.feature_indices), geometry.text, geometry.vision
     layers = settings.vision_layer or (-1,)
     return dataclasses.replace(
         settings,
-        layer=_from_zero("--layer", settings.layer, text.num_layers, f"the language model of {base} has layers"),
-        head=_from_zero("--head", settings.head, text.num_heads, f"the language model of {base} has heads"),
-        vision_layer=_from_zero("--vision-layer", layers, run, f"the image features of {base} come from layers"),
-        vision_head=_from_zero(
+        layer=_counted("--layer", settings.layer, text.num_layers, f"the language model of {base} has layers"),
+        head=_counted("--head", settings.head, text.num_heads, f"the language model of {base} has heads"),
+        vision_layer=_counted("--vision-layer", layers, run, f"the image features of {base} come from layers"),
+        vision_head=_counted(
             "--vision-head", settings.vision_head, vision.num_heads, f"the vision tower of {base} has heads"
         ),
     )
 
 
-def _from_zero(flag: str, numbers: Sequence[int], count: int, what: str) -> tuple[int, ...]:
-    """Return the numbers with negative ones counted from 0. Raises SettingsError if one is out of range or repeated."""
+def _counted(flag: str, numbers: Sequence[int], count: int, what: str) -> tuple[int, ...]:
     for number in numbers:
         if not -count <= number < count:
             raise SettingsError(f"{flag} {number}: {what} 0 to {count - 1}", f"count from 0; {flag} -1 is the last")
@@ -207,7 +205,7 @@ def _require_tokens(tokens: Sequence[int], count: int, candidate: Candidate) -> 
             )
 
 
-def _require_writable(flag: str, file: Path, *, overwrite: bool) -> None:
+def _require_place(flag: str, file: Path, *, overwrite: bool) -> None:
     if not file.parent.is_dir():
         raise SettingsError(f"{flag} {file}: there is no folder {file.parent}", f"mkdir -p {file.parent}")
     if not os.access(file.parent, os.W_OK):

@@ -1,40 +1,39 @@
-"""Writes figures atomically; the same figure gives the same bytes."""
+"""Figures as files: written whole or not at all, the same bytes for the same content."""
 
 from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Omit the time stamp, so that the same figure gives the same bytes.
+# What else a file would hold: the time, which makes every file another one.
 _METADATA: dict[str, dict[str, str | None]] = {
     ".svg": {"Date": None},
     ".pdf": {"CreationDate": None},
     ".png": {},
 }
-# The metadata key for the program, by format.
+# Where a format says which program made it.
 _PROGRAM = {".svg": "Creator", ".pdf": "Creator", ".png": "Software"}
 
 
 def save_figure(figure: Figure, file: Path, *, program: str = "m2pt") -> None:
-    """Write a figure as PNG, SVG or PDF, by the file's suffix.
+    """Write a figure as PNG, SVG or PDF, by the suffix.
 
     Args:
-        figure: the figure.
-        file: the file to write or replace.
-        program: stored in the metadata as the program that made the file.
+        program: kept in the file as what made it.
     """
     import matplotlib
 
     suffix = file.suffix.lower()
     partial = file.with_name(f".{file.name}.partial")
     try:
-        # Without a fixed salt, the ids in an SVG are random.
-        with warnings.catch_warnings(), matplotlib.rc_context({"svg.hashsalt": program}):
-            warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")  # characters that no font has are drawn as boxes
+        # An SVG names its parts at random unless it is told from what; publishers refuse a PDF's Type 3 fonts.
+        options: Any = {"svg.hashsalt": program, "pdf.fonttype": 42}
+        with warnings.catch_warnings(), matplotlib.rc_context(options):
+            warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")  # a script without a font is drawn as boxes
             figure.savefig(partial, format=suffix[1:], metadata={**_METADATA[suffix], _PROGRAM[suffix]: program})
         partial.replace(file)
     finally:

@@ -1,4 +1,4 @@
-"""Figures of scores: a radar chart of runs, or bars by category."""
+"""Figures of scores: a radar of adapters, bars by category."""
 
 from __future__ import annotations
 
@@ -10,96 +10,111 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2pt_cli.analysis.figure_file import save_figure
+from m2pt_cli.analysis.figure_text import cut_middle, readable
 from m2pt_cli.errors import SettingsError
 from m2pt_cli.settings.base import FIGURE_SUFFIXES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# A polygon needs three axes.
+# Fewer axes make no polygon.
 FEWEST_AXES = 3
-# More categories are not readable.
+# More do not stay readable.
 MOST_CATEGORIES = 30
-# The best score of an MME category: accuracy and acc+, 100 each.
-_MAX_POINTS = 200
+# What a category of MME can reach: accuracy and acc+, in percent each.
+_MOST_POINTS = 200
 _PARTS = ("relations", "classes", "categories")
+# Percent that a random answer scores: yes or no, three classes, ten, a hundred. In MME each of a pair is right half of
+# the time and both a quarter: 75 of 200 points. Of demo the block says what its commonest answers score.
+_CHANCE = {"pope": 50.0, "vsr": 50.0, "snli-ve": 100 / 3, "cifar10": 10.0, "cifar100": 1.0, "mnist": 10.0, "mme": 37.5}
 
-# The results of each benchmark, as in ``benchmarks`` of results.json.
-Benchmarks = Mapping[str, Mapping[str, Any]]
+Blocks = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class HeadlineScore:
-    """One score of one run.
+    """One number of one run.
 
     Attributes:
-        value: percent of right answers, or percent of the possible points of MME.
-        interval: 95 % interval in percent, if the results have one.
-        n: number of questions; 0 if the results do not give it.
+        value: percent of the best possible: right answers, or points of MME.
+        interval: 95 % interval in percent, where the block has one.
+        n: questions behind it; 0 where the block does not say.
+        guess: percent that a guess scores: demo's commonest answer, elsewhere a random one; None where it is not known.
     """
 
     value: float
     interval: tuple[float, float] | None = None
     n: int = 0
+    guess: float | None = None
 
 
-def headline_scores(benchmarks: Benchmarks) -> dict[str, HeadlineScore]:
-    """Return one score for each benchmark, two (seen, unseen) for ``demo``.
+def headline_scores(blocks: Blocks) -> dict[str, HeadlineScore]:
+    """One score for each benchmark, two (seen, unseen) for ``demo``.
 
     Args:
-        benchmarks: ``benchmarks`` of ``results.json``.
+        blocks: ``benchmarks`` of ``results.json``.
     """
     found: dict[str, HeadlineScore | None] = {}
-    for name, results in benchmarks.items():
-        if "seen" in results:
+    for name, block in blocks.items():
+        chance = _CHANCE.get(name)
+        if "seen" in block:
             for kind in ("seen", "unseen"):
-                found[f"{name} {kind}"] = _score(results[kind], results["intervals"][kind])
-        elif "perception" in results:
-            points = [part["score"] for part in results["categories"].values() if part["score"] is not None]
-            found[name] = HeadlineScore(100 * sum(points) / (_MAX_POINTS * len(points))) if points else None
+                n = sum(task["n"] for task in block["tasks"].values() if task["seen"] is (kind == "seen"))
+                guess = block["majority"][kind]
+                found[f"{name} {kind}"] = _share(block[kind], block["intervals"][kind], n, _percent(guess))
+        elif "perception" in block:
+            points = [part["score"] for part in block["categories"].values() if part["score"] is not None]
+            value = 100 * sum(points) / (_MOST_POINTS * len(points)) if points else 0.0
+            found[name] = HeadlineScore(value, None, block["n"], chance) if points else None
         else:
-            found[name] = _score(results["accuracy"], results.get("interval"), results["n"])
+            found[name] = _share(block["accuracy"], block.get("interval"), block["n"], chance)
     return {name: score for name, score in found.items() if score is not None}
 
 
-def category_scores(results: Mapping[str, Any]) -> dict[str, HeadlineScore]:
-    """Return the scores of a benchmark's categories in its own order; empty if it has none.
+def category_scores(block: Mapping[str, Any], bench: str = "") -> dict[str, HeadlineScore]:
+    """The parts of one benchmark, in its own order; empty where it has none.
 
     Args:
-        results: its results in ``results.json``. For ``demo``, only the unseen families are categories: the seen ones
-            are many, and easy after tuning.
+        block: its block in ``results.json``. Of ``demo``, the parts are the families that training never shows: the
+            others are many, and tuning makes them easy.
+        bench: its name, by which the guess is known.
     """
+    chance = _CHANCE.get(bench)
     found: dict[str, HeadlineScore | None] = {}
-    if "tasks" in results:
-        tasks = [(name, part) for name, part in results["tasks"].items() if not part["seen"]]
-        found = {name: _score(part["accuracy"], part["interval"], part["n"]) for name, part in tasks}
-    elif "perception" in results:
-        for name, part in results["categories"].items():
-            found[name] = None if part["score"] is None else HeadlineScore(100 * part["score"] / _MAX_POINTS)
-    elif "splits" in results:
-        found = {name: _score(part["accuracy"]) for name, part in results["splits"].items()}
+    if "tasks" in block:
+        tasks = [(name, part) for name, part in block["tasks"].items() if not part["seen"]]
+        found = {
+            name: _share(part["accuracy"], part["interval"], part["n"], _percent(part["majority"]))
+            for name, part in tasks
+        }
+    elif "perception" in block:
+        for name, part in block["categories"].items():
+            points = part["score"]
+            found[name] = None if points is None else HeadlineScore(100 * points / _MOST_POINTS, guess=chance)
+    elif "splits" in block:
+        found = {name: _share(part["accuracy"], guess=chance) for name, part in block["splits"].items()}
     else:
-        parts: Mapping[str, Any] = next((results[key] for key in _PARTS if results.get(key)), {})
-        found = {name: _score(part["accuracy"], part["interval"], part["n"]) for name, part in parts.items()}
+        parts: Mapping[str, Any] = next((block[key] for key in _PARTS if block.get(key)), {})
+        found = {name: _share(part["accuracy"], part["interval"], part["n"], chance) for name, part in parts.items()}
     return {name: score for name, score in found.items() if score is not None}
 
 
-def radar_scores(runs: Sequence[Benchmarks]) -> list[dict[str, HeadlineScore]]:
-    """Return the axes of the radar for each run: benchmarks if there are enough of them, else their categories.
+def radar_scores(runs: Sequence[Blocks]) -> list[dict[str, HeadlineScore]]:
+    """The axes of figure 1 for each run: benchmarks if there are enough of them, else their categories.
 
-    All runs have the same axes in the same order: those for which every run has a score.
+    The axes are the same, in the same order, for all runs: those that every run has a score of.
     """
-    by_benchmark = common([headline_scores(benchmarks) for benchmarks in runs])
+    by_benchmark = common([headline_scores(blocks) for blocks in runs])
     if len(by_benchmark[0]) >= FEWEST_AXES:
         return by_benchmark
-    by_category = common([_all_categories(benchmarks) for benchmarks in runs])
+    by_category = common([_all_categories(blocks) for blocks in runs])
     return by_category if len(by_category[0]) >= FEWEST_AXES else by_benchmark
 
 
 def common(
     runs: Sequence[Mapping[str, HeadlineScore]], *, most: int = MOST_CATEGORIES
 ) -> list[dict[str, HeadlineScore]]:
-    """Return the scores that all runs have; of more than ``most``, those with the most questions."""
+    """The scores that all runs have; of more than ``most``, those with the most questions."""
     names = [name for name in runs[0] if all(name in run for run in runs)]
     if len(names) > most:
         kept = set(sorted(names, key=lambda name: -runs[0][name].n)[:most])
@@ -107,22 +122,28 @@ def common(
     return [{name: run[name] for name in names} for run in runs]
 
 
-def _all_categories(benchmarks: Benchmarks) -> dict[str, HeadlineScore]:
-    label: Callable[[str, str], str] = (lambda bench, name: name) if len(benchmarks) == 1 else "{}: {}".format
+def _all_categories(blocks: Blocks) -> dict[str, HeadlineScore]:
+    label: Callable[[str, str], str] = (lambda bench, name: name) if len(blocks) == 1 else "{}: {}".format
     return {
         label(bench, name): score
-        for bench, results in benchmarks.items()
-        for name, score in category_scores(results).items()
+        for bench, block in blocks.items()
+        for name, score in category_scores(block, bench).items()
     }
 
 
-def _score(fraction: float | None, interval: Sequence[float] | None = None, n: int = 0) -> HeadlineScore | None:
-    if fraction is None:
+def _share(
+    share: float | None, interval: Sequence[float] | None = None, n: int = 0, guess: float | None = None
+) -> HeadlineScore | None:
+    if share is None:
         return None
-    return HeadlineScore(100 * fraction, None if interval is None else (100 * interval[0], 100 * interval[1]), n)
+    return HeadlineScore(100 * share, None if interval is None else (100 * interval[0], 100 * interval[1]), n, guess)
 
 
-# Colour, marker, line style and hatch of the runs, repeated if there are more runs.
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
+# Colour, marker, line and hatch of a run; after the last one they begin again.
 _STYLES = (
     ("#0072B2", "o", "-", ""),
     ("#E69F00", "^", "--", "//"),
@@ -134,20 +155,24 @@ _STYLES = (
 )
 _PROGRAM = "m2pt eval"
 _UNIT = "right answers, % (MME: % of its points)"
-# Width of a run's name in a legend, in characters.
-_LEGEND_WIDTH = 44
+# Characters of a run's name in a legend, and of a category at an axis; lines and letters of a figure 7 inches wide.
+_NAME, _CATEGORY = 84, 26
+_WIDTH, _SMALL, _LARGE = 7.0, 7.0, 8.0
+_MOST_FILLED = 3
+_GUESS = "guess: the commonest or a random answer"
+_DARK = "#222222"
 
 
 def plot_kind(file: Path) -> str:
-    """Return ``radar`` if the file's name contains it, else ``bars``."""
+    """``radar`` or ``bars``, as the file's name says; bars where it says neither."""
     return "radar" if "radar" in file.stem.lower() else "bars"
 
 
 def require_plot_place(file: Path) -> None:
-    """Check that a figure may be written to ``file``.
+    """Check that a figure may be written to ``file``, before anything is asked.
 
     Raises:
-        SettingsError: unknown suffix, no such folder, or the file exists and was not written by this command.
+        SettingsError: another suffix, no such folder, or a file there that is not this command's.
     """
     if file.suffix.lower() not in FIGURE_SUFFIXES:
         raise SettingsError(f"--plot {file}: a figure ends in {', '.join(FIGURE_SUFFIXES)}", "--plot radar.png")
@@ -157,15 +182,15 @@ def require_plot_place(file: Path) -> None:
         raise SettingsError(f"--plot {file} exists and is no figure of m2pt eval", "name another file")
 
 
-def draw_scores(runs: Mapping[str, Benchmarks], file: Path) -> str | None:
-    """Draw the scores of several runs and write the figure atomically.
+def draw_scores(runs: Mapping[str, Blocks], file: Path) -> str | None:
+    """Draw the scores of several runs and write the figure, whole or not at all.
 
     Args:
         runs: ``benchmarks`` of ``results.json``, by name of the run.
         file: PNG, SVG or PDF by its suffix; radar or bars by its name (`plot_kind`).
 
     Returns:
-        A message to the user if bars were drawn instead of a radar, else None.
+        What the user should know of the figure: bars in place of a radar, say. None if it is as asked.
     """
     note = None
     figure = None
@@ -177,73 +202,103 @@ def draw_scores(runs: Mapping[str, Benchmarks], file: Path) -> str | None:
     return note
 
 
-def radar(runs: Mapping[str, Benchmarks]) -> Figure | None:
-    """Draw figure 1 of the paper: one axis per benchmark or category, one polygon per run.
+def radar(runs: Mapping[str, Blocks]) -> Figure | None:
+    """Figure 1 of the paper: an axis per benchmark, or per category of a single one; a polygon per run.
 
-    Every axis goes from 0 to 100 %, so that different figures can be compared. Returns None if there are fewer than
-    three axes.
+    Every axis goes from 0 to 100 %, so that polygons of different figures can be compared. None for less than three
+    axes.
     """
     scores = radar_scores(list(runs.values()))
     names = list(scores[0])
     if len(names) < FEWEST_AXES:
         return None
     angles = [2 * math.pi * index / len(names) for index in range(len(names))]
-    figure = _figure(9.6, 7.2)
+    figure = _figure(_WIDTH, 4.9 + 0.2 * len(runs))
     axes: Any = figure.add_subplot(projection="polar")
     axes.set_theta_offset(math.pi / 2)
     axes.set_theta_direction(-1)
     for number, (run, found) in enumerate(zip(runs, scores, strict=True)):
         colour, marker, line, _ = _STYLES[number % len(_STYLES)]
         values = [score.value for score in found.values()]
-        label = _legend_label(run)
-        axes.plot([*angles, angles[0]], [*values, values[0]], line, color=colour, marker=marker, label=label)
-        axes.fill(angles, values, color=colour, alpha=0.08)
-    size = 11 if len(names) <= 12 else 9 if len(names) <= 24 else 7.5
-    axes.set_xticks(angles, [_plain(name) for name in names], fontsize=size)
+        # The limit of the axis must cut neither a marker nor half of a line at 100 %.
+        axes.plot(
+            [*angles, angles[0]],
+            [*values, values[0]],
+            line,
+            color=colour,
+            marker=marker,
+            markersize=4,
+            linewidth=1.4,
+            label=_named(run),
+            clip_on=False,
+            zorder=3,
+        )
+        if len(runs) <= _MOST_FILLED or number == 0:
+            axes.fill(angles, values, color=colour, alpha=0.08)
+    guesses = [score.guess for score in scores[0].values() if score.guess is not None and score.n]
+    if len(guesses) == len(names):
+        style = {"color": _DARK, "linewidth": 0.9, "linestyle": (0, (1, 1.5))}
+        axes.plot([*angles, angles[0]], [*guesses, guesses[0]], label=_GUESS, zorder=2.5, **style)
+    size = _LARGE if len(names) <= 16 else _SMALL
+    axes.set_xticks(angles, [_label(name) for name in names], fontsize=size)
     for label, angle in zip(axes.get_xticklabels(), angles, strict=True):
         side = math.sin(angle)
         label.set_horizontalalignment("center" if abs(side) < 0.01 else "left" if side > 0 else "right")
     axes.set_ylim(0, 100)
-    axes.set_yticks([25, 50, 75, 100], ["25", "50", "75", "100 %"], fontsize=9, color="#444444")
+    axes.set_yticks([25, 50, 75, 100], ["25", "50", "75", "100 %"], fontsize=_SMALL, color="#444444", zorder=4)
     axes.set_rlabel_position(180 / len(names))
-    axes.set_title(_UNIT, fontsize=11, pad=32)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=10)
+    axes.grid(linewidth=0.5)
+    axes.set_title(_UNIT, fontsize=_LARGE, pad=26)
+    figure.legend(loc="outside lower center", ncols=_legend_columns(runs), frameon=False, fontsize=_LARGE)
     return figure
 
 
-def bars(runs: Mapping[str, Benchmarks]) -> Figure:
-    """Draw bars by category: one panel per benchmark, one bar per run, 95 % intervals as whiskers.
+def bars(runs: Mapping[str, Blocks]) -> Figure:
+    """Bars by category, a panel for each benchmark, a bar per run; whiskers are 95 % intervals.
 
-    The first group of bars is the whole benchmark. Of more than 30 categories, those with the most questions are shown.
+    A dashed line is what a guess scores, n the number of questions; a score of zero is a tick. A group of bars for the
+    whole benchmark comes first. Of more than 30 categories those with the most questions are shown.
     """
     panels = _panels(runs)
-    thickness = 0.17 if len(runs) <= 3 else 0.13
+    thickness = 0.15 if len(runs) <= 3 else 0.12
     rows = [len(scores[0]) * (len(runs) + 0.6) for _, scores in panels]
-    heights = [0.9 + thickness * max(count, 2) for count in rows]
-    figure = _figure(8.4, 0.5 + sum(heights) + 0.25 * len(runs))
+    heights = [0.5 + thickness * max(count, 2) for count in rows]
+    figure = _figure(_WIDTH, 0.5 + sum(heights) + 0.2 * (len(runs) + 1))
     cells: Any = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)
     for (title, scores), axes in zip(panels, cells[:, 0], strict=True):
         _draw_bars(axes, title, list(runs), scores)
     whiskers = any(score.interval for _, scores in panels for found in scores for score in found.values())
-    cells[-1, 0].set_xlabel(_UNIT + ("; lines: 95 % interval" if whiskers else ""), fontsize=10)
-    handles, labels = cells[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower left", frameon=False, fontsize=10)
+    cells[-1, 0].set_xlabel(_UNIT + ("; lines: 95 % interval" if whiskers else ""), fontsize=_LARGE)
+    entries: dict[str, Any] = {}
+    for axes in cells[:, 0]:
+        handles, labels = axes.get_legend_handles_labels()
+        entries |= dict(zip(labels, handles, strict=True))
+    if (guess := entries.pop(_GUESS, None)) is not None:  # last, wherever the first panel has one
+        entries[_GUESS] = guess
+    figure.legend(
+        entries.values(),
+        entries.keys(),
+        loc="outside lower left",
+        ncols=_legend_columns(runs),
+        frameon=False,
+        fontsize=_LARGE,
+    )
     return figure
 
 
-def _panels(runs: Mapping[str, Benchmarks]) -> list[tuple[str, list[dict[str, HeadlineScore]]]]:
-    """Return title and scores (one mapping per run) of every benchmark that all runs have."""
+def _panels(runs: Mapping[str, Blocks]) -> list[tuple[str, list[dict[str, HeadlineScore]]]]:
+    """Title and scores (one mapping per run) of every benchmark that all runs have."""
     first, *others = runs.values()
     panels = []
     for bench in first:
-        if not all(bench in benchmarks for benchmarks in others):
+        if not all(bench in blocks for blocks in others):
             continue
-        # The score of the whole benchmark comes first, then its categories.
-        heads = [headline_scores({bench: benchmarks[bench]}) for benchmarks in runs.values()]
-        parts = [category_scores(benchmarks[bench]) for benchmarks in runs.values()]
+        # The whole benchmark first, then its parts.
+        heads = [headline_scores({bench: blocks[bench]}) for blocks in runs.values()]
+        parts = [category_scores(blocks[bench], bench) for blocks in runs.values()]
         shown, all_parts = common(parts), len(set.intersection(*map(set, parts)))
-        is_cut = all_parts > len(shown[0])
-        title = f"{bench} ({len(shown[0])} of {all_parts} categories)" if is_cut else bench
+        left = all_parts > len(shown[0])
+        title = f"{bench} ({len(shown[0])} of {all_parts} categories)" if left else bench
         scores = [{**head, **part} for head, part in zip(common(heads), shown, strict=True)]
         if scores[0]:
             panels.append((title, scores))
@@ -257,38 +312,92 @@ def _draw_bars(axes: Any, title: str, runs: Sequence[str], scores: Sequence[Mapp
         colour, _, _, hatch = _STYLES[number % len(_STYLES)]
         places = [index - 0.42 + (number + 0.5) * height for index in range(len(names))]
         values = [found[name].value for name in names]
-        axes.barh(places, values, height * 0.92, color=colour, hatch=hatch, edgecolor="white", label=_legend_label(run))
+        axes.barh(
+            places,
+            values,
+            height * 0.92,
+            color=colour,
+            hatch=hatch,
+            edgecolor="white",
+            linewidth=0.5,
+            label=_named(run),
+        )
         for place, value, name in zip(places, values, names, strict=True):
             interval = found[name].interval
+            if value == 0:  # a bar of no length: a tick says that there is one
+                ends = [place - 0.4 * height, place + 0.4 * height]
+                axes.plot([0, 0], ends, color=colour, linewidth=3, solid_capstyle="butt", clip_on=False, zorder=4)
             if interval is not None:
-                axes.plot(interval, [place, place], color="#222222", linewidth=1.1, solid_capstyle="butt")
+                axes.plot(interval, [place, place], color=_DARK, linewidth=0.9, solid_capstyle="butt")
             end = value if interval is None else max(value, interval[1])
-            axes.text(min(end, 100) + 0.8, place, f"{value:.1f}", va="center", fontsize=7.5, color="#222222")
-    axes.set_yticks(range(len(names)), [_plain(name) for name in names], fontsize=9)
+            axes.text(
+                min(end, 100) + 0.8,
+                place,
+                f"{value:.1f}",
+                va="center",
+                fontsize=_SMALL - 0.5,
+                color=_DARK,
+                zorder=5,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.4},
+            )
+    guesses = [(index, scores[0][name].guess) for index, name in enumerate(names)]
+    known = [(index, guess) for index, guess in guesses if guess is not None]
+    if known:
+        axes.vlines(
+            [guess for _, guess in known],
+            [index - 0.47 for index, _ in known],
+            [index + 0.47 for index, _ in known],
+            color=_DARK,
+            linewidth=1.2,
+            linestyle=(0, (1.5, 1)),
+            label=_GUESS,
+            zorder=3,
+        )
+    labels = [_label(name) + _counted([found[name].n for found in scores]) for name in names]
+    axes.set_yticks(range(len(names)), labels, fontsize=_SMALL)
     axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.set_xlim(0, 106)
+    axes.set_xlim(0, 109)
     axes.set_xticks([0, 25, 50, 75, 100])
-    axes.grid(axis="x", alpha=0.3)
+    axes.tick_params(axis="x", labelsize=_SMALL)
+    axes.grid(axis="x", alpha=0.3, linewidth=0.5)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.set_title(_plain(title), fontsize=11, loc="left", fontweight="bold")
+    axes.set_title(_plain(title), fontsize=_LARGE, loc="left", fontweight="bold")
+
+
+def _counted(counts: Sequence[int]) -> str:
+    """How many questions a score stands for, where the blocks say so; runs that stopped early may differ."""
+    if not min(counts):
+        return ""
+    few, many = min(counts), max(counts)
+    return f" (n={many:,})" if few == many else f" (n={few:,}–{many:,})"
+
+
+def _label(name: str) -> str:
+    """A category at its axis: in two lines if it is long, cut if it is longer."""
+    return _plain("\n".join(textwrap.wrap(cut_middle(readable(name), 2 * _CATEGORY - 4), _CATEGORY)))
+
+
+def _legend_columns(runs: Mapping[str, Blocks]) -> int:
+    """Two where all names are short."""
+    return 2 if max(map(len, runs)) <= 40 else 1
 
 
 def _figure(width: float, height: float) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _legend_label(run: str) -> str:
-    return _plain(textwrap.fill(run, _LEGEND_WIDTH))
+def _named(run: str) -> str:
+    return _plain(cut_middle(readable(run), _NAME))
 
 
 def _plain(text: str) -> str:
-    """Escape text for matplotlib, which would parse dollars as formulas and hide labels with a leading underscore."""
+    """Text that matplotlib takes as it is: a dollar begins no formula, an underscore in front hides no label."""
     text = text.replace("$", r"\$")
     return f"\u200b{text}" if text.startswith("_") else text

@@ -1,4 +1,4 @@
-"""The typer app, and `main`, which turns every expected error into one line, a hint and an exit code."""
+"""The commands, and the boundary at which every failure becomes one line, a hint and an exit code."""
 
 from __future__ import annotations
 
@@ -17,22 +17,21 @@ from m2pt_cli.cli.output import ClosedPipe, Output
 from m2pt_cli.errors import DeviceError, M2PTError, SettingsError, is_out_of_memory
 from m2pt_cli.version import LIBRARIES, library_versions, untested_versions
 
-# Blank lines keep rich from joining the lines of an epilog.
+# Blank lines keep rich from joining the lines of an epilog into one.
 _EPILOG = "\n\n".join(
     [
-        "Try it; no GPU and no network needed:",
+        "Try it, no GPU and no network needed:",
         "  m2pt train --base nano --data demo --output-dir runs/demo",
         '  m2pt infer examples/images/shapes.png "What color is the circle?" --adapter runs/demo',
-        "Exit codes: 0 success; 1 a base, data set or device is not available; 2 invalid flag or setting; "
-        "3 faulty input file; 4 faulty or unsuitable adapter; 130 interrupted; 143 terminated.",
-        "M2PT_DEBUG=1 shows the traceback of an error. Results go to stdout, everything else to stderr.",
+        "Exit codes: 0 done; 1 a base, data set or device that can't be had; 2 a flag or a setting; "
+        "3 an input file; 4 an adapter; 130 / 143 interrupted / terminated.",
+        "M2PT_DEBUG=1 shows the traceback of an error. Results go to stdout, all else to stderr.",
     ]
 )
 
 app = typer.Typer(
     name="m2pt",
-    help="Tune a frozen LLaVA with M²PT: train visual prompts, textual prompts and an interaction layer, "
-    "0.09 % of its parameters.",
+    help="Adapt a frozen LLaVA with M²PT: visual prompts, textual prompts and an interaction layer, 0.09 % of it.",
     epilog=_EPILOG,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -67,13 +66,14 @@ def _warn_of_versions() -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the versions and exit.")
+        bool,
+        typer.Option("--version", "-V", callback=_show_version, is_eager=True, help="Print the versions and leave."),
     ] = False,
 ) -> None:
     _warn_of_versions()
 
 
-# Message and hint for each errno of a failed write.
+# What a file system may say to a write, in words, and the next step.
 _REFUSED_WRITES = {
     errno.ENOSPC: ("the disk is full", "free some space, then run it again"),
     errno.EDQUOT: ("the disk quota is used up", "free some space, then run it again"),
@@ -83,18 +83,20 @@ _REFUSED_WRITES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code. Errors are shown here and nowhere else.
+    """Run one command line and return its exit code; nothing but this function knows how a failure is shown.
 
     Args:
-        arguments: the arguments after ``m2pt``; default ``sys.argv[1:]``.
+        arguments: the words after ``m2pt``; the process's own by default.
     """
-    argv = list(sys.argv[1:] if arguments is None else arguments)
-    as_json = "--json" in argv
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["help"]:  # m2pt help, m2pt help train
+        words = [*words[1:2], "--help"]
+    as_json = "--json" in words
     _replace_closed_streams()
-    Output.configure(json=as_json, quiet="--quiet" in argv)
+    Output.configure(json=as_json, quiet="--quiet" in words)
     try:
-        # With standalone_mode=False Typer returns the command's value and does not catch exceptions.
-        result = app(argv or ["--help"], standalone_mode=False, prog_name="m2pt")
+        # Without the standalone mode Typer returns the command's value and lets every exception through.
+        result = app(words or ["--help"], standalone_mode=False, prog_name="m2pt")
         if result == 130:  # Typer turns Ctrl-C into this value
             return _fail(M2PTError("interrupted"), as_json, code=130)
         return result if isinstance(result, int) else 0
@@ -102,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _drop_stdout()
         return 0
     except SystemExit as leaving:
-        # rich and Typer exit like this when the reader of a help page closes the pipe.
+        # How rich and Typer end when the reader of a help page goes away.
         if isinstance(leaving.__context__, BrokenPipeError):
             _drop_stdout()
             return 0
@@ -111,23 +113,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(M2PTError("interrupted"), as_json, code=130)
     except M2PTError as error:
         if isinstance(error, SettingsError) and error.hint is None:
-            error.hint = " ".join(["m2pt", *(name for name in argv[:1] if name in _COMMANDS), "--help"])
+            error.hint = " ".join(["m2pt", *(word for word in words[:1] if word in _COMMANDS), "--help"])
         return _fail(error, as_json, code=error.exit_code)
     except Exception as error:
         expected = _as_expected(error)
         if expected is None:
             raise
-        return _fail(expected, as_json, code=expected.exit_code)
+        return _fail(expected, as_json, code=expected.exit_code, is_foreign=True)
 
 
-def _fail(error: M2PTError, as_json: bool, *, code: int) -> int:
+def _fail(error: M2PTError, as_json: bool, *, code: int, is_foreign: bool = False) -> int:
     if os.environ.get("M2PT_DEBUG") == "1":
         import traceback
 
         traceback.print_exc(file=sys.stderr)
     try:
-        # A traceback helps with failures of the machine or a library (code 1), not with a mistyped argument.
-        debug_hint = "M2PT_DEBUG=1 shows the traceback" if code == 1 and os.environ.get("M2PT_DEBUG") != "1" else None
+        # What the machine or a library raised may be clearer from the traceback; a wrong word is not.
+        is_foreign = code == 1 and (is_foreign or error.__context__ is not None)
+        debug_hint = "M2PT_DEBUG=1 shows the traceback" if is_foreign and os.environ.get("M2PT_DEBUG") != "1" else None
         Output.current().error(error.to_dict(), as_json=as_json, debug_hint=debug_hint)
     except ClosedPipe:
         _drop_stdout()
@@ -135,10 +138,10 @@ def _fail(error: M2PTError, as_json: bool, *, code: int) -> int:
 
 
 def _as_expected(error: Exception) -> M2PTError | None:
-    """Convert an expected error of another library to an `M2PTError`; None means a defect, which shows a traceback."""
+    """The errors of others that a user is expected to meet; None for a defect, which ends as a traceback."""
     if isinstance(error, BrokenPipeError):
         raise ClosedPipe from None
-    # Typer bundles Click, whose exceptions have no public name here; `format_message` identifies them.
+    # Typer carries its own copy of Click, whose exceptions have no public name: they are known by their method.
     describe = getattr(error, "format_message", None)
     if callable(describe):
         command = getattr(getattr(error, "ctx", None), "command_path", "m2pt")
@@ -160,9 +163,9 @@ def _as_expected(error: Exception) -> M2PTError | None:
 
 
 def _replace_closed_streams() -> None:
-    """Open ``/dev/null`` in place of a standard stream that was closed at start (``>&-``).
+    """Give a process that was started without stdout or stderr (``>&-``) something to write to.
 
-    This also takes the free file descriptor. Otherwise the first opened file would get it and receive the output.
+    It takes their place in the operating system too: else the first file that is opened would, and be written over.
     """
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
@@ -170,6 +173,6 @@ def _replace_closed_streams() -> None:
 
 
 def _drop_stdout() -> None:
-    # The interpreter flushes stdout at exit, which would print an error for a closed pipe.
+    # The interpreter flushes stdout once more at exit; after a closed pipe that would print an error.
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""``m2pt eval``: evaluate adapters on benchmarks."""
+"""m2pt eval: its options and the command."""
 
 from __future__ import annotations
 
@@ -21,19 +21,22 @@ BenchOption = Annotated[
     typer.Option(
         "--bench",
         metavar="NAME",
-        help="Benchmark (see --list), 'paper' for all benchmarks of the paper, or your own JSONL file; repeatable, or "
-        "names joined with commas.",
+        help="A benchmark (see --list), 'paper' for all of the paper's, or a JSONL file of your own. Repeat it, or "
+        "join names with commas.",
         rich_help_panel=_QUESTIONS,
     ),
 ]
 ListOption = Annotated[
     bool,
-    typer.Option("--list", help="List the benchmarks and whether they are downloaded.", rich_help_panel=_QUESTIONS),
+    typer.Option("--list", help="Show the benchmarks, and which are in the local cache.", rich_help_panel=_QUESTIONS),
 ]
 LimitOption = Annotated[
     int | None,
     typer.Option(
-        "--limit", metavar="N", help="Use only the first N questions of each benchmark.", rich_help_panel=_QUESTIONS
+        "--limit",
+        metavar="N",
+        help="The first N questions of each benchmark; a larger N goes on with their answers.",
+        rich_help_panel=_QUESTIONS,
     ),
 ]
 SourceOption = Annotated[
@@ -41,7 +44,7 @@ SourceOption = Annotated[
     typer.Option(
         "--source",
         metavar="SRC",
-        help="Folder or Hub id to read instead of the benchmark's own data set.",
+        help="A folder or a Hub id in place of the benchmark's own data set.",
         rich_help_panel=_QUESTIONS,
     ),
 ]
@@ -50,7 +53,7 @@ ImagesOption = Annotated[
     typer.Option(
         "--images",
         metavar="DIR",
-        help="Folder of images for a data set that has only their names (COCO for vsr); repeatable.",
+        help="Where images are that a data set only names (COCO, for vsr). Repeat it for several.",
         rich_help_panel=_QUESTIONS,
     ),
 ]
@@ -59,40 +62,31 @@ WordingOption = Annotated[
     typer.Option(
         "--wording",
         metavar="NAME",
-        help="Question text: m2pt-1 (the default), or stored: exactly the text of the data set.",
+        help="m2pt-1 (the default), or stored: exactly what the data set holds.",
         rich_help_panel=_QUESTIONS,
     ),
 ]
 OcrOption = Annotated[
-    bool,
-    typer.Option(
-        "--ocr", help="For textvqa: add the data set's OCR tokens to the question.", rich_help_panel=_QUESTIONS
-    ),
+    bool, typer.Option("--ocr", help="textvqa: add the data set's OCR tokens.", rich_help_panel=_QUESTIONS)
 ]
 ShuffleOption = Annotated[
     bool,
     typer.Option(
         "--shuffle-images",
-        help="Also ask every question about the image of another question: a baseline that can't use the image.",
+        help="Ask every question about another question's image as well: the blind score, beside the real one.",
         rich_help_panel=_QUESTIONS,
     ),
 ]
 MaxNewTokensOption = Annotated[
     int | None,
     typer.Option(
-        "--max-new-tokens",
-        metavar="N",
-        help="Maximum tokens of an answer. Default: the benchmark's.",
-        rich_help_panel=_QUESTIONS,
+        "--max-new-tokens", metavar="N", help="Longest answer. Default: the benchmark's.", rich_help_panel=_QUESTIONS
     ),
 ]
 BatchTokensOption = Annotated[
     int | None,
     typer.Option(
-        "--batch-tokens",
-        metavar="N",
-        help="Tokens of a batch, with padding. Default: what fits in memory.",
-        rich_help_panel=_QUESTIONS,
+        "--batch-tokens", metavar="N", help="Tokens in a batch. Default: what fits.", rich_help_panel=_QUESTIONS
     ),
 ]
 PredictionsOption = Annotated[
@@ -100,8 +94,7 @@ PredictionsOption = Annotated[
     typer.Option(
         "--predictions",
         metavar="FILE",
-        help="Score the answers of this file instead of running a model: predictions of m2pt, or a sample log of "
-        "lmms-eval.",
+        help="Score these answers and ask nothing: predictions of m2pt, or a sample log of lmms-eval.",
         rich_help_panel=_SCORES,
     ),
 ]
@@ -110,7 +103,7 @@ ProtocolOption = Annotated[
     typer.Option(
         "--protocol",
         metavar="NAME",
-        help="Scoring of mme and pope: official (the default) or lmms-eval.",
+        help="mme and pope: official (the default) or lmms-eval.",
         rich_help_panel=_SCORES,
     ),
 ]
@@ -119,7 +112,7 @@ JudgeOption = Annotated[
     typer.Option(
         "--judge",
         metavar="BASE",
-        help="Language model that also judges free-form answers, as in the paper: a base, a folder or a Hub id.",
+        help="Have a language model judge free answers as well, as the paper did: a base, a folder or a Hub id.",
         rich_help_panel=_SCORES,
     ),
 ]
@@ -128,8 +121,7 @@ CompareOption = Annotated[
     typer.Option(
         "--compare",
         metavar="DIR",
-        help="Evaluation to compare; give it twice. Tests whether the two differ significantly (McNemar's test); runs "
-        "no model.",
+        help="Give it twice: do these two evaluations differ by more than chance (McNemar's test)? Nothing is asked.",
         rich_help_panel=_SCORES,
     ),
 ]
@@ -139,7 +131,7 @@ ShowFailuresOption = Annotated[
         "--show-failures",
         metavar="N",
         min=1,
-        help="Print up to N failed or wrong answers of each run at the end.",
+        help="Show N failed or wrong answers at the end.",
         rich_help_panel=_SCORES,
     ),
 ]
@@ -148,7 +140,7 @@ HtmlOption = Annotated[
     typer.Option(
         "--html",
         metavar="FILE",
-        help="HTML page to write, with scores and a gallery of questions, images and answers.",
+        help="Write a page with the scores and a gallery of questions, images and answers.",
         rich_help_panel=_SCORES,
     ),
 ]
@@ -157,20 +149,17 @@ PlotOption = Annotated[
     typer.Option(
         "--plot",
         metavar="FILE",
-        help="Figure of the scores to write (.png, .svg, .pdf): a radar chart if the file name contains 'radar', else "
-        "bars by category; repeatable.",
+        help="Draw the scores as .png, .svg or .pdf: a polygon per adapter where the file's name holds 'radar', else "
+        "bars by category. Repeatable.",
         rich_help_panel=_SCORES,
     ),
 ]
 OverwriteOption = Annotated[
-    bool,
-    typer.Option(
-        "--overwrite", help="Replace an evaluation with other settings in --output-dir.", rich_help_panel="Output"
-    ),
+    bool, typer.Option("--overwrite", help="Replace another evaluation in --output-dir.", rich_help_panel="Output")
 ]
 
 
-HELP = "Score adapters, or the base alone, on benchmarks; answers are saved and a rerun continues where it stopped."
+HELP = "Score adapters, or the bare base, on benchmarks; every answer is kept, and a rerun goes on where it stopped."
 EPILOG = "\n\n".join(
     [
         "Examples:",
@@ -180,11 +169,11 @@ EPILOG = "\n\n".join(
         "  m2pt eval --adapter runs/a --adapter runs/b --bench demo --plot radar.png --plot bars.png",
         "  m2pt eval --compare evals/demo-demo --compare evals/nano-demo",
         "  m2pt eval --bench pope --predictions answers.jsonl --protocol lmms-eval",
-        "A rerun with the same settings asks only the questions that have no answer yet.",
+        "Started again with the same settings, it asks only what is not answered yet.",
     ]
 )
-# Values of options that the user did not give; for these the value in the --config file is used.
-_NOT_GIVEN: dict[str, Any] = {
+# What an option is when it was not said; a file given to --config then keeps its own value.
+_UNSAID: dict[str, Any] = {
     "shuffle_images": False,
     "allow_url": False,
     "ocr": False,
@@ -219,7 +208,7 @@ def command(
     template: options.TemplateOption = None,
     image_fit: options.ImageFitOption = None,
     config: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE", help="YAML file of settings; flags override it.")
+        Path | None, typer.Option("--config", metavar="FILE", help="YAML with these settings; flags go over it.")
     ] = None,
     output_dir: options.OutputDirOption = None,
     overwrite: OverwriteOption = False,
@@ -239,7 +228,7 @@ def command(
     if compare:
         _show_comparison(output, compare)
         return
-    flags = {name: None if _NOT_GIVEN.get(name) == value else value for name, value in flags.items()}
+    flags = {name: None if _UNSAID.get(name) == value else value for name, value in flags.items()}
     if not flags["adapter"] and predictions is None and os.environ.get("M2PT_ADAPTER"):
         flags["adapter"] = [os.environ["M2PT_ADAPTER"]]
     settings = EvalSettings.from_sources(config, flags)
@@ -256,7 +245,7 @@ def command(
         require_page_place(html)
     for file in plot or ():
         require_plot_place(file)
-    # When several processes share the evaluation, only the first one prints.
+    # Of the processes of a shared run, the first one speaks.
     if not (is_first := Sharding.from_environment().is_first):
         output = Output.configure(quiet=True)
     with EvalProgress(output) as progress, stop_on_sigterm():

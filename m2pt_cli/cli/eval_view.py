@@ -1,4 +1,4 @@
-"""Views of an evaluation: progress on stderr and tables of results."""
+"""What an evaluation shows: progress on stderr, and tables of results."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
-# Seconds between plain progress lines, and between updates of the live table.
+# Seconds between plain lines, and between redrawings of the live table.
 _LINE_EVERY = 20.0
 _DRAW_EVERY = 0.25
-# On a terminal narrower than this the less important columns are hidden.
+# On a terminal narrower than this, columns that a person can spare make room for the others.
 _NARROW = 72
-_HIDDEN_IF_NARROW = ("questions/s", "failed")
+_SPARED = ("questions/s", "failed")
 
 
 class EvalProgress:
@@ -49,16 +49,18 @@ class EvalProgress:
 
     def __call__(self, event: Notice | Progress, /) -> None:
         if isinstance(event, Notice):
+            if event.is_detail and not self._output.is_verbose:
+                return
             self._stop()
             (self._output.warn if event.is_warning else self._output.status)(event.text)
             return
         key = (event.run, event.bench)
         if key not in self._lines and event.resumed and self._output.live:
-            self._stop()  # the live table is erased at the end; this line stays
+            self._stop()  # the moving table does not stay; where an earlier start is gone on with, does
             kept = f"{event.resumed:,} of {event.total:,} answers are from an earlier start"
             self._output.status(f"{event.run} on {event.bench}: {kept}")
         line = self._lines.setdefault(key, _Line(event))
-        line.event = event
+        line.take(event)
         ended = event.done == event.total
         now = time.monotonic()
         if self._output.live:
@@ -84,7 +86,7 @@ class EvalProgress:
 
         table = Table(box=None, pad_edge=False)
         titles = ("run", "benchmark", "done", "questions/s", "score", "failed", "left")
-        shown = [place for place, title in enumerate(titles) if width >= _NARROW or title not in _HIDDEN_IF_NARROW]
+        shown = [place for place, title in enumerate(titles) if width >= _NARROW or title not in _SPARED]
         for place in shown:
             table.add_column(titles[place], justify="left" if place < 2 else "right")
         for line in self._lines.values():
@@ -94,15 +96,19 @@ class EvalProgress:
 
 
 class _Line:
-    """Progress and speed of one benchmark of one run."""
+    """One benchmark of one run, with its speed."""
 
     def __init__(self, event: Progress) -> None:
         self.event = event
-        self._started = time.monotonic()
+        self._started = self._latest = time.monotonic()
         self._first = event.done
 
+    def take(self, event: Progress) -> None:
+        """Keep the newest state, and when it came: a finished benchmark keeps its speed while others go on."""
+        self.event, self._latest = event, time.monotonic()
+
     def _speed(self) -> float | None:
-        asked, seconds = self.event.done - self._first, time.monotonic() - self._started
+        asked, seconds = self.event.done - self._first, self._latest - self._started
         return asked / seconds if asked and seconds > 0 else None
 
     def cells(self) -> list[str]:
@@ -129,12 +135,12 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-# Columns in points, not fractions.
+# Columns that are points, not shares.
 _POINTS = frozenset(("mme", "mmavg"))
 
 
 def result_tables(result: EvalResult) -> list[RenderableType]:
-    """Build the tables for stdout: the details of benchmarks that have parts, then the summary."""
+    """What stdout shows: the parts of every benchmark that has some, then the summary."""
     tables: list[RenderableType] = []
     if demos := [run for run in result.runs if "demo" in run.benchmarks]:
         tables.append(_tasks_table(demos))
@@ -149,7 +155,7 @@ def result_tables(result: EvalResult) -> list[RenderableType]:
 
 
 def percent(share: float | None, interval: Sequence[float] | None = None) -> str:
-    """Format a fraction as a percentage, ``61.3`` or ``61.3 (59.2-63.4)``; None becomes a dash."""
+    """``61.3`` or ``61.3 (59.2-63.4)``, in percent; a dash for None."""
     if share is None:
         return "-"
     text = f"{100 * share:.1f}"
@@ -157,17 +163,17 @@ def percent(share: float | None, interval: Sequence[float] | None = None) -> str
 
 
 def _titled(title: str, table: Table, caption: str | None = None) -> RenderableType:
-    """Put a title above and a caption below a table; rich would wrap a table's own title at the table's width."""
+    """A table between lines of its own; rich would break a title at the table's width."""
     return Group(Text(title, style="bold"), table, *([] if caption is None else [Text(caption)]))
 
 
 def points(value: float | None) -> str:
-    """Format a number with one digit; None becomes a dash."""
+    """A number that is no share, with one digit; a dash for None."""
     return "-" if value is None else f"{value:.1f}"
 
 
 def _table(*columns: str, left: int = 1) -> Table:
-    """Make a table whose first ``left`` columns hold text and the others numbers; long cells wrap."""
+    """A table whose first ``left`` columns hold words, the others numbers; on a narrow screen no cell is cut off."""
     table = Table()
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number < left else "right", overflow="fold")
@@ -175,27 +181,33 @@ def _table(*columns: str, left: int = 1) -> Table:
 
 
 def _summary(runs: Sequence[EvalRun]) -> RenderableType:
-    """Build the summary: a row per run, a column per score; the best of several runs is marked."""
+    """A row per run, a column per score; the best of several runs is marked."""
     rows = [_headlines(run) for run in runs]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     table = _table("run", *(Output.clean(column) for column in columns))
+    has_interval = has_mark = False
     for run, row in zip(runs, rows, strict=True):
         cells = []
         for column in columns:
             value = row.get(column)
             others = [score for other in rows if (score := other.get(column)) is not None]
-            is_best = value is not None and value == max(others) > min(others)  # if all are equal, none is marked
+            is_best = value is not None and value == max(others) > min(others)  # where all are equal, none is best
             mark = " *" if is_best else ""
             interval = _interval(run, column) if len(runs) == 1 else None
+            has_interval |= interval is not None
+            has_mark |= is_best
             cells.append((points(value) if column.split()[0] in _POINTS else percent(value, interval)) + mark)
-        table.add_row(Output.clean(run.name), *cells)
-    return _titled(
-        "Scores, in percent (95 % interval); MME in points", table, "* best of its column" if len(runs) > 1 else None
-    )
+        is_bare = run.adapter is None and run.base is not None
+        table.add_row(Output.clean(run.name) + (" (bare base)" if is_bare else ""), *cells)
+    kinds = {column.split()[0] == "mme" for column in columns}
+    title = "Scores, in percent" + (" (95 % interval)" if has_interval else "")
+    if True in kinds:
+        title = "Scores, in points" if kinds == {True} else f"{title}; MME in points"
+    return _titled(title, table, "* best of its column" if has_mark else None)
 
 
 def _headlines(run: EvalRun) -> dict[str, float | None]:
-    """Return the main scores of a run by column name, as in table 1 of the paper."""
+    """The numbers of a run that stand for its benchmarks, as the paper's table 1 has them."""
     row: dict[str, float | None] = {}
     for name, block in run.benchmarks.items():
         keys = [key for key in ("perception", "cognition", "total", "seen", "unseen", "accuracy", "f1") if key in block]
@@ -209,14 +221,14 @@ def _headlines(run: EvalRun) -> dict[str, float | None]:
 
 
 def _interval(run: EvalRun, column: str) -> list[float] | None:
-    """Return the interval of a benchmark's accuracy; None for other columns."""
+    """The interval of a benchmark's accuracy; the other columns have none of their own."""
     block = run.benchmarks.get(column, {})
     interval: list[float] | None = block.get("interval") or block.get("intervals", {}).get("accuracy")
     return interval
 
 
 def _tasks_table(runs: Sequence[EvalRun]) -> RenderableType:
-    """Build the table of demo: tasks, the accuracy of guessing and of each run; intervals only for a single run."""
+    """demo: every task with what guessing scores, and each run; a single run with intervals and its blind score."""
     blocks = [run.benchmarks["demo"] for run in runs]
     blind = blocks[0]["shuffled"] if len(runs) == 1 else None
     columns = ["right % (95 % interval)"] if len(runs) == 1 else [Output.clean(run.name) for run in runs]
@@ -224,7 +236,7 @@ def _tasks_table(runs: Sequence[EvalRun]) -> RenderableType:
     table = _table("task", "", "questions", "majority %", *columns, left=2)
 
     def scores(task: str, kind: str) -> list[str]:
-        """Return the cells of one task; ``""`` means all tasks of that kind."""
+        """The cells of one task; ``""`` is all of a kind."""
         if len(runs) > 1:
             return [percent(block["tasks"][task]["accuracy"] if task else block[kind]) for block in blocks]
         whole = {"accuracy": blocks[0][kind], "interval": blocks[0]["intervals"][kind]}
@@ -268,17 +280,20 @@ def _splits_table(title: str, block: dict[str, Any]) -> RenderableType:
 
 
 def list_table(entries: Sequence[dict[str, Any]]) -> RenderableType:
-    """Build the table of ``m2pt eval --list``."""
+    """``m2pt eval --list``."""
     table = _table("name", "source", "cached", "questions", left=3)
     for entry in entries:
         cached = {None: "built in", True: "yes", False: "no"}[entry["cached"]]
         table.add_row(entry["name"], entry["source"], cached, f"{entry['questions']:,}")
-    caption = "'paper' stands for all but demo; a JSONL file of image, question and answer is a benchmark too"
-    return _titled("Benchmarks", table, caption)
+    caption = (
+        "--bench NAME asks one of these, --bench paper all of them but demo; what is not cached is downloaded once.\n"
+        '--bench FILE.jsonl asks your own questions: a line is {"image", "question", "answer"}.'
+    )
+    return _titled("Benchmarks of m2pt eval", table, caption)
 
 
 def comparison_table(folders: Sequence[Path], comparisons: Sequence[Comparison]) -> RenderableType:
-    """Build the table of ``m2pt eval --compare``."""
+    """``m2pt eval --compare``."""
     columns = ("benchmark", "questions", "first %", "second %", "only first right", "only second right", "p", "differ")
     table = _table(*columns)
     for entry in comparisons:
@@ -291,17 +306,21 @@ def comparison_table(folders: Sequence[Path], comparisons: Sequence[Comparison])
 
 
 def failures_table(result: EvalResult, most: int) -> RenderableType:
-    """Build the table of ``--show-failures``: for each run the failed questions, then the wrong answers."""
-    table = _table("run", "question", "asked", "answer", "prediction", left=5)
+    """``--show-failures``: failed questions, then wrong answers, each run's in turn."""
+    table = _table("run", "question", "asked", "answer", "said", left=5)
+    if not any(
+        row.failed or not row.correct for benches in result.rows.values() for rows in benches.values() for row in rows
+    ):
+        return Text("No failed or wrong answers")
     for run, benches in result.rows.items():
         rows = [row for rows in benches.values() for row in rows if row.failed or not row.correct]
         for row in sorted(rows, key=lambda row: not row.failed)[:most]:
             answer = row.answer if isinstance(row.answer, str) else ", ".join(dict.fromkeys(row.answer))
-            predicted = f"failed: {row.error}" if row.failed else row.prediction or ""
-            table.add_row(*(_shorten(text) for text in (run, row.id, row.question, answer, predicted)))
+            said = f"failed: {row.error}" if row.failed else row.prediction or ""
+            table.add_row(*(_shorten(text) for text in (run, row.id, row.question, answer, said)))
     return _titled(f"At most {most} failed or wrong answers of each run", table)
 
 
 def _shorten(text: str, longest: int = 60) -> str:
-    line = " ".join(Output.clean(text).split())
-    return line if len(line) <= longest else line[: longest - 1] + "…"
+    words = " ".join(Output.clean(text).split())
+    return words if len(words) <= longest else words[: longest - 1] + "…"

@@ -1,45 +1,48 @@
-"""``m2pt infer``: answer one question about images, or JSONL questions from a file or stdin."""
+"""m2pt infer: one question, several images, or lines in and lines out."""
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
 from m2pt_cli.cli import options
+from m2pt_cli.cli.infer_progress import LineProgress
 from m2pt_cli.cli.output import Output
-from m2pt_cli.data.sample import BytesImage, ImageReference, image_reference
+from m2pt_cli.data.sample import IMAGE_MARK, BytesImage, ImageReference, image_reference
 from m2pt_cli.errors import GenerationError, InputError, M2PTError, SettingsError
 from m2pt_cli.generation.adapter_switcher import AdapterSwitcher
-from m2pt_cli.generation.question_lines import QuestionLine, arriving, parse_line
+from m2pt_cli.generation.question_lines import QuestionLine, array_members, arriving, parse_line
 from m2pt_cli.records import Answer
 from m2pt_cli.settings import InferSettings
 
-# Most lines answered together: enough for full batches, few enough for the first answers to come soon.
+if TYPE_CHECKING:
+    from m2pt_cli.generation.engine import Reply
+
+# Lines answered together at most: enough for full batches, few enough to keep a reader waiting briefly.
 _MOST_LINES = 64
+# So much of a file shows whether it begins with a bracket.
+_ARRAY_START = 4096
 _MOST_STDIN_BYTES = 256 << 20
 
 
 def answer_images(images: Sequence[str], question: str, settings: InferSettings, output: Output) -> int:
-    """Answer one question about each of the images given on the command line; return the exit code.
-
-    Raises:
-        InputError: an image can't be read.
-        GenerationError: no image got an answer.
-    """
+    """Ask one question of images given on the command line; returns the exit code."""
     references = [named_image(image, Path(), allow_url=settings.allow_url) for image in images]
     for reference in references:
-        reference.open()  # fail before the model is loaded
+        reference.open()  # an image that can't be read is met before the model is loaded
     switcher = _switcher(settings, output)
     switcher.open()
     from m2pt_cli.generation.engine import Question
 
     questions = [Question(str(number), question, (reference,)) for number, reference in enumerate(references, start=1)]
+    started = time.monotonic()
     if _may_stream(questions, switcher, output):
         reply = switcher.stream(questions[0], lambda piece: output.text(output.clean(piece), end=""))
         output.text("")
@@ -57,6 +60,9 @@ def answer_images(images: Sequence[str], question: str, settings: InferSettings,
         )
         for candidate, reply in switcher.ask(questions)
     ]
+    output.detail(
+        f"{len(answers)} {'answer' if len(answers) == 1 else 'answers'} in {time.monotonic() - started:.2f} s"
+    )
     failed = [answer for answer in answers if answer.error is not None]
     if len(failed) == len(answers):
         raise GenerationError(f"no answer: {failed[0].error}")
@@ -67,27 +73,31 @@ def answer_images(images: Sequence[str], question: str, settings: InferSettings,
 
 
 def answer_lines(source: str, settings: InferSettings, output: Output) -> int:
-    """Answer JSONL questions as they arrive; return 3 if a line was faulty, else 0.
+    """Answer JSONL questions as they arrive; returns 3 if a line was at fault, else 0.
 
     Raises:
         InputError: the file can't be read.
-        GenerationError: all questions failed.
+        GenerationError: there were questions and none was answered.
     """
     folder = Path() if source == "-" else Path(source).parent
     lines = asked = answered = faulty = 0
     with _opened(source) as stream:
         switcher = _switcher(settings, output)
         opened = False
-        for batch in arriving(stream, most=_MOST_LINES):
-            if not opened:  # load the model only once there is a line to answer
-                switcher.open()
-                opened = True
-            lines += len(batch)
-            for answer, is_faulty in _answers([parse_line(line, number) for number, line in batch], folder, switcher):
-                output.json(answer.to_dict())
-                asked += 1
-                answered += answer.error is None
-                faulty += is_faulty
+        with LineProgress(output) as progress:
+            for batch in _batches(source, stream):
+                if not opened:  # the first line is there: now the model is needed
+                    switcher.open()
+                    opened = True
+                    progress.start()
+                lines += len(batch)
+                parsed = [parse_line(line, number) for number, line in batch]
+                for answer, is_faulty in _answers(parsed, folder, switcher):
+                    output.json(answer.to_dict())
+                    asked += 1
+                    answered += answer.error is None
+                    faulty += is_faulty
+                progress.update(lines, asked - answered)
     if faulty:
         output.warn(f"{faulty} of {lines} lines could not be asked; their error is in the output")
         return InputError.exit_code
@@ -96,8 +106,21 @@ def answer_lines(source: str, settings: InferSettings, output: Output) -> int:
     return 0
 
 
+def _batches(source: str, stream: BinaryIO) -> Iterator[list[tuple[int, bytes]]]:
+    """Numbered lines as they arrive, or the members of a file that is one JSON array."""
+    if os.path.isfile(source):
+        start = stream.read(_ARRAY_START).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+        stream.seek(0)
+        members = array_members(stream.read()) if start == b"[" else None
+        if members is not None:
+            yield from (members[first : first + _MOST_LINES] for first in range(0, len(members), _MOST_LINES))
+            return
+        stream.seek(0)
+    yield from arriving(stream, most=_MOST_LINES)
+
+
 def _answers(lines: Sequence[QuestionLine], folder: Path, switcher: AdapterSwitcher) -> Iterator[tuple[Answer, bool]]:
-    """Yield for each line, in order, its answers (one per adapter) and whether the line was faulty."""
+    """The answers to a batch of lines in their order, and whether a line was at fault."""
     from m2pt_cli.generation.engine import Question
 
     questions: dict[int, Question] = {}
@@ -109,24 +132,27 @@ def _answers(lines: Sequence[QuestionLine], folder: Path, switcher: AdapterSwitc
         try:
             images: tuple[ImageReference, ...] = ()
             if line.image is not None:
-                reference = named_image(line.image, folder, allow_url=switcher.settings.allow_url)
+                reference = image_reference(line.image, folder=folder, allow_url=switcher.settings.allow_url)
                 reference.open()
                 images = (reference,)
             questions[place] = Question(str(place), line.question, images)
         except M2PTError as error:
             faults[place] = error.message
-    replies: dict[int, list[tuple[str | None, str | None, str | None]]] = {}
+    replies: dict[int, list[tuple[str | None, Reply]]] = {}
     for candidate, reply in switcher.ask(list(questions.values())):
-        replies.setdefault(int(reply.question.id), []).append((candidate.name, reply.text, reply.error))
+        replies.setdefault(int(reply.question.id), []).append((candidate.name, reply))
     for place, line in enumerate(lines):
         if place in faults:
             yield Answer(line.id, line.image, line.question, None, None, faults[place], line.extra), True
-        for name, text, problem in replies.get(place, ()):
-            yield Answer(line.id, line.image, line.question, name, text, problem, line.extra), False
+        for name, reply in replies.get(place, ()):
+            yield (
+                Answer(line.id, line.image, line.question, name, reply.text, reply.error, line.extra),
+                reply.is_faulty,
+            )
 
 
 def _write_answers(answers: Sequence[Answer], num_images: int, num_candidates: int, output: Output) -> None:
-    """Print the answers: as JSON, as text if there is only one, else as a table (tab-separated outside a terminal)."""
+    """Plain answer, JSON, or one row per image and adapter: a table on a terminal, tab-separated in a pipe."""
     if output.is_json:
         for answer in answers:
             output.json(answer.to_dict())
@@ -136,8 +162,10 @@ def _write_answers(answers: Sequence[Answer], num_images: int, num_candidates: i
         return
     columns = [("image", num_images > 1), ("adapter", num_candidates > 1), ("answer", True)]
     header = [name for name, shown in columns if shown]
+    empty = {"adapter": "bare base"}
     rows = [
-        [output.clean(" ".join(str(getattr(answer, name) or "-").split())) for name in header] for answer in answers
+        [output.clean(" ".join(str(getattr(answer, name) or empty.get(name, "-")).split())) for name in header]
+        for answer in answers
     ]
     if sys.stdout.isatty():
         from rich.table import Table
@@ -152,7 +180,7 @@ def _write_answers(answers: Sequence[Answer], num_images: int, num_candidates: i
 
 
 def _switcher(settings: InferSettings, output: Output) -> AdapterSwitcher:
-    return AdapterSwitcher(settings, report=output.status)
+    return AdapterSwitcher(settings, report=output.status, detail=output.detail)
 
 
 def _may_stream(questions: Sequence[object], switcher: AdapterSwitcher, output: Output) -> bool:
@@ -161,10 +189,10 @@ def _may_stream(questions: Sequence[object], switcher: AdapterSwitcher, output: 
 
 
 def named_image(image: str, folder: Path, *, allow_url: bool) -> ImageReference:
-    """Return the image named on the command line or in an input line; ``-`` reads it from stdin.
+    """An image named on the command line; - is stdin.
 
     Raises:
-        InputError: the image does not exist, stdin is empty or too large, or URLs are not allowed.
+        InputError: there is no such image, or a URL that is not allowed.
     """
     if image == "-":
         data = sys.stdin.buffer.read(_MOST_STDIN_BYTES + 1)
@@ -179,7 +207,7 @@ def named_image(image: str, folder: Path, *, allow_url: bool) -> ImageReference:
 @contextmanager
 def _opened(source: str) -> Iterator[BinaryIO]:
     if source == "-":
-        # A duplicate descriptor: Python aborts at exit if a thread still reads sys.stdin (after a closed pipe).
+        # A copy: Python aborts at its end if a thread still waits inside its own stdin (after a closed pipe).
         yield os.fdopen(os.dup(sys.stdin.fileno()), "rb")
         return
     try:
@@ -190,7 +218,7 @@ def _opened(source: str) -> Iterator[BinaryIO]:
         yield stream
 
 
-HELP = "Answer questions about images with an adapter, or with the base alone."
+HELP = "Ask an adapter, or the bare base, about images."
 EPILOG = "\n\n".join(
     [
         "Examples:",
@@ -198,7 +226,7 @@ EPILOG = "\n\n".join(
         '  m2pt infer examples/images/*.png -q "Describe the image." --adapter runs/demo',
         "  m2pt infer --input examples/questions.jsonl --adapter runs/demo --adapter none",
         '  cat photo.jpg | m2pt infer - "Is there a chair?"',
-        'An input line is {"image", "question", "id"}; an output line adds "adapter", "answer" and "error".',
+        'An input line is {"image", "question", "id"}; a line of output adds "adapter", "answer" and "error".',
     ]
 )
 
@@ -206,34 +234,27 @@ _ANSWERS = "Answers"
 
 
 def command(
-    arguments: Annotated[
+    words: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="IMAGE QUESTION", help="An image file (- is stdin) and a question; with -q only images."
-        ),
+        typer.Argument(metavar="IMAGE QUESTION", help="An image (- is stdin) and a question; with -q images alone."),
     ] = None,
     question: Annotated[
-        str | None, typer.Option("--question", "-q", metavar="TEXT", help="Question to ask about every image.")
+        str | None, typer.Option("--question", "-q", metavar="TEXT", help="One question for all the images.")
     ] = None,
     input: Annotated[
         str | None,
-        typer.Option(
-            "--input", metavar="FILE", help="File of questions as JSONL (- is stdin); prints answers as JSONL."
-        ),
+        typer.Option("--input", metavar="FILE", help="Questions as JSONL (- is stdin), answered as JSONL."),
     ] = None,
     adapter: options.AdaptersOption = None,
     base: options.BaseOption = None,
     max_new_tokens: Annotated[
-        int,
-        typer.Option("--max-new-tokens", metavar="N", help="Maximum tokens of an answer.", rich_help_panel=_ANSWERS),
+        int, typer.Option("--max-new-tokens", metavar="N", help="Longest answer.", rich_help_panel=_ANSWERS)
     ] = 64,
     temperature: Annotated[
-        float,
-        typer.Option("--temperature", metavar="T", help="Sampling temperature; 0 is greedy.", rich_help_panel=_ANSWERS),
+        float, typer.Option("--temperature", metavar="T", help="Sample; 0 is greedy.", rich_help_panel=_ANSWERS)
     ] = 0.0,
     num_beams: Annotated[
-        int,
-        typer.Option("--num-beams", metavar="N", help="Number of beams; 1: no beam search.", rich_help_panel=_ANSWERS),
+        int, typer.Option("--num-beams", metavar="N", help="Search with N beams.", rich_help_panel=_ANSWERS)
     ] = 1,
     allow_url: options.AllowUrlOption = False,
     template: options.TemplateOption = None,
@@ -263,29 +284,28 @@ def command(
     )
 
     if input is not None:
-        if arguments or question is not None:
+        if words or question is not None:
             raise SettingsError("--input brings the images and the questions", "leave out IMAGE, QUESTION and -q")
         return answer_lines(input, settings, output)
-    images, asked = _images_and_question(arguments or [], question)
+    images, asked = _images_and_question(words or [], question)
     return answer_images(images, asked, settings, output)
 
 
-def _images_and_question(arguments: list[str], question: str | None) -> tuple[list[str], str]:
-    """Split the positional arguments into images and a question.
-
-    Raises:
-        SettingsError: the image or the question is missing, or there are too many arguments.
-    """
-    if question is None and len(arguments) == 2:
-        question, arguments = arguments[1], arguments[:1]
-    if not arguments:
+def _images_and_question(words: list[str], question: str | None) -> tuple[list[str], str]:
+    """Which words are images and what is asked."""
+    if question is None and len(words) == 2:
+        question, words = words[1], words[:1]
+    if not words:
         raise SettingsError("no image to ask about", 'm2pt infer image.jpg "Is there a chair?"')
     if question is None:
-        one = len(arguments) == 1
-        message = "an image without a question" if one else f"expected IMAGE QUESTION, got {len(arguments)} arguments"
-        raise SettingsError(message, 'm2pt infer image.jpg "Is there a chair?", or several images with -q "..."')
+        said = "an image without a question" if len(words) == 1 else f"{len(words)} words where IMAGE QUESTION is meant"
+        raise SettingsError(said, 'm2pt infer image.jpg "Is there a chair?", or several images with -q "..."')
     if not question.strip():
         raise SettingsError("the question is empty", 'm2pt infer image.jpg "Is there a chair?"')
-    if arguments.count("-") > 1:
+    if (marks := question.count(IMAGE_MARK)) > 1:
+        raise SettingsError(
+            f"the question holds {marks} {IMAGE_MARK} marks, and it is asked of one image", f"leave {IMAGE_MARK} out"
+        )
+    if words.count("-") > 1:
         raise SettingsError("- names stdin, which holds one image", "give - once")
-    return arguments, question
+    return words, question

@@ -1,14 +1,16 @@
-"""Views of a training run: the plan of ``--dry-run``, progress on stderr, and the result."""
+"""What a training shows: the plan, progress on stderr, and the result."""
 
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections import deque
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self
 
 from m2pt_cli.cli.output import Output
+from m2pt_cli.records import format_bytes
 from m2pt_cli.settings import TrainSettings, flag
 from m2pt_cli.training.events import Event, Finished, Notice, Saved, Started, Step, Validated
 
@@ -22,21 +24,21 @@ if TYPE_CHECKING:
 
 
 def show_plan(settings: TrainSettings, output: Output) -> None:
-    """Print the plan of a run (``--dry-run``); nothing is trained or written."""
+    """Plan the run and print it; nothing is trained or written."""
     from m2pt_cli.models.count import Recipe, count_parameters
     from m2pt_cli.training.estimate import dry_run, planned_memory
 
     with TrainProgress(output) as progress:
         plan = dry_run(settings, events=progress)
-    resolved = plan.settings
+    said = plan.settings
     recipe = Recipe(
-        method=resolved.method,
-        visual_prompts=resolved.visual_prompts or 0,
-        textual_prompts=resolved.textual_prompts or 0,
-        interaction=resolved.interaction,
-        visual_tokens=resolved.visual_tokens,
-        train_lm_head=resolved.train_lm_head,
-        lora_rank=resolved.lora_rank,
+        method=said.method,
+        visual_prompts=said.visual_prompts or 0,
+        textual_prompts=said.textual_prompts or 0,
+        interaction=said.interaction,
+        visual_tokens=said.visual_tokens,
+        train_lm_head=said.train_lm_head,
+        lora_rank=said.lora_rank,
     )
     counts = count_parameters(plan.base, plan.geometry, recipe)
     memory = planned_memory(plan, trainable=counts.trainable)
@@ -47,13 +49,14 @@ def show_plan(settings: TrainSettings, output: Output) -> None:
 
 
 def plan_dict(plan: DryRun, counts: ParameterCounts, memory: MemoryEstimate) -> dict[str, Any]:
-    """Return the JSON document of ``--dry-run --json``."""
+    """The JSON document of ``--dry-run --json``."""
     return {
         "output_dir": plan.output_dir,
         "base": plan.base,
         "settings": plan.settings_dict(),
         "data": plan.data,
         "steps": plan.steps,
+        "passes": plan.passes,
         "tokens": {"longest": plan.longest, "mean": plan.mean, "supervised": plan.supervised, "cut": plan.cut},
         "parameters": counts,
         "memory": {"dtype": memory.dtype, "total": memory.total, "weights": memory.weights, "trained": memory.trained,
@@ -63,7 +66,7 @@ def plan_dict(plan: DryRun, counts: ParameterCounts, memory: MemoryEstimate) -> 
 
 
 def plan_lines(plan: DryRun, counts: ParameterCounts, memory: MemoryEstimate) -> list[str]:
-    """Return the plan as lines of text."""
+    """The plan for a person."""
     data = plan.data
     lines = ["settings"]
     lines += [f"  {flag(name):26} {_shown(value)}" for name, value in plan.settings_dict().items()]
@@ -81,10 +84,14 @@ def plan_lines(plan: DryRun, counts: ParameterCounts, memory: MemoryEstimate) ->
     lines += [f"  {name.replace('_', ' '):26} {count:>13,}" for name, count in counts.groups.items() if count]
     if counts.without_effect:
         lines.append(f"  of these {counts.without_effect:,} have no effect (the last vision layer's prompts)")
-    lines += ["", f"steps: {plan.steps:,}", f"adapter: {_size(counts.bytes)}"]
-    lines += ["", f"memory on the device, {memory.dtype}: about {_size(memory.total)} (an estimate)"]
+    lines += [
+        "",
+        f"steps: {plan.steps:,}, {_passes(plan.passes)} over the data",
+        f"adapter: {format_bytes(counts.bytes)}",
+    ]
+    lines += ["", f"memory on the device, {memory.dtype}: about {format_bytes(memory.total)} (an estimate)"]
     for name in ("weights", "trained", "activations"):
-        lines.append(f"  {name:26} {_size(getattr(memory, name)):>13}")
+        lines.append(f"  {name:26} {format_bytes(getattr(memory, name)):>13}")
     length = sum(len(part.token_ids) for part in plan.sample)
     learned = sum(len(part.token_ids) for part in plan.sample if part.is_supervised)
     lines += ["", f"sample {plan.sample_id}: {length} tokens, {learned} supervised, shown in [[ ]]"]
@@ -92,6 +99,14 @@ def plan_lines(plan: DryRun, counts: ParameterCounts, memory: MemoryEstimate) ->
     lines.append("  " + "".join(_segment(part) for part in plan.sample).replace("\n", "\\n"))
     lines.append("  ids " + " ".join(_ids(part) for part in plan.sample))
     return lines
+
+
+def _steps(count: int) -> str:
+    return "1 step" if count == 1 else f"{count:,} steps"
+
+
+def _passes(count: float) -> str:
+    return "1 pass" if f"{count:.3g}" == "1" else f"{count:,.0f} passes" if count >= 100 else f"{count:.3g} passes"
 
 
 def _segment(part: Any) -> str:
@@ -113,11 +128,7 @@ def _shown(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
-
-
-# Seconds between plain progress lines (growing, so that a long run prints few lines), and between live updates.
+# Seconds between plain lines (longer and longer, so that a day of training is no wall of text) and between redrawings.
 _FIRST_LINE, _LAST_LINE = 5.0, 60.0
 _DRAW_EVERY = 0.25
 _BARS = "▁▂▃▄▅▆▇█"
@@ -161,19 +172,21 @@ class TrainProgress:
             self._finish(event)
 
     def _say(self, text: str, *, is_warning: bool) -> None:
-        # Output that bypasses rich's console would break the live view, so stop it; the next step starts it again.
+        # rich prints above a running live view only what goes through its console; the view is drawn again.
         self._stop()
         (self._output.warn if is_warning else self._output.status)(text)
 
     def _begin(self, event: Started) -> None:
         self._started = event
+        self._losses = list(event.losses)
         self._last_shown = time.monotonic()
         share = 100 * event.trainable / event.total
         held_out = f" and {event.validation:,} for validation" if event.validation else ""
         resumed = f" from step {event.first_step:,}" if event.first_step else ""
         self._output.status(
             f"training {event.method} on {event.base} ({event.device}){resumed}: {event.steps:,} steps, "
-            f"{event.samples:,} samples{held_out}, {event.trainable:,} of {event.total:,} parameters ({share:.3g} %)"
+            f"{event.samples:,} samples{held_out} ({_passes(event.passes)}), "
+            f"{event.trainable:,} of {event.total:,} parameters ({share:.3g} %)"
         )
 
     def _advance(self, event: Step) -> None:
@@ -194,24 +207,26 @@ class TrainProgress:
     # ---- numbers ----
 
     def _speed(self) -> tuple[float, float] | None:
-        """Return tokens per second and seconds per step over the last steps; None before the first."""
+        """Tokens per second and seconds per step over the last steps."""
         if not self._recent:
             return None
         (first_seconds, first_tokens, first_step), (seconds, tokens, step) = self._recent[0], self._recent[-1]
         if step == first_step:
-            return (tokens / seconds, seconds) if seconds > 0 else None
+            # Of a resumed run the first step of this start tells nothing: seconds and tokens are the whole run's.
+            is_first = self._started is not None and not self._started.first_step
+            return (tokens / seconds, seconds) if is_first and seconds > 0 else None
         passed = max(seconds - first_seconds, 1e-9)
         return (tokens - first_tokens) / passed, passed / (step - first_step)
 
-    def _loss(self) -> float:
-        """Return the mean loss of the last steps, because the loss of a single step is noisy."""
+    def _loss(self) -> str:
+        """Mean of the last steps: single ones jump about."""
         window = self._losses[-max(5, len(self._losses) // 20) :]
-        return sum(window) / len(window)
+        return f"{sum(window) / len(window):.4f} (mean of {_steps(len(window))})"
 
     def _facts(self) -> dict[str, str]:
         assert self._started is not None and self._step is not None
         step, total = self._step.step, self._started.steps
-        facts = {"step": f"{step:,}/{total:,}", "loss": f"{self._loss():.4f}"}
+        facts = {"step": f"{step:,}/{total:,}", "loss": self._loss()}
         if self._validated is not None:
             facts["validation"] = f"{self._validated.loss:.4f}"
         speed = self._speed()
@@ -220,7 +235,7 @@ class TrainProgress:
         if speed is not None:
             facts["tokens/s"] = f"{speed[0]:,.0f}"
         if self._step.memory is not None:
-            facts["memory"] = _file_size(self._step.memory)
+            facts["memory"] = format_bytes(self._step.memory)
         facts["learning rate"] = f"{self._step.learning_rate:.1e}"
         return facts
 
@@ -235,7 +250,7 @@ class TrainProgress:
 
         if self._live is None:
             console = Console(stderr=True, markup=False, emoji=False, highlight=False)
-            # Not transient: the final view, with the whole loss curve, stays on the screen.
+            # Not transient: the last picture, with the whole curve, stays on the screen.
             self._live = Live(console=console, auto_refresh=False)
             self._live.start()
         self._live.update(self._view(), refresh=True)
@@ -267,10 +282,14 @@ class TrainProgress:
     def _finish(self, event: Finished) -> None:
         self._stop()
         self._output.status_table(result_table(event))
+        if self._output.live and self._started is not None:
+            kind = "--base" if self._started.method == "full" else "--adapter"
+            folder = shlex.quote(str(event.output_dir))
+            self._output.status(f'next: m2pt infer IMAGE "What is in this image?" {kind} {folder}')
 
 
 def result_table(event: Finished) -> Table:
-    """Build the table of a finished run: loss, trained parameters by part, time and size."""
+    """Loss, trained parameters by part, time and size of a finished run."""
     from rich.table import Table
 
     table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2))
@@ -290,15 +309,15 @@ def result_table(event: Finished) -> Table:
     if event.seconds and event.tokens:
         table.add_row("tokens/s", f"{event.tokens / event.seconds:,.0f}")
     if event.memory is not None:
-        table.add_row("peak memory", _file_size(event.memory))
-    table.add_row("saved", f"{_file_size(event.bytes)}")
+        table.add_row("peak memory", format_bytes(event.memory))
+    table.add_row("saved", format_bytes(event.bytes))
     return table
 
 
 def sparkline(values: list[float], width: int) -> str:
-    """Draw ``values`` as at most ``width`` characters, from ▁ (lowest) to █ (highest); each is the mean of its section.
+    """``values`` in ``width`` characters, each the mean of its share, from the lowest ▁ to the highest █.
 
-    The scale is logarithmic. On a linear scale the large fall of the loss in the first steps would make the rest flat.
+    The scale is logarithmic: a loss falls by a factor in its first steps, and what follows would else be one flat line.
     """
     if not values:
         return ""
@@ -308,13 +327,6 @@ def sparkline(values: list[float], width: int) -> str:
     low, high = min(means), max(means)
     scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
     return "".join(_BARS[round((mean - low) * scale)] for mean in means)
-
-
-def _file_size(count: int) -> str:
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} B"
 
 
 def _duration(seconds: float) -> str:

@@ -1,37 +1,38 @@
-"""Convert a checkpoint of the authors' code to an adapter with a model card."""
+"""A checkpoint of the authors' code as an adapter, with its card."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from m2pt_cli.convert.official import OfficialCheckpoint, read_official
 from m2pt_cli.errors import AdapterError, UnavailableError
+from m2pt_cli.families.geometry import current_name
 from m2pt_cli.files.adapter_names import CONFIG_FILE, WEIGHTS_FILE
 from m2pt_cli.files.hub import gigabytes
 from m2pt_cli.files.io import new_folder
 from m2pt_cli.files.safetensors import Outgoing, write_tensors
 from m2pt_cli.method import M2PTConfig
-from m2pt_cli.models.base_files import current_name, require_base_files, weight_files
+from m2pt_cli.method.card import CITATION, LICENCE, front_matter, shown_base, usage
+from m2pt_cli.models.base_files import require_base_files, weight_files
 from m2pt_cli.models.catalog import BaseEntry
 from m2pt_cli.models.fingerprint import SAMPLES, base_fingerprint
 from m2pt_cli.models.load import base_folder
 from m2pt_cli.records import ImportResult
 
 
-def official_card(result: ImportResult, *, total: int, source: str, compared: int) -> str:
-    """The model card of an imported adapter: Markdown with the Hub's YAML front matter.
+def official_card(result: ImportResult, *, base_models: Sequence[str], total: int, source: str, compared: int) -> str:
+    """Markdown with the Hub's front matter.
 
     Args:
-        result: the result of the import.
-        total: number of parameters of the base.
-        source: name of the imported checkpoint.
-        compared: number of frozen weights in the checkpoint that were compared with the base's.
+        base_models: Hub ids of the base, or of its parts.
+        total: parameters of the base.
+        source: name of the checkpoint that was imported.
+        compared: frozen weights of the checkpoint that were found to be the base's.
     """
-    question = '"What is in this image?"'
     checked = (
         f"{compared:,} frozen weights in the checkpoint were compared with the base's."
         if compared
@@ -39,34 +40,14 @@ def official_card(result: ImportResult, *, total: int, source: str, compared: in
     )
     percent = 100 * result.trainable / total
     lines = [
-        "---",
-        f"base_model: {json.dumps(result.base)}",
-        "library_name: peft",
-        "pipeline_tag: image-text-to-text",
-        "tags: [m2pt, llava]",
-        "---",
-        "",
-        f"# M²PT adapter on {result.base}, imported",
+        *front_matter(base_models=base_models, tags=[]),
+        f"# M²PT adapter on {shown_base(result.base)}, imported",
         "",
         f"Imported with `m2pt import` from `{json.dumps(source)[1:-1]}`, a checkpoint of the authors' code "
         f"(Wang et al., M²PT, EMNLP 2024): {result.trainable:,} trained parameters, {percent:.3g} % of the base's "
         f"{total:,}. {checked}",
         "",
-        "## Use",
-        "",
-        "```bash",
-        f"m2pt infer image.jpg {question} --adapter .",
-        "```",
-        "",
-        "In Python:",
-        "",
-        "```python",
-        "from m2pt_cli import answer, load",
-        "",
-        f'model, processor = load(base={json.dumps(result.base)}, adapter=".")',
-        f'print(answer(model, ["image.jpg"], [{question}]))',
-        "```",
-        "",
+        *usage(result.base, is_m2pt=True),
         "## Parts",
         "",
         "| part | |",
@@ -79,34 +60,36 @@ def official_card(result: ImportResult, *, total: int, source: str, compared: in
         'The visual prompts and the class token reach the language model (`visual_tokens="official"`), as in the '
         "authors' code; conversations follow `vicuna_v1`, images are cropped.",
         "",
+        *LICENCE,
+        *CITATION,
     ]
     return "\n".join(lines)
 
 
 Report = Callable[[str], None]
 
-# PEFT's prefix of the names in an adapter file.
+# Where PEFT hangs the base in the names it saves.
 _PREFIX = "base_model.model."
-# Weights may have been rounded to bf16 and fp16 before; two roundings to bf16 change a value by up to 2^-8.
+# Weights may have passed through bf16 and fp16 on their way; two roundings of bf16 are within 2^-8.
 _RELATIVE, _ABSOLUTE = 2**-7, 1e-6
 _ROUNDINGS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def import_official(place: Path, output_dir: Path, entry: BaseEntry, *, report: Report | None = None) -> ImportResult:
-    """Convert an official checkpoint to an adapter with ``visual_tokens="official"``.
+    """Write an official checkpoint as an adapter with ``visual_tokens="official"``.
 
-    Checks in this order: the checkpoint's files, names and shapes; the base; that the checkpoint's frozen weights are
-    the base's (64 values of each). An ``lm_head`` that equals the base's up to rounding is not saved.
+    Checked in this order: the checkpoint's files, names and shapes; the base; that the checkpoint's frozen weights are
+    the base's (64 values of each). An ``lm_head`` that is the base's, but for rounding, is left out.
 
     Args:
-        place: the folder or file that `official.find_official` returned.
-        output_dir: a folder that is empty or does not exist; on failure it is left unchanged.
-        entry: the base that the checkpoint was trained on.
-        report: called with lines of text about downloads, and about weights that are saved or not.
+        place: what `official.find_official` found.
+        output_dir: a folder that is empty or does not exist; on failure it stays so.
+        entry: the base it was trained on.
+        report: told of downloads, and of what is kept and left out.
 
     Raises:
-        AdapterError: the checkpoint is damaged, does not fit the base, or was trained on another base.
-        UnavailableError: the base is not available.
+        AdapterError: the checkpoint is damaged, does not fit the base, or was trained on another.
+        UnavailableError: the base can't be had.
         SettingsError: the output directory can't be used.
     """
     say = report or (lambda text: None)
@@ -114,7 +97,7 @@ def import_official(place: Path, output_dir: Path, entry: BaseEntry, *, report: 
     folder = base_folder(entry, report=report)
     require_base_files(folder)
     fingerprint = base_fingerprint(folder)
-    base = _base_weights(folder)
+    base = _mapped(folder)
     compared = _require_same_base(checkpoint, base, entry.name)
     if compared:
         say(f"{compared:,} frozen weights of the checkpoint are those of {entry.name}; they are left out")
@@ -158,7 +141,13 @@ def import_official(place: Path, output_dir: Path, entry: BaseEntry, *, report: 
             bytes=written,
         )
         (partial / "README.md").write_text(
-            official_card(result, total=entry.geometry.total_parameters, source=place.name, compared=compared),
+            official_card(
+                result,
+                base_models=entry.hub_ids,
+                total=entry.geometry.total_parameters,
+                source=place.name,
+                compared=compared,
+            ),
             encoding="utf-8",
         )
         config.save_pretrained(str(partial))
@@ -181,8 +170,8 @@ def _outgoing(checkpoint: OfficialCheckpoint, head: torch.Tensor | None) -> Iter
         yield Outgoing(_PREFIX + name, tuple(tensor.shape), tensor.dtype, tensor.clone)
 
 
-def _base_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """The weights of a base by their current names, memory-mapped: only values that are used are read from disk."""
+def _mapped(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of a base by their current names, memory-mapped: only what is looked at is read."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -196,31 +185,31 @@ def _base_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def _require_same_base(checkpoint: OfficialCheckpoint, base: dict[str, torch.Tensor], name: str) -> int:
-    """Compare evenly spaced values of every frozen weight with the base; returns the number of weights.
+    """Compare evenly spaced values of every frozen weight; returns how many weights there were.
 
     Raises:
-        AdapterError: some weights differ by more than rounding.
+        AdapterError: some differ by more than rounding.
     """
-    different = []
+    others = []
     for key, theirs in checkpoint.frozen.items():
-        indices = torch.linspace(0, theirs.numel() - 1, SAMPLES, dtype=torch.float64).long()
-        ours = base[key].reshape(-1)[indices].float()
-        if not torch.allclose(theirs.reshape(-1)[indices].float(), ours, rtol=_RELATIVE, atol=_ABSOLUTE):
-            different.append(key)
-    if different:
+        places = torch.linspace(0, theirs.numel() - 1, SAMPLES, dtype=torch.float64).long()
+        mine = base[key].reshape(-1)[places].float()
+        if not torch.allclose(theirs.reshape(-1)[places].float(), mine, rtol=_RELATIVE, atol=_ABSOLUTE):
+            others.append(key)
+    if others:
         raise AdapterError(
-            f"{checkpoint.place} was trained on another base than {name}: {len(different)} of "
-            f"{len(checkpoint.frozen)} frozen weights differ, the first {different[0]}",
+            f"{checkpoint.place} was trained on another base than {name}: {len(others)} of "
+            f"{len(checkpoint.frozen)} frozen weights differ, the first {others[0]}",
             "name the base it was trained on with --base; m2pt import --help says how one is made of Vicuna and CLIP",
         )
     return len(checkpoint.frozen)
 
 
-def _is_rounded(theirs: torch.Tensor, ours: torch.Tensor) -> bool:
-    """Whether a weight equals the base's, exactly or after the base's was rounded to one of ``_ROUNDINGS``."""
-    step = 64  # rows per comparison: casting a whole lm_head takes too much memory
-    starts = range(0, len(ours), step)
+def _is_rounded(theirs: torch.Tensor, mine: torch.Tensor) -> bool:
+    """Whether a weight is the base's own, exactly or after rounding to another type on the way."""
+    step = 64  # rows at a time: a head is too large to be cast whole
+    starts = range(0, len(mine), step)
     return any(
-        all(torch.equal(theirs[i : i + step], ours[i : i + step].to(dtype).to(theirs.dtype)) for i in starts)
-        for dtype in _ROUNDINGS
+        all(torch.equal(theirs[i : i + step], mine[i : i + step].to(kind).to(theirs.dtype)) for i in starts)
+        for kind in _ROUNDINGS
     )

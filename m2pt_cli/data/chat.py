@@ -1,4 +1,4 @@
-"""Chat templates: render a conversation to text and record which characters the assistant generates.
+"""Conversations as text: the chat templates, and which characters the assistant has to produce.
 
 The wording is LLaVA's (``conversation.py``, separator style TWO). `m2pt_cli.data.tokenize` turns the text into ids.
 """
@@ -13,7 +13,7 @@ from m2pt_cli.data.sample import IMAGE_MARK, Turn
 from m2pt_cli.errors import InputError, SettingsError
 from m2pt_cli.settings import TEMPLATES, closest
 
-# LLaVA's system prompts. LLaVA-1.5 and the official M2PT were tuned with vicuna_v1.
+# LLaVA's own sentences. vicuna_v1 is what LLaVA-1.5 and the official M2PT were tuned with.
 _SYSTEMS = {
     "vicuna_v1": (
         "A chat between a curious user and an artificial intelligence assistant. "
@@ -29,65 +29,66 @@ _SYSTEMS = {
 
 @dataclass(frozen=True)
 class Rendered:
-    """A conversation as text; ``spans`` are the ``(start, end)`` character ranges that the assistant generates."""
+    """A conversation as text; ``spans`` are the character ranges that are trained on."""
 
     text: str
     spans: tuple[tuple[int, int], ...]
 
 
 class ChatTemplate(Protocol):
-    """Renders a conversation to the text that a model reads."""
+    """How a conversation is written down for a model."""
 
     @property
     def name(self) -> str:
         """One of ``settings.TEMPLATES``."""
 
     def render(self, turns: Sequence[Turn], *, eos: str) -> Rendered:
-        """The text of ``turns``; if the last turn is the user's, it ends with the generation prompt."""
+        """The text of ``turns``; where the last is the user's, it ends with the cue for an answer."""
 
 
 @dataclass(frozen=True)
 class FixedTemplate:
-    """Renders ``{system}USER: {question} ASSISTANT: {answer}{eos}USER: …``"""
+    """``{system}USER: {question} ASSISTANT: {answer}{eos}USER: …``"""
 
     name: str
     system: str
 
     def render(self, turns: Sequence[Turn], *, eos: str) -> Rendered:
-        """The text of ``turns``; it ends with ``ASSISTANT:`` if the last turn is the user's."""
+        """The text of ``turns``, ending with ``ASSISTANT:`` where the last is the user's."""
         text, spans = self.system, []
         for turn in turns:
             if turn.role == "user":
                 text += f"USER: {image_first(turn.text)} ASSISTANT:"
             else:
-                # The space belongs to the answer: a prompt ends with the colon, and the model generates the rest.
+                # The space is the assistant's: a prompt ends with the colon, and the model produces all that follows.
                 start = len(text)
                 text += f" {turn.text}{eos}"
-                spans.append((start, len(text)))
+                if turn.supervised:
+                    spans.append((start, len(text)))
         return Rendered(text, tuple(spans))
 
 
 @dataclass(frozen=True)
 class ProcessorTemplate:
-    """The chat template of the base's processor: Jinja, rendered by transformers in its sandbox."""
+    """The chat template that a base brings along: Jinja, rendered by transformers in its sandbox."""
 
     processor: Any
     name: str = "base"
 
     def render(self, turns: Sequence[Turn], *, eos: str) -> Rendered:
-        """The text of ``turns``; ``eos`` is appended to an answer if the template writes no end token after it.
+        """The text of ``turns``; an answer that the template leaves without an end gets ``eos``.
 
         Raises:
-            SettingsError: the template rewrites earlier turns, so the position of an answer can't be determined.
+            SettingsError: the template rewrites earlier turns, so that the place of an answer can't be told.
         """
         messages = [{"role": turn.role, "content": _parts(turn.text)} for turn in turns]
-        whole = self._apply(messages, generation_prompt=turns[-1].role == "user")
+        whole = self._apply(messages, cue=turns[-1].role == "user")
         text, spans, done = "", [], 0
         for index, turn in enumerate(turns):
             if turn.role == "user":
                 continue
-            before = self._apply(messages[:index], generation_prompt=True)
-            after = self._apply(messages[: index + 1], generation_prompt=False).rstrip()
+            before = self._apply(messages[:index], cue=True)
+            after = self._apply(messages[: index + 1], cue=False).rstrip()
             if not (after.startswith(before) and whole.startswith(after)):
                 raise SettingsError(
                     "the chat template of this base rewrites earlier turns: its answers can't be told apart",
@@ -95,24 +96,25 @@ class ProcessorTemplate:
                 )
             text += whole[done : len(before)]
             answer = after[len(before) :]
-            if answer.endswith(turn.text.strip()):  # no end token follows: the model would never learn to stop
+            if answer.endswith(turn.text.strip()):  # nothing follows the words: the model would never learn to stop
                 answer += eos
-            spans.append((len(text), len(text) + len(answer)))
+            if turn.supervised:
+                spans.append((len(text), len(text) + len(answer)))
             text += answer
             done = len(after)
         rest = whole[done:]
         return Rendered(text + (rest if turns[-1].role == "user" else ""), tuple(spans))
 
-    def _apply(self, messages: list[dict[str, Any]], *, generation_prompt: bool) -> str:
-        return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt)
+    def _apply(self, messages: list[dict[str, Any]], *, cue: bool) -> str:
+        return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=cue)
 
 
 def get_template(name: str, processor: Any = None) -> ChatTemplate:
-    """Return the chat template called ``name``.
+    """The chat template called ``name``.
 
     Args:
-        name: ``vicuna_v1``, ``llava_v1``, ``plain`` (no system prompt) or ``base`` (the processor's own template).
-        processor: required for ``base``.
+        name: ``vicuna_v1``, ``llava_v1``, ``plain`` (no system sentence) or ``base`` (the processor's own).
+        processor: needed for ``base``.
 
     Raises:
         SettingsError: no such template, or the base has none of its own.
@@ -127,20 +129,17 @@ def get_template(name: str, processor: Any = None) -> ChatTemplate:
 
 
 def image_first(text: str) -> str:
-    """Move a single ``<image>`` to a line of its own at the start, as LLaVA's preprocessing does.
-
-    A text with no ``<image>`` or several is returned unchanged.
-    """
+    """``text`` with its only image mark on a line in front, as LLaVA's preprocessing puts it; several marks stay."""
     if text.count(IMAGE_MARK) != 1 or text.startswith(f"{IMAGE_MARK}\n"):
         return text
     return f"{IMAGE_MARK}\n{text.replace(IMAGE_MARK, '').strip()}".rstrip()
 
 
 def question_turn(question: str, num_images: int) -> Turn:
-    """A user turn with ``num_images`` images and a question; adds ``<image>`` lines if the question has none.
+    """A user's turn of ``num_images`` images and a question, the marks in front unless the question holds them.
 
     Raises:
-        InputError: the question contains ``<image>``, but not once per image.
+        InputError: the question holds marks, but not as many as there are images.
     """
     marks = question.count(IMAGE_MARK)
     if marks == num_images:
@@ -151,11 +150,11 @@ def question_turn(question: str, num_images: int) -> Turn:
 
 
 def _parts(text: str) -> list[dict[str, str]]:
-    """Message content in the format of transformers' chat templates: texts and images in order."""
+    """Message content as transformers' templates take it: texts and images in their order."""
     parts: list[dict[str, str]] = []
-    for index, segment in enumerate(image_first(text).split(IMAGE_MARK)):
+    for index, piece in enumerate(image_first(text).split(IMAGE_MARK)):
         if index:
             parts.append({"type": "image"})
-        if segment := segment.strip("\n"):
-            parts.append({"type": "text", "text": segment})
+        if piece := piece.strip("\n"):
+            parts.append({"type": "text", "text": piece})
     return parts

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from m2pt_cli.data.sample import BytesImage, DecodedImage, FileImage, ImageReference, StoredImage, UrlImage
-from m2pt_cli.data.validation import InvalidRow
+from m2pt_cli.data.validation import InvalidRow, MissingImage
 from m2pt_cli.errors import InputError
 from m2pt_cli.files.download import is_url
 
@@ -85,7 +85,7 @@ class ImageFolders:
             raise InvalidRow(f"image {name} is a path, and this data set has no folder: name one with --images")
         path = self.locate(name)
         if path is None:
-            raise InvalidRow(f"image {os.path.join(self._roots[0][0], name)} does not exist")
+            raise MissingImage(name, self._roots[0][0])
         return FileImage(str(path), path)
 
     def locate(self, name: str) -> Path | None:

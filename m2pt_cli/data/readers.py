@@ -1,4 +1,4 @@
-"""Read the rows of JSON and JSONL files; error messages name the line and what was found there."""
+"""Rows from JSON and JSONL files, with faults in words: which line, what was found."""
 
 from __future__ import annotations
 
@@ -19,33 +19,76 @@ SUFFIXES = (".json", *LINES)
 
 
 def read_rows(file: Path, faults: ValidationReport) -> list[tuple[int, Any]]:
-    """Read a JSON list or a JSON Lines file; returns ``(number, row)`` pairs, the number of the item or of the line.
+    """The rows of a JSON list or of a file of JSON lines, each with its number (of the item, or of the line).
 
     Args:
-        file: ``.json``, ``.jsonl`` or ``.ndjson``.
-        faults: lines that are not valid JSON are added here.
+        file: ``.json``, ``.jsonl`` or ``.ndjson``; a list and lines are told apart by what is in the file.
+        faults: lines that are no JSON are added here.
 
     Raises:
-        InputError: the file is missing, unreadable, not UTF-8, truncated, not a list or empty, or none of its rows has
-            a conversation column.
+        InputError: missing, unreadable, not UTF-8, truncated, not a list, empty, or without the columns of a
+            conversation in any row.
     """
     text = read_text(file)
-    rows = _read_lines(text, file, faults) if file.suffix.lower() in LINES else _read_list(text, file)
+    if file.suffix.lower() in LINES:
+        is_whole = is_json_array(text) or (_first_line(text) == "{" and isinstance(_parsed(text), dict))
+    else:
+        is_whole = not _is_lines(text)
+    rows = _read_whole(text, file) if is_whole else _read_lines(text, file, faults)
     if not rows and not faults.total:
         raise InputError(f"{file} holds no samples")
     require_columns([row for _, row in rows], str(file))
     return rows
 
 
+def is_json_array(text: str) -> bool:
+    """Whether a text is meant as one JSON array, and not as lines of which each is a list."""
+    stripped = text.lstrip()
+    if not stripped.startswith("["):
+        return False
+    first, _, rest = stripped.partition("\n")
+    return not rest.strip() or not isinstance(_parsed(first), list)
+
+
+def json_lines(text: str) -> list[str]:
+    """The lines of a text of JSON lines; of one JSON array its members, a line each.
+
+    A faulty array is left as it is, for whoever reads the lines to name.
+    """
+    members = _parsed(text) if is_json_array(text) else None
+    if not isinstance(members, list):
+        return text.split("\n")
+    return [json.dumps(member) for member in members]
+
+
+def _is_lines(text: str) -> bool:
+    """Whether a text is meant as JSON lines: its first line is an object by itself, and more follows."""
+    if text.lstrip()[:1] != "{":
+        return False
+    return isinstance(_parsed(_first_line(text)), dict) and not isinstance(_parsed(text), dict)
+
+
+def _first_line(text: str) -> str:
+    return text.lstrip().partition("\n")[0].rstrip()
+
+
+def _parsed(text: str) -> Any:
+    """The JSON value of a text; None where it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
 def chosen(items: list[Item], limit: int | None, seed: int) -> list[Item]:
-    """At most ``limit`` items, in their order; sampled by ``seed``, because data sets are often sorted by task."""
+    """At most ``limit`` items by ``seed``, in their order: data sets are often sorted by task."""
     if limit is None or len(items) <= limit:
         return items
     return [items[index] for index in sorted(random.Random(seed).sample(range(len(items)), limit))]
 
 
 def require_columns(rows: Sequence[Any], where: str) -> None:
-    """Raise InputError if no row has a conversation column: then the file has another format."""
+    """Raise InputError if no row has the column of a conversation: then the file is of another kind."""
     objects = [row for row in rows if isinstance(row, Mapping)]
     if not objects or any(column_of(row) is not None for row in objects):
         return
@@ -58,7 +101,7 @@ def require_columns(rows: Sequence[Any], where: str) -> None:
 
 
 def read_text(file: Path) -> str:
-    """Read a UTF-8 file, with or without a byte order mark. Raises InputError if it can't be read or decoded."""
+    """A whole UTF-8 file, with or without a byte order mark. Raises InputError."""
     try:
         content = file.read_bytes()
     except FileNotFoundError:
@@ -74,13 +117,15 @@ def read_text(file: Path) -> str:
         ) from None
 
 
-def _read_list(text: str, file: Path) -> list[tuple[int, Any]]:
+def _read_whole(text: str, file: Path) -> list[tuple[int, Any]]:
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
         raise _not_json(text, file, error) from None
     except RecursionError:
         raise InputError(f"{file} is nested too deeply to be a list of samples") from None
+    if isinstance(content, dict) and column_of(content) is not None:
+        return [(1, content)]
     if not isinstance(content, list):
         keys = f" with the keys {', '.join(list(content)[:5])}" if isinstance(content, dict) else ""
         raise InputError(
@@ -113,7 +158,7 @@ def _not_json(text: str, file: Path, error: json.JSONDecodeError) -> InputError:
             f"{file} holds more than one JSON value: a second begins at {place}",
             f"if it has one object a line, name it {file.stem}.jsonl",
         )
-    # In a truncated file the parser fails at the end, or at the start of a string that is not closed.
+    # A text that was cut short fails where it ends, or at the start of the string that was never closed.
     if not text[error.pos :].strip() or error.msg.startswith("Unterminated string"):
         return InputError(f"{file} is truncated: the JSON breaks off at {place}", "copy or download it again")
     return InputError(f"{file} is not valid JSON: {error.msg} at {place}")

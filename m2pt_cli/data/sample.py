@@ -1,17 +1,20 @@
-"""A training sample: images and a conversation about them, independent of the source format.
+"""A training sample: images and a conversation about them, wherever they came from.
 
-Images are references that are opened when they are needed, so a large data set takes little memory. No torch.
+Images are references, opened when they are needed, so that a large data set costs no memory and no torch.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from os.path import isdir, isfile
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal, Protocol
+from typing import IO, TYPE_CHECKING, Literal, Protocol, TypeVar
 
+from m2pt_cli.data.image_metadata import orientation, upright, without_metadata
+from m2pt_cli.data.pillow_messages import silence_pillow
 from m2pt_cli.errors import InputError
 from m2pt_cli.files.download import fetch, is_url
 
@@ -20,35 +23,38 @@ if TYPE_CHECKING:
 
 IMAGE_MARK = "<image>"
 
-# Pillow's limit for a suspected decompression bomb: 89 million pixels, 268 MB once decoded.
+# Pillow's own bound for a suspected decompression bomb: 89 million pixels, 268 MB once decoded.
 MOST_PIXELS = 89_478_485
-# When the shorter side of a very long and thin image is resized, the longer side grows without bound.
+# An image this long and thin grows without bound when its shorter side is resized.
 MOST_ASPECT = 200
-_EXIF_ORIENTATION = 0x0112
 
 
 class ImageReference(Protocol):
-    """An image that is opened when it is needed; equal names mean equal images."""
+    """An image that is opened when it is needed."""
 
     @property
     def name(self) -> str:
-        """Identifies the image, also in messages: a path, a URL, a content hash, or the name of a drawn scene."""
+        """What a report shows: a path, or the name of a drawn scene."""
 
     def open(self) -> Image:
-        """The image in RGB. Raises InputError if it can't be read."""
+        """The image in RGB. Raises InputError where it can't be read."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn of a conversation; ``<image>`` in a user's text marks the position of an image."""
+    """One turn of a conversation; a user's text holds ``<image>`` where an image stands.
+
+    An answer that is not ``supervised`` is read by the model and not trained on.
+    """
 
     role: Literal["user", "assistant"]
     text: str
+    supervised: bool = True
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Images and a conversation; the turns contain ``<image>`` once per image."""
+    """Images and a conversation; the marks ``<image>`` in the turns count as many as ``images``."""
 
     id: str
     images: tuple[ImageReference, ...]
@@ -57,20 +63,20 @@ class Sample:
 
 
 class StoredImage:
-    """An encoded image: its size can be read without decoding it, and it may be damaged."""
+    """An image in a file format: its size is known without decoding it, and it may be damaged."""
 
     name: str
 
     def source(self) -> Path | IO[bytes]:
-        """The path, or an open file, of the encoded image."""
+        """Where the encoded image is."""
         raise NotImplementedError
 
     def open(self) -> Image:
-        """The image in RGB. Raises InputError if it can't be read."""
+        """The image in RGB. Raises InputError where it can't be read."""
         return decode_image(self.name, self.source())
 
     def size(self) -> tuple[int, int]:
-        """``(width, height)`` from the header. Raises InputError if it is not an image."""
+        """``(width, height)`` from the header. Raises InputError where it is no image."""
         return read_size(self.name, self.source())
 
 
@@ -98,40 +104,40 @@ class BytesImage(StoredImage):
 
 @dataclass(frozen=True)
 class UrlImage:
-    """An image at an http(s) URL, fetched each time it is opened."""
+    """An image behind an http(s) URL, fetched whenever it is opened."""
 
     name: str
 
     def open(self) -> Image:
-        """The image in RGB. Raises InputError if it can't be fetched or read."""
+        """The image in RGB. Raises InputError where it can't be fetched or read."""
         return decode_image(self.name, io.BytesIO(fetch(self.name)))
 
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """A decoded PIL image."""
+    """An image that a caller holds already."""
 
     name: str
     image: Image = field(repr=False, compare=False)
 
     def open(self) -> Image:
-        """The image in RGB."""
-        return self.image.convert("RGB")
+        """The image in RGB. Raises InputError where its mode does not tell its range."""
+        return _rgb(self.name, self.image)
 
 
 def holds_no_character(text: str) -> bool:
-    """Whether a text contains a lone surrogate: JSON and command lines allow it, tokenizers and UTF-8 files do not."""
+    """Whether a text holds half a surrogate pair: JSON and command lines can, no tokenizer and no file takes it."""
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def image_reference(image: str | Path | Image, *, folder: Path, allow_url: bool = False) -> ImageReference:
-    """Return the reference to an image that the user gave: a path (relative to ``folder``), a URL, or a PIL image.
+    """A reference to an image that the user named: a path (relative to ``folder``), a URL, or a PIL image.
 
     Raises:
-        InputError: the file does not exist, or ``image`` is a URL and ``allow_url`` is False.
+        InputError: no such file, or a URL where ``allow_url`` is False.
     """
     if not isinstance(image, (str, Path)):
-        # The name must follow the content: questions about images of equal names share one forward pass.
+        # Equal names mean equal images to whoever shares work between questions, so the name follows the content.
         digest = hashlib.sha256(repr((image.mode, image.size)).encode() + image.tobytes()).hexdigest()
         return DecodedImage(f"image {digest[:16]}", image)
     if is_url(str(image)):
@@ -139,78 +145,103 @@ def image_reference(image: str | Path | Image, *, folder: Path, allow_url: bool 
             raise InputError(f"image {image} is a URL", "give a file, or allow fetching with --allow-url")
         return UrlImage(str(image))
     path = folder / image
-    if not isfile(path):  # returns False for a name that is too long, where Path.is_file raises
+    if not isfile(path):  # False for a name that is too long, where Path.is_file raises
         what = "is a folder" if isdir(path) else "does not exist"
         raise InputError(f"image {path} {what}", "check the path of the image")
     return FileImage(str(path), path)
 
 
 def image_size(reference: ImageReference) -> tuple[int, int]:
-    """``(width, height)`` of an image, from the header alone if possible. Raises InputError if it can't be read."""
+    """``(width, height)``, from the header alone where that is possible. Raises InputError where it can't be read."""
     if isinstance(reference, StoredImage):
         return reference.size()
     return reference.open().size
 
 
 def read_size(name: str, source: Path | IO[bytes]) -> tuple[int, int]:
-    """``(width, height)`` that `decode_image` would return for an encoded image, without decoding its pixels.
+    """``(width, height)`` of an encoded image as `decode_image` gives it, without decoding its pixels.
 
     Raises:
-        InputError: the image is missing, is not an image, has more than `MOST_PIXELS` pixels, or one side is more than
-            `MOST_ASPECT` times the other.
+        InputError: missing, no image, more than `MOST_PIXELS`, or longer than `MOST_ASPECT` times its width.
     """
-    from PIL import Image
-
-    try:
-        with Image.open(source) as image:
-            width, height = image.size
-            _require_bounded(name, width, height)
-            return (height, width) if _orientation(image) >= 5 else (width, height)
-    except (*_UNREADABLE, Image.DecompressionBombError) as error:
-        raise _unreadable(name, error) from None
+    return _read(name, source, _size)
 
 
 def decode_image(name: str, source: Path | IO[bytes]) -> Image:
-    """Decode an image to RGB and apply its EXIF orientation (as transformers' ``load_image``).
+    """Decode an image to RGB, upright where its EXIF data says how it was held (as transformers' ``load_image``).
+
+    Broken metadata is passed over. Images of more than 8 bits a channel are scaled (`m2pt_cli.data.wide_pixels`).
 
     Raises:
-        InputError: the image is missing, damaged or truncated, has more than `MOST_PIXELS` pixels, or one side is more
-            than `MOST_ASPECT` times the other.
+        InputError: missing, damaged, truncated, of unknown range, more than `MOST_PIXELS`, or longer than
+            `MOST_ASPECT` times its width.
     """
-    from PIL import Image, ImageOps
+    return _read(name, source, _decoded)
 
+
+_Read = TypeVar("_Read")
+
+
+def _read(name: str, source: Path | IO[bytes], read: Callable[[str, Path | IO[bytes]], _Read]) -> _Read:
+    """``read(name, source)``; where it fails, of the file without metadata. Any failure is an InputError."""
+    silence_pillow()
     try:
-        with Image.open(source) as image:
-            _require_bounded(name, *image.size)
-            turned = _orientation(image) > 1
-            image.load()
-            upright = ImageOps.exif_transpose(image) if turned else image
-            if upright.mode.startswith("I;16"):  # 16-bit grey: a plain conversion would clip it to white
-                upright = upright.convert("I").point(lambda value: value * (1 / 256)).convert("L")
-            return upright.convert("RGB")
-    except (*_UNREADABLE, Image.DecompressionBombError) as error:
+        return read(name, source)
+    except InputError:
+        raise
+    except Exception as error:  # a decoder of damaged data may raise anything
+        pixels = without_metadata(source)
+        if pixels is not None:
+            try:
+                return read(name, io.BytesIO(pixels))
+            except InputError:
+                raise
+            except Exception:
+                pass  # the error of the file itself says more
         raise _unreadable(name, error) from None
 
 
-def _orientation(image: Image) -> int:
-    """The EXIF orientation in the header, 1 to 8 (5 and up: width and height are swapped); 1 if there is none."""
-    if image.format == "PNG" and "exif" not in image.info:
-        return 1  # getexif() would decode the whole image to look for EXIF data after the pixels
-    return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+def _size(name: str, source: Path | IO[bytes]) -> tuple[int, int]:
+    from PIL import Image
+
+    with Image.open(source) as image:
+        width, height = image.size
+        _require_bounded(name, width, height)
+        # Of a TIFF Pillow tells the size that it will have once upright.
+        is_sideways = image.format != "TIFF" and orientation(image) >= 5
+        return (height, width) if is_sideways else (width, height)
 
 
-# What Pillow's decoders raise on damaged files, in addition to DecompressionBombError.
-_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, MemoryError)
-_REPAIR_HINT = "open it in a viewer; copy it again, or save it as PNG or JPEG"
+def _decoded(name: str, source: Path | IO[bytes]) -> Image:
+    from PIL import Image
+
+    with Image.open(source) as image:
+        _require_bounded(name, *image.size)
+        is_turned = orientation(image) > 1
+        image.load()
+        # Asked for again: a TIFF is upright once it is loaded.
+        return upright(_rgb(name, image), orientation(image) if is_turned else 1)
+
+
+def _rgb(name: str, image: Image) -> Image:
+    from m2pt_cli.data.wide_pixels import is_wide, narrowed
+
+    silence_pillow()
+    pixels = (narrowed(name, image) if is_wide(image) else image).convert("RGB")
+    pixels.info.clear()  # metadata, broken or not, goes no further
+    return pixels
+
+
+_AGAIN = "open it in a viewer; copy it again, or save it as PNG or JPEG"
 
 
 def _unreadable(name: str, error: BaseException) -> InputError:
     if isinstance(error, FileNotFoundError):
         return InputError(f"image {name} does not exist", "check the path of the image")
     if type(error).__name__ == "UnidentifiedImageError":
-        return InputError(f"image {name} can't be read: not an image, or damaged", _REPAIR_HINT)
+        return InputError(f"image {name} can't be read: not an image, or damaged", _AGAIN)
     reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return InputError(f"image {name} can't be read: {reason}", _REPAIR_HINT)
+    return InputError(f"image {name} can't be read: {reason}", _AGAIN)
 
 
 def _require_bounded(name: str, width: int, height: int) -> None:

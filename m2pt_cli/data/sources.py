@@ -1,4 +1,4 @@
-"""Load training data from a known source, a file, a folder, or a data set on the Hub. No torch."""
+"""Where training data comes from: a known source, a file, a folder, or a data set on the Hub. No torch."""
 
 from __future__ import annotations
 
@@ -20,20 +20,19 @@ from m2pt_cli.settings import closest
 Report = Callable[[str], None]
 
 KNOWN = ("demo", "vision-flan")
-# A known source with more faulty samples than this number and than this fraction is treated as damaged.
-_MAX_FAULTY, _MAX_FAULTY_FRACTION = 5, 0.01
+# Beyond this number and this share of faulty samples a known source is damaged, not just imperfect.
+_FEW_FAULTY, _MOST_FAULTY = 5, 0.01
 
 
 @dataclass(frozen=True)
 class LoadedSamples:
-    """Samples that passed every check, with a summary.
+    """Samples that passed every check, and what is to be said about them.
 
     Attributes:
-        samples: the samples, in order.
-        faults: number of faulty samples found, with ``skip_bad`` or in a known source; otherwise faults are an error.
-        skipped: number of faulty samples that were dropped.
-        description: the names of the sources and their sample counts, for a model card.
-        fingerprint: sha256 over ids, conversations and image names; changes when the data changes.
+        faults: faulty samples that were met: with ``skip_bad``, or the few of a known source. Others are an error.
+        skipped: how many of them were dropped.
+        description: the sources in words, for a model card.
+        fingerprint: sha256 over ids, conversations and image names; changes when the data does.
     """
 
     samples: list[Sample]
@@ -59,52 +58,48 @@ def load_samples(
     name), else the id of a data set on the Hub (``owner/name``, or ``owner/name:subset``).
 
     Args:
-        data: names of sources.
         images: folders of the images; by default the folder of each file.
-        limit: at most this many samples, sampled by ``seed``, in their order.
-        skip_bad: drop and count faulty samples instead of raising.
-        seed: of the sampling, and of the demo data.
+        limit: at most this many samples, chosen by ``seed``, in their order.
+        skip_bad: drop and count faulty samples.
         allow_url: images may be fetched by URL.
-        report: called with a line of text about downloads and long checks.
+        report: told about downloads and long checks, in lines.
 
     Raises:
-        InputError: a file is missing or invalid, or samples are faulty; the message lists the first 20 and their
-            number.
-        UnavailableError: a data set is not available.
+        InputError: a file is missing or invalid, or samples are faulty: the first 20 and their number.
+        UnavailableError: a data set can't be had.
     """
     say = report or (lambda text: None)
     for spec in data:
         _require_plausible(spec)
-    ImageFolders(images)  # raises for a missing folder even if no source uses it
+    ImageFolders(images)  # a wrong folder is met even where no source asks for it
     if images and all(spec in KNOWN for spec in data):
         say(f"--images is not used: {' and '.join(data)} bring their own")
     faults = ValidationReport(skip_bad=skip_bad)
-    dropped = 0
+    left_out = 0
     parts: list[tuple[str, list[Sample]]] = []
     for spec in data:
-        # The user can't repair the few faulty samples of a published data set: they are dropped, with a message.
-        found = ValidationReport(skip_bad=True) if spec in KNOWN else faults
-        request = SourceRequest(spec, tuple(images), limit, seed, allow_url, found, say)
-        samples = with_readable_images(_read(request), found, report=say)
+        # A published set has a few faults that nobody here can mend: they are left out, and said.
+        own = ValidationReport(skip_bad=True) if spec in KNOWN else faults
+        request = SourceRequest(spec, tuple(images), limit, seed, allow_url, own, say)
+        samples = with_readable_images(_read(request), own, report=say)
         parts.append((spec, samples))
-        allowed = max(_MAX_FAULTY, _MAX_FAULTY_FRACTION * (found.total + len(samples)))
-        if found is not faults and found.total > allowed:
-            faults.take(found)
-        elif found is not faults and found.total:
-            say(f"{found.total:,} faulty samples of {spec} are left out, the first: {found.shown[0]}")
-            dropped += found.total
+        if own is not faults and own.total > max(_FEW_FAULTY, _MOST_FAULTY * (own.total + len(samples))):
+            faults.take(own)
+        elif own is not faults and own.total:
+            say(f"{own.total:,} faulty samples of {spec} are left out, the first: {own.shown[0]}")
+            left_out += own.total
     faults.raise_any("mend them, or drop them with --skip-bad")
     merged = [(index, sample) for index, (_, samples) in enumerate(parts) for sample in samples]
     merged = chosen(merged, limit, seed)
     if not merged:
-        reason = f": all {faults.total:,} were faulty, the first {faults.shown[0]}" if faults.total else ""
-        raise InputError(f"no samples in {', '.join(data)}{reason}")
+        said = f": all {faults.total:,} were faulty, the first {faults.shown[0]}" if faults.total else ""
+        raise InputError(f"no samples in {', '.join(data)}{said}")
     counts = [sum(index == number for index, _ in merged) for number in range(len(parts))]
     samples = [sample for _, sample in merged]
     return LoadedSamples(
         samples=samples,
-        faults=faults.total + dropped,
-        skipped=faults.total + dropped,
+        faults=faults.total + left_out,
+        skipped=faults.total + left_out,
         description=" + ".join(
             f"{_shown_name(spec)} ({count:,} samples)" for (spec, _), count in zip(parts, counts, strict=True)
         ),
@@ -114,7 +109,7 @@ def load_samples(
 
 @dataclass(frozen=True)
 class SourceRequest:
-    """The arguments of reading one source; see `load_samples`. Faulty samples are added to ``faults``."""
+    """What is asked of one source."""
 
     spec: str
     images: tuple[Path, ...]
@@ -135,24 +130,22 @@ def split_validation(
     allow_url: bool = False,
     report: Report | None = None,
 ) -> tuple[list[Sample], list[Sample]]:
-    """Return ``(training, validation)`` samples; validation is a random fraction of ``samples``, or a second source.
+    """``(training, validation)``: a share of the samples set aside by ``seed``, or a second source.
 
-    Samples about the same image stay in one split, so that validation images are never trained on.
+    Samples about the same image stay on one side, so that the validation loss is that of images never trained on.
 
     Args:
-        samples: the samples to split.
-        spec: a fraction such as ``0.05``, or a source as in `load_samples`.
-        seed: of the random split, and of the second source.
+        spec: a share such as ``0.05``, or a source as `load_samples` takes it.
 
     Raises:
-        SettingsError: the fraction is not between 0 and 1, or leaves no training samples.
-        InputError, UnavailableError: as in `load_samples`.
+        SettingsError: the share is not between 0 and 1, or leaves one side empty.
+        InputError, UnavailableError: as `load_samples`.
     """
-    fraction = _number(spec)
-    if fraction is None:
+    share = _number(spec)
+    if share is None:
         loaded = load_samples([spec], images=images, seed=seed, skip_bad=skip_bad, allow_url=allow_url, report=report)
         return list(samples), loaded.samples
-    if not 0 < fraction < 1:
+    if not 0 < share < 1:
         raise SettingsError(f"--validation {spec} is not a share between 0 and 1", "--validation 0.05, or a file")
     groups: dict[tuple[str, ...], list[int]] = {}
     for index, sample in enumerate(samples):
@@ -160,7 +153,7 @@ def split_validation(
         groups.setdefault(key, []).append(index)
     order = list(groups.values())
     random.Random(seed).shuffle(order)
-    wanted = max(1, round(fraction * len(samples)))
+    wanted = max(1, round(share * len(samples)))
     chosen_indices: set[int] = set()
     for group in order:
         if len(chosen_indices) >= wanted:
@@ -175,17 +168,18 @@ def split_validation(
 
 
 def fingerprint(samples: Sequence[Sample]) -> str:
-    """sha256 over ids, conversations and the file names of images (without their folders)."""
+    """sha256 over ids, conversations and the file names of images, wherever the folder lies."""
     digest = hashlib.sha256()
     for sample in samples:
         names = [Path(image.name).name for image in sample.images]
-        turns = [(turn.role, turn.text) for turn in sample.turns]
+        # What is not trained on is marked by a third value, so that all other data keeps its fingerprint.
+        turns = [(turn.role, turn.text, *(() if turn.supervised else (False,))) for turn in sample.turns]
         digest.update(repr((sample.id, names, turns)).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 
 def _require_plausible(spec: str) -> None:
-    """Raise InputError for a name that is no known source, no path and no Hub id, before anything is read."""
+    """Raise for a name that can be none of the three kinds, before anything is read."""
     if spec in KNOWN or Path(spec).exists():
         return
     near = closest(spec, KNOWN)
@@ -223,15 +217,15 @@ def _read(request: SourceRequest) -> list[Sample]:
 
 
 def samples_of(rows: Any, request: SourceRequest, folders: Sequence[Path], *, where: str) -> list[Sample]:
-    """Convert ``(number, row)`` pairs to samples; invalid rows are added to ``request.faults`` instead."""
+    """The good samples among numbered rows; the others are added to the request's faults."""
     find = ImageFolders(folders, allow_url=request.allow_url).find
     samples = []
     for number, row in rows:
         try:
             samples.append(sample_of(row, number, find))
         except InvalidRow as fault:
-            row_id = row.get("id") if isinstance(row, dict) else None
-            request.faults.add(f"{where} sample {number}" + (f" ({row_id})" if row_id is not None else ""), str(fault))
+            said = row.get("id") if isinstance(row, dict) else None
+            request.faults.add(f"{where} sample {number}" + (f" ({said})" if said is not None else ""), fault)
     return samples
 
 

@@ -1,20 +1,22 @@
-"""Tokenize conversations and label the supervised tokens.
+"""Conversations as token ids, with the tokens that are supervised.
 
-The whole text is tokenized once, and character offsets tell which tokens belong to the assistant. So the ids are the
-same as those of the processor for the same text. Every assistant turn is supervised, its end token included.
+The whole text is tokenised once and the assistant's words are found again through character offsets, so that the ids
+are those that the processor gives for the same text. Every assistant turn is supervised, its end included, unless it is
+marked as not supervised. Special tokens that a turn spells out are text (`m2pt_cli.data.typed_tokens`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from m2pt_cli.data.chat import ChatTemplate, Rendered, question_turn
+from m2pt_cli.data.chat import ChatTemplate, image_first, question_turn
 from m2pt_cli.data.sample import ImageReference, Sample, Turn, holds_no_character
+from m2pt_cli.data.typed_tokens import escaped, typed_tokens
 from m2pt_cli.data.validation import ValidationReport
 from m2pt_cli.errors import InputError, SettingsError
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 UNSUPERVISED = -100
-# Conversations per tokenizer call: enough for its threads, few enough to bound the memory of the offsets.
+# Conversations tokenised in one call: enough to keep the tokenizer busy, few enough to keep its offsets small.
 _CHUNK = 1024
 
 
@@ -47,7 +49,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Tokens:
-    """A tokenized conversation in which each image is still one token.
+    """A tokenised conversation in which each image is still one token.
 
     Attributes:
         ids: ``(n,)`` int32.
@@ -73,22 +75,20 @@ class Tokens:
 
 @dataclass(frozen=True)
 class EncodedSample:
-    """A sample with its token ids: the input of `Collator`."""
+    """A sample with its ids: what a collator takes."""
 
     sample: Sample
     encoded: Encoded
 
 
 class EncodedSamples(Sequence[EncodedSample]):
-    """Samples and their tokens; image tokens are expanded when an item is accessed.
+    """Samples and their tokens, expanded one by one as they are asked for.
 
     Attributes:
-        samples: the samples that were kept.
-        lengths: number of tokens of every sample, at most ``max_length``.
-        num_cut: number of samples that are truncated.
-        faults: number of samples that were dropped: truncation would remove a part of an image or all supervised
-            tokens, or the number of image tokens differs from that of the images.
-        num_supervised: number of supervised tokens of all samples, before truncation.
+        lengths: tokens of every sample, cut to ``max_length``.
+        num_cut: samples that were too long and are cut at the end.
+        faults: samples that were dropped, since nothing supervised or not the whole image would be left.
+        num_supervised: supervised tokens of all samples together, without those that are cut off.
     """
 
     def __init__(
@@ -110,7 +110,12 @@ class EncodedSamples(Sequence[EncodedSample]):
         full = [len(t.ids) + sum(len(i) - 1 for i in own) for t, own in zip(tokens, image_ids, strict=True)]
         self.lengths = [min(length, max_length) for length in full]
         self.num_cut = sum(length > max_length for length in full)
-        self.num_supervised = sum(int(t.supervised.sum()) for t in tokens)
+        self.num_supervised = sum(
+            sum(label != UNSUPERVISED for label in self[index].encoded.labels)
+            if length > max_length
+            else int(tokens[index].supervised.sum())
+            for index, length in enumerate(full)
+        )
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -136,7 +141,7 @@ def encode_samples(
     max_length: int,
     skip_bad: bool = False,
 ) -> EncodedSamples:
-    """Tokenize samples and check that truncation keeps their images and some supervised tokens.
+    """Tokenise samples and check what is left of them.
 
     Args:
         samples: checked samples.
@@ -148,8 +153,8 @@ def encode_samples(
         skip_bad: drop and count faulty samples instead of raising.
 
     Raises:
-        InputError: samples are faulty, see ``EncodedSamples.faults``; the message lists the first 20 and their number.
-        SettingsError: the tokenizer returns no offsets or has no end-of-sequence token.
+        InputError: samples whose image span or supervised tokens would be lost: the first 20 and their number.
+        SettingsError: the tokenizer tells no offsets, has no end of sequence, or does not know the image token.
     """
     eos = _eos(tokenizer)
     faults = ValidationReport(skip_bad=skip_bad)
@@ -158,8 +163,12 @@ def encode_samples(
     kept_images: list[tuple[ImageIds, ...]] = []
     for start in range(0, len(samples), _CHUNK):
         chunk = samples[start : start + _CHUNK]
-        rendered = [template.render(sample.turns, eos=eos) for sample in chunk]
-        for sample, tokens in zip(chunk, _tokenise(rendered, tokenizer), strict=True):
+        for sample, tokens in zip(
+            chunk, _tokenise([sample.turns for sample in chunk], template, eos, tokenizer), strict=True
+        ):
+            if isinstance(tokens, InputError):
+                faults.add(f"sample {sample.id}", tokens.message)
+                continue
             try:
                 own = tuple(image_ids(sample.images))
                 reason = _fault(tokens, [len(ids) for ids in own], image_token_id, max_length)
@@ -186,19 +195,19 @@ def encode_conversation(
     image_ids: Sequence[ImageIds] = (),
     max_length: int | None = None,
 ) -> Encoded:
-    """Ids and labels of one conversation; if the last turn is the user's, it ends with the generation prompt.
+    """Ids and labels of one conversation; where the last turn is the user's, it ends with the cue for an answer.
 
     Args:
-        image_ids: number of tokens of each image, in order.
+        image_ids: the ids that stand for each image, in order.
 
     Raises:
-        InputError: the number of ``<image>`` differs from that of the images, or truncation would remove a part of an
-            image or all supervised tokens.
+        InputError: the marks are not as many as the images, or an image or every supervised token would be cut off.
     """
-    tokens = next(_tokenise([template.render(turns, eos=_eos(tokenizer))], tokenizer))
-    reason = _fault(
-        tokens, [len(ids) for ids in image_ids], image_token_id, max_length, is_prompt=turns[-1].role == "user"
-    )
+    tokens = next(_tokenise([turns], template, _eos(tokenizer), tokenizer))
+    if isinstance(tokens, InputError):
+        raise tokens
+    counts = [len(ids) for ids in image_ids]
+    reason = _fault(tokens, counts, image_token_id, max_length, is_prompt=turns[-1].role == "user")
     if reason is not None:
         raise InputError(reason)
     return tokens.expand(image_token_id, image_ids, max_length)
@@ -213,10 +222,10 @@ def encode_prompt(
     image_token_id: int,
     image_ids: Sequence[ImageIds] = (),
 ) -> list[int]:
-    """Ids of a question about ``num_images`` images, ending with the generation prompt (``ASSISTANT:``).
+    """Ids of a question about ``num_images`` images, ending where the answer begins (``ASSISTANT:``).
 
     Raises:
-        InputError: the question contains ``<image>``, but not once per image, or it contains invalid Unicode.
+        InputError: the question holds image marks, but not as many as there are images, or what is no character.
     """
     if holds_no_character(question):
         raise InputError(f"the question holds what is no character: {ascii(question)[:80]}")
@@ -226,28 +235,56 @@ def encode_prompt(
     ).input_ids
 
 
-def _tokenise(rendered: Sequence[Rendered], tokenizer: PreTrainedTokenizerBase) -> Iterator[Tokens]:
+def _tokenise(
+    conversations: Sequence[Sequence[Turn]], template: ChatTemplate, eos: str, tokenizer: PreTrainedTokenizerBase
+) -> Iterator[Tokens | InputError]:
+    """Each conversation's tokens, or why it has none."""
     if not tokenizer.is_fast:
         raise SettingsError(f"{type(tokenizer).__name__} tells no offsets: a fast tokenizer is needed")
-    texts = [item.text for item in rendered]
-    # A template may write the beginning-of-sequence token itself; the tokenizer must not add a second one.
+    plain = [escaped([_with_image_first(turn) for turn in turns], tokenizer) for turns in conversations]
+    rendered = [
+        template.render(item.turns if item.typed else turns, eos=eos)
+        for item, turns in zip(plain, conversations, strict=True)
+    ]
+    # A template may write the beginning of the sequence itself; it must not stand there twice.
     bos = tokenizer.bos_token
-    has_bos = bool(texts) and bos is not None and texts[0].startswith(bos)
-    batch = tokenizer(
+    has_bos = bool(rendered) and bos is not None and rendered[0].text.startswith(bos)
+    texts = [item.text for item, original in zip(rendered, plain, strict=True) if not original.typed]
+    batch = texts and tokenizer(
         texts,
         add_special_tokens=not has_bos,
         return_offsets_mapping=True,
         return_attention_mask=False,
         verbose=False,
     )
-    for item, ids, offsets in zip(rendered, batch["input_ids"], batch["offset_mapping"], strict=True):
-        supervised = np.zeros(len(ids), np.bool_)
-        if item.spans:
-            starts, ends = np.array(offsets, np.int64).T
-            for start, end in item.spans:
-                # A zero-width token is a space that a byte-level tokenizer trimmed from its offsets.
-                supervised |= (starts < end) & (ends > start) & ((starts < ends) | (starts > start))
-        yield Tokens(np.array(ids, np.int32), supervised)
+    encoded = zip(batch["input_ids"], batch["offset_mapping"], strict=True) if batch else iter(())
+    for item, original in zip(rendered, plain, strict=True):
+        if not original.typed:
+            ids, offsets = next(encoded)
+            yield _labelled(ids, offsets, item.spans)
+            continue
+        try:
+            found = typed_tokens(item.text, item.spans, original.typed, tokenizer, add_special_tokens=not has_bos)
+        except InputError as error:
+            yield error
+        else:
+            yield _labelled(found.ids, found.offsets, found.spans)
+
+
+def _with_image_first(turn: Turn) -> Turn:
+    """As a template will put it: where the image's mark is moved, the words beside it may join to another mark."""
+    text = image_first(turn.text) if turn.role == "user" else turn.text
+    return turn if text == turn.text else replace(turn, text=text)
+
+
+def _labelled(ids: Sequence[int], offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> Tokens:
+    supervised = np.zeros(len(ids), np.bool_)
+    if spans:
+        starts, ends = np.array(offsets, np.int64).T
+        for start, end in spans:
+            # A token of no width is a space that a byte-level tokenizer trimmed from its offsets.
+            supervised |= (starts < end) & (ends > start) & ((starts < ends) | (starts > start))
+    return Tokens(np.array(ids, np.int32), supervised)
 
 
 def _fault(
@@ -258,10 +295,10 @@ def _fault(
     *,
     is_prompt: bool = False,
 ) -> str | None:
-    """Why a conversation can't be used, or None if it can."""
-    image_positions = np.flatnonzero(tokens.ids == image_token_id)
-    if len(image_positions) != len(image_tokens):
-        return f"{len(image_positions)} image tokens in the text for {len(image_tokens)} images"
+    """Why a conversation can't be trained on, or None."""
+    marks = np.flatnonzero(tokens.ids == image_token_id)
+    if len(marks) != len(image_tokens):
+        return f"{len(marks)} image tokens in the text for {len(image_tokens)} images"
     if is_prompt:
         return None
     supervised = np.flatnonzero(tokens.supervised)
@@ -269,11 +306,11 @@ def _fault(
         return "no supervised tokens"
     if max_length is None or len(tokens.ids) + sum(image_tokens) - len(image_tokens) <= max_length:
         return None
-    # shift[i]: how far the expansion of the first i images moves the tokens after them.
-    shift = np.concatenate([[0], np.cumsum(np.array(image_tokens, np.int64) - 1)])
-    if len(image_positions) and image_positions[-1] + 1 + shift[-1] > max_length:
+    # Where a token lies once the images before it are expanded.
+    grown = np.concatenate([[0], np.cumsum(np.array(image_tokens, np.int64) - 1)])
+    if len(marks) and marks[-1] + 1 + grown[-1] > max_length:
         return f"its image reaches beyond {max_length} tokens"
-    first = supervised[0] + shift[int(np.searchsorted(image_positions, supervised[0]))]
+    first = supervised[0] + grown[int(np.searchsorted(marks, supervised[0]))]
     if first >= max_length:
         return f"its answer begins beyond {max_length} tokens"
     return None

@@ -1,7 +1,8 @@
-"""Collect the faulty samples of a data set, unreadable images included, and report them in one error."""
+"""Rows of a data set that can't be used: reported together, up to the images they name."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,56 +10,85 @@ from m2pt_cli.data.sample import ImageReference, Sample, StoredImage
 from m2pt_cli.errors import InputError
 
 SHOWN = 20
+_NAMES_SHOWN = 3
 
 
 class InvalidRow(Exception):
-    """One row of a data set can't be used; the message says why. Collected by `ValidationReport`."""
+    """Why one row of a data set can't be used; gathered by `ValidationReport`."""
+
+
+class MissingImage(InvalidRow):
+    """A row names an image that is in none of the folders."""
+
+    def __init__(self, name: str, folder: str) -> None:
+        super().__init__(f"image {os.path.join(folder, name)} does not exist")
+        self.name = name
+        self.folder = folder
 
 
 class ValidationReport:
-    """Counts faulty samples and keeps the messages of the first `SHOWN`.
+    """Counts faulty samples and keeps the first few in words.
 
     Args:
-        skip_bad: faulty samples are counted, but `raise_any` does not raise.
+        skip_bad: faults are counted and dropped; `raise_any` then raises nothing.
     """
 
     def __init__(self, *, skip_bad: bool = False) -> None:
         self.skip_bad = skip_bad
         self.total = 0
         self.shown: list[str] = []
+        self._missing: list[MissingImage] = []
 
-    def add(self, where: str, reason: str) -> None:
-        """Record that ``where`` (a sample, a line) is faulty."""
+    def add(self, where: str, reason: str | InvalidRow) -> None:
+        """Note that ``where`` (a sample, a line) is faulty."""
         self.total += 1
+        if isinstance(reason, MissingImage):
+            self._missing.append(reason)
         if len(self.shown) < SHOWN:
             self.shown.append(f"{where}: {reason}")
 
     def take(self, other: ValidationReport) -> None:
-        """Add the faults of another report."""
+        """Add the faults of another source."""
         self.total += other.total
+        self._missing += other._missing
         self.shown = (self.shown + other.shown)[:SHOWN]
 
     def raise_any(self, hint: str) -> None:
-        """Raise one InputError with all faults counted and the first `SHOWN` listed; nothing if ``skip_bad``."""
+        """Raise one InputError with the first `SHOWN` faults and their number, if there are any and none is skipped."""
         if not self.total or self.skip_bad:
             return
+        if self._missing and len(self._missing) == self.total:
+            raise self._all_missing()
         more = f"; and {self.total - SHOWN:,} more" if self.total > SHOWN else ""
         samples = "sample" if self.total == 1 else "samples"
+        if self._missing:
+            hint = f"{hint}; if the images lie elsewhere, name their folder with --images"
         raise InputError(f"{self.total:,} faulty {samples}: {'; '.join(self.shown)}{more}", hint)
 
+    def _all_missing(self) -> InputError:
+        """The faults are missing images alone: most likely they lie in another folder."""
+        names = list(dict.fromkeys(fault.name for fault in self._missing))
+        rest = len(names) - _NAMES_SHOWN
+        listed = ", ".join(names[:_NAMES_SHOWN]) + (f" and {rest:,} more" if rest > 0 else "")
+        verb = "sample names an image that does" if self.total == 1 else "samples name images that do"
+        return InputError(
+            f"{self.total:,} {verb} not exist in {self._missing[0].folder}: {listed}",
+            "name the folder that holds them with --images DIR, or drop these samples with --skip-bad",
+        )
 
-# Up to this many images are decoded completely, which takes a few seconds; of more, only the headers are read.
+
+# A set of up to this many images is decoded as a whole: a few seconds.
 DECODED_UP_TO = 500
-# The check waits for the disk, so it runs in threads; each takes a chunk of images at a time.
-_THREADS, _CHUNK = 8, 64
+# Threads wait for the disk together; each takes this many images at a time.
+_THREADS, _SHARE = 8, 64
 
 
 def with_readable_images(
     samples: Sequence[Sample], faults: ValidationReport, *, report: Callable[[str], None] | None = None
 ) -> list[Sample]:
-    """Return the samples whose images can be read; the others are added to ``faults``.
+    """The samples whose images can be read; the others are added to ``faults``.
 
-    Only stored images are checked: drawn images can't be damaged, and URLs are fetched when they are used.
+    Only stored images are looked at: drawn ones can't be broken, and URLs are fetched when used.
     """
     images: dict[str, StoredImage] = {}
     for sample in samples:
@@ -70,10 +100,10 @@ def with_readable_images(
     decode = len(images) <= DECODED_UP_TO
     if not decode and report is not None:
         report(f"checking the headers of {len(images):,} images")
-    unique = list(images.values())
-    chunks = [unique[start : start + _CHUNK] for start in range(0, len(unique), _CHUNK)]
+    every = list(images.values())
+    shares = [every[start : start + _SHARE] for start in range(0, len(every), _SHARE)]
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = [reason for chunk in pool.map(lambda chunk: _reasons(chunk, decode), chunks) for reason in chunk]
+        found = [reason for share in pool.map(lambda share: _reasons(share, decode), shares) for reason in share]
     reasons = dict(zip(images, found, strict=True))
     kept = []
     for sample in samples:
@@ -101,5 +131,5 @@ def _reason(image: StoredImage, decode: bool) -> str | None:
 
 
 def image_key(images: Sequence[ImageReference]) -> tuple[str, ...]:
-    """The names of a set of images, as a key."""
+    """What a set of images is known by."""
     return tuple(image.name for image in images)

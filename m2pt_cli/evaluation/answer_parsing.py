@@ -1,66 +1,114 @@
-"""Parsers of model answers: yes or no, a class name, or a normalised phrase."""
+"""What an answer says: yes or no, a class name, or a normalised phrase."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 
-# The first match decides. "not" and "n't" mean no, as in "it does not".
-_WORD = re.compile(r"\b(yes|true|correct|no|not|false|incorrect)\b|n't\b", re.IGNORECASE)
-_YES = frozenset(("yes", "true", "correct"))
+_SAME_MARKS = str.maketrans({**dict.fromkeys("’‘ʼ`´", "'"), **dict.fromkeys("_*", " ")})
+# Words that repeat what may be answered, and words around one that do not say it: "the correct answer is no".
+_NO_ANSWER = re.compile(
+    r"\byes *(?:,|/|or) *no *(?:,|/|or|, or) *not sure\b|\byes *(?:or|/|and) *no\b|\btrue *(?:or|/) *false\b"
+    r"|\b(?:correct|incorrect|true|false|right|wrong)(?= (?:answer|option|choice)\b)"
+)
+# "Not sure" and its like: neither yes nor no, although there is a "not" in it.
+_UNSURE = re.compile(
+    r"(?:\b(?:not|never)|n't) (?:\w+ly |quite |really |very |so |too |yet |100 ?% )?"
+    r"(?:sure|certain|clear|evident|obvious|known|knowable|determinable|necessarily|enough|sufficient)\b"
+    r"|\b(?:can't|cant|can ?not|couldn't|could not|unable to|not able to|hard to|difficult to|impossible to"
+    r"|not (?:be )?possible to|isn't possible to|not easy to|no way (?:to|of))"
+    r" (?:be )?(?:\w+ly )?(?:tell|telling|say|know|knowing|determined?|be sure|judged?|confirm(?:ed)?|verif(?:y|ied)"
+    r"|infer(?:red)?|decided?|concluded?|establish(?:ed)?|answer(?:ed)?)\b"
+    r"|\b(?:don't|dont|do not|doesn't|does not|didn't|did not) (?:really |quite |even )?know\b"
+    r"|\b(?:un(?:sure|certain|clear|known|decided|determined|determinable)|uncertainty|indeterminate|inconclusive"
+    r"|ambiguous|dunno|insufficient|no (?:idea|clue|information|evidence|indication|mention)|maybe|perhaps|possibly"
+    r"|depends|neither)\b"
+)
+# The first of these words decides; "not" as in "it does not", unless what it denies is a denial: "not wrong".
+_WORD = re.compile(
+    r"(?P<yes>(?:\bnot|n't) (?:false|incorrect|wrong|untrue|inaccurate)\b"
+    r"|\b(?:yes|yeah|yea|yep|yup|aye|true|correct|accurate|agrees?|affirmative)\b)"
+    r"|(?P<no>\b(?:no(?! doubt\b)|nope|nah|nay|not|none|never|cannot|false|incorrect|wrong|untrue|inaccurate"
+    r"|disagrees?|negative)\b|n't\b|\b(?:is|are|was|were|does|do|did|has|have|had|would|could|should)nt\b)"
+)
+# These say yes only where no other word says yes or no: "certainly not".
+_ASSENT = re.compile(
+    r"^\W*(?:(?:that|it)(?:'s| is) right|right|sure(?:ly)?|certainly|definitely|absolutely|indeed|of course|exactly"
+    r"|undoubtedly|without (?:a )?doubt|no doubt|ok(?:ay)?)\b\W*(?:(?:it|there) (?:is|does|are))?\W*$"
+)
+
+
+def _plain(answer: str) -> str:
+    """Lower case, plain apostrophes, no emphasis, one space between words."""
+    return " ".join(unicodedata.normalize("NFKC", answer.translate(_SAME_MARKS)).lower().split())
 
 
 def first_yes_or_no(answer: str) -> str | None:
-    """Return ``yes`` or ``no`` by the first word that means one of them (or a lone y or n); None if there is none."""
-    letter = answer.strip().strip(".,!'\"").lower()
+    """``yes`` or ``no`` by the first word that says one of them (a lone y or n counts); None if there is none.
+
+    "Not sure" and "can't tell" say neither, nor does an answer that only repeats "yes or no".
+    """
+    text = _NO_ANSWER.sub(" ", _plain(answer))
+    letter = text.strip(" .,;:!?'\"()[]")
     if letter in ("y", "n"):
         return "yes" if letter == "y" else "no"
-    found = _WORD.search(answer)
-    if found is None:
-        return None
-    return "yes" if found.group().lower() in _YES else "no"
+    found = _WORD.search(_UNSURE.sub(" ", text))
+    if found is not None:
+        return found.lastgroup
+    return "yes" if _ASSENT.search(text) else None
+
+
+def sounds_unsure(answer: str) -> bool:
+    """Whether an answer says that it can't be decided: "not sure", "can't tell", "maybe"."""
+    return _UNSURE.search(_NO_ANSWER.sub(" ", _plain(answer))) is not None
+
+
+def exact_yes_or_no(text: str) -> str | None:
+    """``yes`` or ``no`` where a text is this word alone, in any case, with or without a full stop; else None."""
+    word = text.strip().rstrip(".").strip().lower()
+    return word if word in ("yes", "no") else None
 
 
 def mme_official(answer: str) -> str | None:
-    """Parse as the MME authors' calculator does: "yes", else "no", within the first four characters, unstripped."""
-    return _yes_or_no_in_first_four(answer.lower())
+    """The MME authors' calculator: "yes", else "no", within the first four characters, nothing stripped."""
+    return _within_four(answer.lower())
 
 
 def mme_lmms_eval(answer: str) -> str | None:
-    """Parse by lmms-eval's MME rule: strip, remove full stops, accept a lone y or n; else as `mme_official`."""
+    """lmms-eval's MME rule: stripped, without full stops; a lone y or n counts; then as the authors do."""
     text = answer.lower().strip().replace(".", "")
     if len(text) == 1:
         return {"y": "yes", "n": "no"}.get(text)
-    return _yes_or_no_in_first_four(text)
+    return _within_four(text)
 
 
-def _yes_or_no_in_first_four(text: str) -> str | None:
+def _within_four(text: str) -> str | None:
     return next((word for word in ("yes", "no") if word in text[:4]), None)
 
 
 def pope_official(answer: str) -> str:
-    """Parse as the POPE authors' script does: "No", "not" or "no" before the first full stop is no, all else yes."""
+    """The POPE authors' script: the words No, not, no before the first full stop mean no, all else yes."""
     words = answer.partition(".")[0].replace(",", "").split(" ")
     return "no" if {"No", "not", "no"} & set(words) else "yes"
 
 
 def pope_lmms_eval(answer: str) -> str:
-    """Parse by lmms-eval's POPE rule: the whole answer, in lower case and stripped."""
+    """lmms-eval's POPE rule: the whole answer, lower-case and stripped, is compared."""
     return answer.lower().strip()
 
 
 _NUMBER_WORDS = "zero one two three four five six seven eight nine ten"
 _NUMBERS = {"none": "0"} | {word: str(number) for number, word in enumerate(_NUMBER_WORDS.split())}
 _ARTICLES = frozenset(("a", "an", "the"))
-# `normalise` removes commas and question marks before it handles these.
+# Commas and question marks are gone before these are looked at.
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`!'
 _FULL_STOP = re.compile(r"\.(?!\d)")
-# The reference code passes re.UNICODE as the count of `re.sub`, so it removes at most 32 full stops.
+# `re.sub` takes a count where the reference code passes its flag: at most so many full stops go.
 _MOST_FULL_STOPS = int(re.UNICODE)
 
-# Contractions without their apostrophe -> with it. The reference keys with capitals are omitted: they never match
-# lower-cased text.
+# Words written without their apostrophe -> with it. Keys with capitals never match lower-cased text and are left out.
 _CONTRACTION_PAIRS = """
 aint:ain't arent:aren't cant:can't couldve:could've couldnt:couldn't couldn'tve:couldn't've
 couldnt've:couldn't've didnt:didn't doesnt:doesn't dont:don't hadnt:hadn't hadnt've:hadn't've hadn'tve:hadn't've
@@ -85,7 +133,7 @@ _CONTRACTIONS = dict(pair.split(":") for pair in _CONTRACTION_PAIRS.split())
 
 
 def normalise(answer: str) -> str:
-    """Normalise an answer as EvalAI does: lower case, no articles, number words as digits, its punctuation rules."""
+    """An answer as EvalAI compares it: lower case, no articles, digits for number words, punctuation by its rules."""
     text = answer.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
     text = text.replace("\n", " ").replace("\t", " ").strip()
     words = [_NUMBERS.get(word, word) for word in _without_punctuation(text).split()]
@@ -93,61 +141,87 @@ def normalise(answer: str) -> str:
 
 
 def _without_punctuation(text: str) -> str:
-    """Remove each punctuation character that touches a space somewhere in the text; replace the others by a space.
-
-    Full stops are removed unless a digit follows.
-    """
+    """Drop each mark that touches a space somewhere in the text, and put a space for the others."""
     out = text
-    for character in _PUNCTUATION:
-        touches_space = character + " " in text or " " + character in text
-        out = out.replace(character, "" if touches_space else " ")
+    for mark in _PUNCTUATION:
+        touches_space = mark + " " in text or " " + mark in text
+        out = out.replace(mark, "" if touches_space else " ")
     return _FULL_STOP.sub("", out, count=_MOST_FULL_STOPS)
 
 
 def soft_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """Return the VQA accuracy of an answer: how well it agrees with the annotators, from 0 to 1.
+    """The share of annotators an answer agrees with, at most 1, from 0 to 1.
 
     The mean over the leave-one-out sets of the annotators' answers of min(1, matches / 3) (Antol et al. 2015).
 
     Args:
-        prediction: the model's answer; normalised here.
+        prediction: the model's words; normalised here.
         answers: the annotators' answers, ten of them in TextVQA; normalised here.
     """
     if not answers:
         return 0.0
-    normalised = normalise(prediction)
-    matches = [normalise(answer) == normalised for answer in answers]
+    wanted = normalise(prediction)
+    matches = [normalise(answer) == wanted for answer in answers]
     total = sum(matches)
     return sum(min(1.0, (total - own) / 3) for own in matches) / len(matches)
 
 
 _NAME_WORD = re.compile(r"[a-z0-9]+")
+# "I can see a lion", "the image can't": a verb, and no can.
+_MODAL = re.compile(
+    r"\bcan(?:not|'t|(?= (?:also |only |clearly |just |not )*(?:be|see|tell|say|not|identify|i|you|we)\b))"
+)
+_DENIED = re.compile(r"(?:\bnot|n't|\bno|\bneither|\bnor)(?: (?:really|actually))?(?: (?:a|an|the|any))?\s*$")
+# Words in the longest name of a class.
+_LONGEST_NAME = 3
 _IRREGULAR = {"man": "men", "woman": "women", "mouse": "mice", "wolf": "wolves", "child": "children", "fish": "fishes"}
 
 
 def match_class(answer: str, names: Sequence[str]) -> str | None:
-    """Return the class that an answer names first, or None; where several start at one word, the longest name wins.
+    """The class that an answer names first; the longest name wins where several start at one word.
 
-    ``"An aquarium fish."`` gives ``aquarium_fish``.
+    ``"An aquarium fish."`` gives ``aquarium_fish``; an answer that names none gives None. Of names without anything
+    between them the last is meant ("an orange butterfly", "a sea turtle"), and one after "not a" is not meant.
     """
-    words = _NAME_WORD.findall(answer.lower())
-    phrases = _phrases(tuple(names))
-    for start in range(len(words)):
-        for phrase, name in phrases:
-            if tuple(words[start : start + len(phrase)]) == phrase:
-                return name
+    text = _MODAL.sub(" ", _plain(answer))
+    words = list(_NAME_WORD.finditer(text))
+    named, end, place = None, 0, 0
+    while place < len(words):
+        start = words[place].start()
+        found = _name_at([word.group() for word in words[place : place + _LONGEST_NAME]], tuple(names))
+        if named is not None and (found is None or text[end:start].strip(" -")):
+            break
+        name, length = found or (None, 1)
+        if named is not None or not _DENIED.search(text[:start]):
+            named = name
+        place += length
+        end = words[place - 1].end()
+    return named
+
+
+def _name_at(words: Sequence[str], names: tuple[str, ...]) -> tuple[str, int] | None:
+    """The class whose name these words start with, and how many words it takes."""
+    for phrase, name in _phrases(names):
+        if tuple(words[: len(phrase)]) == phrase:
+            return name, len(phrase)
     return None
+
+
+def exact_class(text: str, names: Sequence[str]) -> str | None:
+    """The class whose name a text is, in any case, with spaces or underscores; None for anything else."""
+    words = tuple(_NAME_WORD.findall(text.lower()))
+    return next((name for phrase, name in _phrases(tuple(names)) if phrase == words), None)
 
 
 @lru_cache(maxsize=8)
 def _phrases(names: tuple[str, ...]) -> list[tuple[tuple[str, ...], str]]:
-    """Return ``(words, name)`` for every spelling of each name, longest first."""
+    """Every way to write each name, longest first."""
     phrases = []
     for name in names:
         words = _NAME_WORD.findall(name.lower().replace("_", " "))
         *front, last = words
-        spellings = {tuple(words), *((*front, plural) for plural in _plurals(last)), ("".join(words),)}
-        phrases += [(spelling, name) for spelling in spellings]
+        ways = {tuple(words), *((*front, plural) for plural in _plurals(last)), ("".join(words),)}
+        phrases += [(way, name) for way in ways]
     return sorted(phrases, key=lambda pair: (-len(pair[0]), pair[0]))
 
 

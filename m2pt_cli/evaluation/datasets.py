@@ -1,4 +1,4 @@
-"""Readers of benchmark data (parquet tables, JSON lines) from a folder or the Hub; rows are validated when read."""
+"""Data sets of benchmarks: parquet tables and JSON lines, from a folder or the Hub, validated before they are used."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from m2pt_cli.data.readers import is_json_array
 from m2pt_cli.data.sample import ImageReference, decode_image
+from m2pt_cli.data.validation import InvalidRow
 from m2pt_cli.errors import InputError
 from m2pt_cli.evaluation import validators
 from m2pt_cli.evaluation.task import TaskOptions
@@ -23,23 +25,24 @@ if TYPE_CHECKING:
     import pyarrow
     from PIL.Image import Image
 
-# The form of a data set id on the Hub.
+# What a data set on the Hub may be called.
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 _DATA_FILES = frozenset((".parquet", ".json", ".jsonl", ".zip", ".tar", ".tgz", ".gz", ".7z"))
 
 
 @dataclass(frozen=True)
 class Table:
-    """The parquet files of one split, and the columns that a benchmark reads.
+    """The parquet files of one split, and the columns a benchmark reads.
 
     Attributes:
         repo_id: the data set on the Hub.
-        patterns: globs of its files in the repository; rows are read in the order of the globs.
-        columns: required columns; the image column becomes an `ImageReference`.
-        image: name of the image column.
-        optional: columns that are read if they exist.
-        label_names: read class labels as their names; else as numbers.
-        checks: a validator per column; `rows` names every value that fails.
+        patterns: its files in the repository, as globs; the rows come in their order.
+        columns: what is read; the image column becomes an `ImageReference`.
+        image: the image column's name.
+        optional: columns that are read where they are there.
+        label_names: whether class labels are read as their names, or as numbers.
+        checks: what the cells of a column may hold; rows that hold something else are refused by name.
+        classes: the names of the classes of a label column, in order. Another data set may have the same columns.
     """
 
     repo_id: str
@@ -49,17 +52,18 @@ class Table:
     optional: tuple[str, ...] = ()
     label_names: bool = True
     checks: Mapping[str, validators.Check] = field(default_factory=dict)
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def with_columns(self, *columns: str) -> Table:
-        """Return this table with more required columns."""
+        """This table with more columns."""
         return dataclasses.replace(self, columns=(*self.columns, *columns))
 
     def rows(self, request: TaskOptions) -> list[dict[str, Any]]:
-        """Read and validate the first ``request.limit`` rows as mappings.
+        """The first ``request.limit`` rows as mappings; class labels as their names.
 
         Raises:
-            UnavailableError: the data set is not available.
-            InputError: no such files in a folder, an unreadable file, a missing column, or invalid values.
+            UnavailableError: the data set can't be had.
+            InputError: no such files in a folder, an unreadable file, a missing column, cells that can't be right.
         """
         rows: list[dict[str, Any]] = []
         for file in self.files(request):
@@ -70,10 +74,10 @@ class Table:
         return rows
 
     def files(self, request: TaskOptions) -> list[Path]:
-        """Return the files of this split, from ``--source`` or the Hub, sorted by name within each pattern."""
+        """The files of this split, from ``--source`` or the Hub, in order of their names."""
         source = local_source(request.source)
         if source is not None and source.is_dir():
-            # Accept a copy of the repository, its files in one flat folder, or any other parquet files.
+            # A copy of the repository, its files in one folder, or any parquet files with its columns.
             flat = [pattern.rpartition("/")[2] for pattern in self.patterns]
             for patterns in (self.patterns, flat, ("*.parquet",)):
                 found = [file for pattern in patterns for file in sorted(source.glob(pattern))]
@@ -103,6 +107,7 @@ class Table:
                     f"{file.name} has no column {', '.join(missing)}; it has {', '.join(parquet.schema_arrow.names)}",
                     f"the columns of {self.repo_id} were expected: {', '.join(self.columns)}",
                 )
+            self._require_classes(file, class_names(parquet.schema_arrow))
             optional = [name for name in self.optional if name in parquet.schema_arrow.names]
             read = [name for name in (*self.columns, *optional) if name != self.image]
             rows: list[dict[str, Any]] = parquet.read(columns=read).slice(0, most).to_pylist()
@@ -115,12 +120,24 @@ class Table:
                     row[column] = names[row[column]]
         found = [(number, fault) for number, row in enumerate(rows) for fault in validators.faults(row, self.checks)]
         if found:
-            listed = validators.several([f"row {number}: {fault}" for number, fault in found])
-            raise InputError(f"{file} holds what can't be asked or scored (the first row is 0): {listed}")
+            listed = validators.several([f"row {number + 1}: {fault}" for number, fault in found])
+            raise InputError(f"{file} holds what can't be asked or scored (the first row is 1): {listed}")
         places = [(group, index) for group, count in enumerate(counts) for index in range(count)][: len(rows)]
         for number, (row, (group, index)) in enumerate(zip(rows, places, strict=True)):
             row[self.image] = ParquetImage(file, self.image, group, index, f"{file.stem}/{number}")
         return rows
+
+    def _require_classes(self, file: Path, found: Mapping[str, Sequence[str]]) -> None:
+        for column, names in self.classes.items():
+            stored = [name.strip().lower() for name in found.get(column, ())]
+            others = sum(name != known for name, known in zip(stored, names, strict=False))
+            # The Hub's copy of CIFAR-100 misspells one of 100 names.
+            if stored and (len(stored) != len(names) or others > len(names) // 50):
+                raise InputError(
+                    f"{file.name} has the classes {', '.join(stored[:5])}, … in its column {column}: "
+                    f"it is not {self.repo_id}",
+                    f"the classes {', '.join(names[:5])}, … were expected",
+                )
 
 
 @dataclass(frozen=True)
@@ -134,11 +151,11 @@ class ParquetImage:
     name: str
 
     def open(self) -> Image:
-        """Return the image in RGB. Raises InputError if it can't be read or decoded."""
+        """The image in RGB. Raises InputError where it can't be decoded."""
         import pyarrow
 
         try:
-            cell = _image_column(self.file, self.column, self.group)[self.index].as_py()
+            cell = _group(self.file, self.column, self.group)[self.index].as_py()
         except (OSError, pyarrow.ArrowException) as error:
             raise InputError(f"image {self.name} can't be read: {_first_line(error)}") from None
         content = cell.get("bytes") if isinstance(cell, dict) else cell
@@ -148,26 +165,26 @@ class ParquetImage:
 
 
 @lru_cache(maxsize=4)
-def _image_column(file: Path, column: str, group: int) -> pyarrow.ChunkedArray:
-    """Return the image column of a row group; cached, because consecutive rows are usually read in turn."""
+def _group(file: Path, column: str, group: int) -> pyarrow.ChunkedArray:
+    """One row group's images: neighbours are asked for one after the other."""
     import pyarrow.parquet
 
     return pyarrow.parquet.ParquetFile(file).read_row_group(group, columns=[column]).column(0)
 
 
 class SharedImages:
-    """Gives rows about the same image the same reference, so that its questions are answered together."""
+    """Rows about the same image get the same reference, so that its questions are answered together."""
 
     def __init__(self) -> None:
         self._known: dict[str, ImageReference] = {}
 
     def one(self, name: str, image: ParquetImage) -> ImageReference:
-        """Return the first image that was passed with ``name``."""
+        """The reference known as ``name``: the first one given."""
         return self._known.setdefault(name, dataclasses.replace(image, name=name))
 
 
 def class_names(schema: pyarrow.Schema) -> dict[str, list[str]]:
-    """Return the class names of each label column, from the metadata that the datasets library writes to the schema."""
+    """Names of the class-label columns, which the datasets library keeps in the schema's metadata."""
     try:
         stored = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, ValueError, TypeError):
@@ -180,14 +197,14 @@ def class_names(schema: pyarrow.Schema) -> dict[str, list[str]]:
 
 
 def local_source(source: str | None) -> Path | None:
-    """Return ``--source`` as an existing path; None if it is not given or is a Hub id.
+    """``--source`` as a path that is there; None where it is not given, or a Hub id.
 
     Raises:
-        InputError: it can only be a path, and does not exist.
+        InputError: it can only be meant as a path, and is not there.
     """
     if source is None:
         return None
-    if os.path.exists(source):  # Path.exists raises for names that are too long for the file system
+    if os.path.exists(source):  # False, where Path.exists raises: names longer than a file system takes
         return Path(source)
     if source[:1] in ("/", ".", "~") or Path(source).suffix in _DATA_FILES or not _HUB_ID.fullmatch(source):
         raise InputError(f"--source {source} is not there", "name a folder, or a data set of the Hub: OWNER/NAME")
@@ -195,20 +212,28 @@ def local_source(source: str | None) -> Path | None:
 
 
 def local_files(source: str | None, pattern: str) -> list[Path]:
-    """Return the files of a ``--source`` folder that match ``pattern``; none if it is not a folder."""
+    """Files of a ``--source`` folder; none where it is not a folder."""
     folder = local_source(source)
     return sorted(folder.glob(pattern)) if folder is not None and folder.is_dir() else []
 
 
-def read_json_objects(file: Path, checks: Mapping[str, validators.Check]) -> list[dict[str, Any]]:
-    """Read a file of JSON lines, or of one JSON array; every object must have all keys of ``checks`` and pass them.
+def read_json_objects(
+    file: Path,
+    checks: Mapping[str, validators.Check],
+    *,
+    prepare: Callable[[dict[str, Any]], dict[str, Any]] = lambda row: row,
+) -> list[dict[str, Any]]:
+    """Objects of a file of JSON lines, or of one JSON array, that hold all keys of ``checks``, with values that pass.
+
+    Args:
+        prepare: what is checked of an object and kept; raises InvalidRow with what is wrong.
 
     Raises:
-        InputError: it can't be read, or objects are invalid; the message lists 20 of them at most, by number.
+        InputError: it can't be read; lines (or members) that are no such objects are named, 20 at most, by number.
     """
     try:
         text = file.read_text(encoding="utf-8-sig")
-        is_array = text.lstrip().startswith("[")
+        is_array = is_json_array(text)
         lines = json.loads(text) if is_array else text.split("\n")
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} can't be read: {getattr(error, 'strerror', None) or error}") from None
@@ -221,6 +246,14 @@ def read_json_objects(file: Path, checks: Mapping[str, validators.Check]) -> lis
             row = line if is_array else json.loads(line)
         except (json.JSONDecodeError, RecursionError):
             bad.append(f"{unit} {number} is not valid JSON")
+            continue
+        if isinstance(row, list):
+            bad.append(f"{unit} {number} is a list, an object was expected")
+            continue
+        try:
+            row = prepare(row) if isinstance(row, dict) else row
+        except InvalidRow as fault:
+            bad.append(f"{unit} {number}: {fault}")
             continue
         missing = [key for key in checks if not isinstance(row, dict) or key not in row]
         if missing:

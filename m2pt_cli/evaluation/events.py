@@ -1,4 +1,4 @@
-"""Events that a running evaluation reports; the library itself prints nothing."""
+"""What a running evaluation reports; the library prints nothing itself."""
 
 from __future__ import annotations
 
@@ -8,23 +8,26 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Notice:
-    """A message to the user: where files are written, what is downloaded, what limits a score."""
+    """A line for the person: where files go, what was resumed, what is odd about a score.
+
+    A detail is for those who ask for more: what it runs on, and how long things took.
+    """
 
     text: str
     is_warning: bool = False
+    is_detail: bool = False
 
 
 @dataclass(frozen=True)
 class Progress:
-    """The progress of one benchmark of one run, sent at its start and after every answer.
+    """The state of one benchmark of one run: sent at its start and after every answer.
 
     Attributes:
-        run: name of the adapter, or of the base.
-        bench: the benchmark; with the suffix ``-shuffled`` in the blind baseline.
-        done: questions that were answered or failed; ``resumed`` of them by an earlier start.
-        total: all questions of this process.
+        run: the adapter's name, or the base's.
+        bench: the benchmark, with its pass (``demo``, ``demo-shuffled``).
+        done: questions with an answer or a failure, ``resumed`` of them from an earlier start.
         failed: questions without an answer.
-        score: mean score of the answers so far, 0 to 1; None before the first.
+        score: mean mark of the answers so far, 0 to 1; None before the first.
     """
 
     run: str
@@ -37,10 +40,10 @@ class Progress:
 
 
 class Events(Protocol):
-    """A callback that receives each event as it happens."""
+    """Takes each event as it happens."""
 
     def __call__(self, event: Notice | Progress, /) -> None: ...
 
 
 def ignore(event: Notice | Progress, /) -> None:
-    """Do nothing with an event."""
+    """Drop an event."""

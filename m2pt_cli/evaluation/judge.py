@@ -45,6 +45,9 @@ class Verdicts:
         """Return one question to the judge per answered question."""
         return [Example(row.id, row.question_id, row.category, None, judge_prompt(row), "yes") for row in self._rows]
 
+    def reference(self, row: Prediction) -> str | list[str]:
+        return row.answer
+
     def mark(self, row: Prediction, protocol: str) -> Score:
         verdict = first_yes_or_no(row.prediction or "")
         return Score(verdict, verdict == "yes")

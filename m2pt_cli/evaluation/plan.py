@@ -74,8 +74,22 @@ def plan_runs(settings: EvalSettings, benchmarks: Sequence[Task], sharding: Shar
         _check_root(root, names)
     for plan in plans:
         plan.folder.claim(plan.known_identity(settings), overwrite=settings.overwrite)
+        _require_all_benchmarks(plan.folder, [bench.name for bench in benchmarks], settings.limit)
         plan.folder.require_writable()
     return plans
+
+
+def _require_all_benchmarks(folder: EvaluationFolder, names: Sequence[str], limit: int | None) -> None:
+    """A larger ``--limit`` is one for all benchmarks of a folder: results.json records one."""
+    results = folder.results()
+    if results is None or results.get("settings", {}).get("limit") == limit:
+        return
+    missing = [name for name in results.get("benchmarks", {}) if name not in names]
+    if missing:
+        raise SettingsError(
+            f"--output-dir {folder.path} holds {', '.join(missing)} as well, with another --limit",
+            f"add --bench {','.join(missing)}, or name another --output-dir",
+        )
 
 
 def _check_root(root: Path, names: Sequence[str]) -> None:

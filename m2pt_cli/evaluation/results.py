@@ -1,4 +1,4 @@
-"""Results of an evaluation, and a significance test between two of them."""
+"""Results of an evaluation, and whether two of them differ by more than chance."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from m2pt_cli.evaluation.task import Prediction, Task, answered, read_rows
 
 @dataclass(frozen=True)
 class EvalRun:
-    """The results of one adapter (or the base model) on its benchmarks.
+    """One adapter (or the bare base) on its benchmarks.
 
     Attributes:
-        name: name of the run in tables and folders; not part of the JSON form.
-        base: name of the base; None if stored predictions were scored.
-        adapter: ``{"name", "fingerprint"}``, or None for the base model.
-        benchmarks: the results of each benchmark: fractions from 0 to 1, MME in points.
-        settings: all settings that decide the answers and the scores.
+        name: what tables and folders call this run.
+        base: the base's name; None where stored predictions were scored.
+        adapter: ``{"name", "fingerprint"}``, or None for the bare base.
+        benchmarks: a block of scores per benchmark; fractions from 0 to 1, MME in points, ``mmavg`` from 0 to 100.
+        mmavg: the paper's mean of seven accuracies, 0 to 100; None unless all parts are there.
+        scored_by: ``rules``, or ``judge``.
+        settings: everything that decides the answers and the scores.
         versions: of this tool and the libraries.
-        seconds: wall time of answering since the last start, without loading.
-        resumed: number of answers reused from an earlier start.
-        mmavg: the paper's mean of seven accuracies, 0 to 100; None unless all seven are present.
-        scored_by: ``rules`` or ``judge``.
+        seconds: wall time of this start of the run, loading left out.
+        resumed: answers taken over from an earlier start.
     """
 
     name: str
@@ -43,8 +43,8 @@ class EvalRun:
     scored_by: str = "rules"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the content of ``results.json``."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "name"}
+        """The content of ``results.json``."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class EvalResult:
 
     Attributes:
         runs: one per adapter.
-        output_dir: the folder of their files; None if nothing was written.
-        rows: scored predictions by run and benchmark; not part of the JSON form.
-        images: images by benchmark and question id; empty if stored predictions were scored.
+        output_dir: where their files are; None where nothing was written.
+        rows: the marked answers, by run and benchmark; not part of the JSON form.
+        images: what the questions were about, by benchmark and question; empty where existing answers were scored.
     """
 
     runs: tuple[EvalRun, ...]
@@ -64,18 +64,18 @@ class EvalResult:
     images: Mapping[str, Mapping[str, ImageReference]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form: the keys of the only run, or ``{"runs": [...]}`` for several."""
+        """The JSON form: one run's own keys, or ``{"runs": [...]}`` for several."""
         runs = [run.to_dict() for run in self.runs]
         return runs[0] if len(runs) == 1 else {"runs": runs}
 
 
 def score_task(bench: Task, rows: Sequence[Prediction], protocol: str) -> dict[str, Any]:
-    """Return the benchmark's scores with ``n`` (answered), ``failed`` (without an answer, in no score) and ``notes``.
+    """The benchmark's scores with ``n`` (answered), ``failed`` (no answer, in no score) and ``notes``.
 
     Args:
-        bench: computes the scores.
-        rows: scored predictions, with the failed ones.
-        protocol: ``official`` or ``lmms-eval``.
+        bench: scores the rows.
+        rows: marked rows, failed ones included.
+        protocol: whose rules are followed.
     """
     scores = bench.scores(rows, protocol)
     n = len(answered(rows))
@@ -101,18 +101,18 @@ def _notes(bench: Task, scores: dict[str, Any], failed: int, n: int) -> list[str
     return notes
 
 
-# A difference with a smaller p-value is called significant.
+# Below this a difference is called significant.
 LEVEL = 0.05
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The comparison of two runs on one benchmark.
+    """Two runs on one benchmark.
 
     Attributes:
-        n: questions that both answered.
-        first, second: accuracies on these questions, 0 to 1.
-        only_first, only_second: questions that only one run got right (a soft score counts as right from 0.5).
+        n: questions both answered.
+        first, second: their accuracies on those, 0 to 1.
+        only_first, only_second: questions that one alone got right (a soft mark counts from 0.5).
         p_value: of McNemar's exact test.
         significant: whether the p-value is below 0.05.
     """
@@ -131,8 +131,7 @@ def compare_folders(first: Path, second: Path) -> list[Comparison]:
     """Compare the predictions of two evaluation directories, benchmark by benchmark.
 
     Raises:
-        InputError: a folder has no predictions, the two have no benchmark or question in common, or the same id stands
-            for different questions.
+        InputError: a folder without predictions, no benchmark in common, or other questions under the same ids.
     """
     files = [_prediction_files(folder) for folder in (first, second)]
     common = [name for name in files[0] if name in files[1]]
@@ -147,11 +146,11 @@ def compare_folders(first: Path, second: Path) -> list[Comparison]:
 def _prediction_files(folder: Path) -> dict[str, Path]:
     files = {file.stem.removeprefix("predictions-"): file for file in folder.glob("predictions-*.jsonl")}
     if not files:
-        # An evaluation of several adapters has a subfolder for each.
+        # An evaluation of several adapters has a folder for each.
         below = sorted(str(file.parent) for file in folder.glob("*/results.json"))
         hint = f"name one of its runs: {', '.join(below)}" if below else "name a folder that m2pt eval has written"
         raise InputError(f"{folder} holds no predictions-*.jsonl", hint)
-    # Sorting by name puts a benchmark before its blind baseline ("-shuffled").
+    # By name: a benchmark before its blind control.
     return dict(sorted(files.items()))
 
 
@@ -162,19 +161,19 @@ def _compare(bench: str, first: list[Prediction], second: list[Prediction]) -> C
         raise InputError(
             f"the two runs on {bench} answered no question in common", "evaluate both with the same --limit"
         )
-    different = next((a.id for a, b in pairs if a.answer != b.answer or a.question != b.question), None)
-    if different is not None:
-        raise InputError(f"question {different} of {bench} is another one in the two runs", "evaluate both alike")
-    unscored = next((a.id for a, b in pairs if a.correct is None or b.correct is None), None)
-    if unscored is not None:
-        raise InputError(f"question {unscored} of {bench} is not marked", "name folders that m2pt eval has written")
-    scores = [[float(row.correct or 0) for row in side] for side in zip(*pairs, strict=True)]
-    test = mcnemar(*([score >= 0.5 for score in side] for side in scores))
+    strange = next((a.id for a, b in pairs if a.answer != b.answer or a.question != b.question), None)
+    if strange is not None:
+        raise InputError(f"question {strange} of {bench} is another one in the two runs", "evaluate both alike")
+    unmarked = next((a.id for a, b in pairs if a.correct is None or b.correct is None), None)
+    if unmarked is not None:
+        raise InputError(f"question {unmarked} of {bench} is not marked", "name folders that m2pt eval has written")
+    marks = [[float(row.correct or 0) for row in side] for side in zip(*pairs, strict=True)]
+    test = mcnemar(*([mark >= 0.5 for mark in side] for side in marks))
     return Comparison(
         bench=bench,
         n=len(pairs),
-        first=mean(scores[0]) or 0.0,
-        second=mean(scores[1]) or 0.0,
+        first=mean(marks[0]) or 0.0,
+        second=mean(marks[1]) or 0.0,
         only_first=test.only_first,
         only_second=test.only_second,
         p_value=test.p_value,

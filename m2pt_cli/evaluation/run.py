@@ -1,7 +1,8 @@
-"""``m2pt eval``: runs a whole evaluation, from settings to results."""
+"""``m2pt eval``: from settings to results."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from m2pt_cli.evaluation.judge import is_llava
 from m2pt_cli.evaluation.metrics import mmavg
 from m2pt_cli.evaluation.plan import RunPlan, plan_runs
 from m2pt_cli.evaluation.predictions import rescore
+from m2pt_cli.evaluation.repeats import check_repeats
 from m2pt_cli.evaluation.results import EvalResult, EvalRun, score_task
 from m2pt_cli.evaluation.run_dir import RESULTS
 from m2pt_cli.evaluation.task import Example, Prediction, Task, TaskOptions
@@ -28,37 +30,37 @@ if TYPE_CHECKING:
 
 
 def run_evaluation(settings: EvalSettings, *, events: Events = ignore) -> EvalResult:
-    """Answer and score benchmarks with a base and its adapters; resumes an interrupted evaluation.
+    """Answer and score benchmarks with a base and its adapters, resuming what an earlier start left.
 
     Args:
-        settings: benchmarks, adapters (``none`` is the base model), and how questions are asked.
-        events: called with every notice, and with the progress after every answer.
+        settings: benchmarks, adapters (``none`` is the bare base), and how they are asked.
+        events: told of notices and of every answer.
 
     Returns:
         The scores of every run; the same content is in ``results.json``.
 
     Raises:
-        SettingsError: an unknown benchmark, or an output directory that contains something else.
-        InputError: a data file can't be read, or all images are missing.
-        AdapterError: an adapter is missing, damaged or of another base.
-        UnavailableError: a base, a data set or a judge is not available.
+        SettingsError: an unknown benchmark, or an output directory that holds something else.
+        InputError: a data file that can't be read, or all images missing.
+        AdapterError: an adapter that is missing, damaged or of another base.
+        UnavailableError: a base, a data set or a judge that can't be had.
         GenerationError: every question of every benchmark failed.
     """
-    sharding = Sharding.from_environment()
+    share = Sharding.from_environment()
     try:
-        return _evaluate(settings, sharding, events)
+        return _evaluate(settings, share, events)
     finally:
-        sharding.leave()
+        share.leave()
 
 
-def _evaluate(settings: EvalSettings, sharding: Sharding, events: Events) -> EvalResult:
+def _evaluate(settings: EvalSettings, share: Sharding, events: Events) -> EvalResult:
     benchmarks = find_tasks(settings.bench)
     _check_options(settings, benchmarks)
     if settings.predictions is not None:
         return rescore(settings, benchmarks[0], events=events)
     if settings.judge is not None:
-        is_llava(settings.judge)  # fail now, not after hours of inference, if it is not available
-    plans = plan_runs(settings, benchmarks, sharding)
+        is_llava(settings.judge)  # a judge that can't be had should not be met after hours of answers
+    plans = plan_runs(settings, benchmarks, share)
     folder = plans[0].folder.path.parent if len(plans) > 1 else plans[0].folder.path
     events(Notice(f"writing to {folder}"))
     request = TaskOptions(
@@ -74,28 +76,35 @@ def _evaluate(settings: EvalSettings, sharding: Sharding, events: Events) -> Eva
     empty = next((name for name, members in items.items() if not members), None)
     if empty is not None:
         raise InputError(f"the data of {empty} holds no questions", "check --source")
-    if all(plan.folder.run() is None for plan in plans):  # a resumed run may have these answers already
+    for bench in benchmarks:
+        rows = {f"row {number}": Prediction.of(item, None) for number, item in enumerate(items[bench.name], start=1)}
+        repeated = check_repeats(bench, rows, source=f"the data of {bench.name}", is_data=True)
+        if repeated is not None:
+            events(Notice(repeated, is_warning=True))
+    if all(plan.folder.run() is None for plan in plans):  # a run that goes on may have the answers already
         for text in missing_images(items):
             events(Notice(text, is_warning=True))
     blind = {
         name: shuffle_images(members, seed=settings.seed) for name, members in items.items() if settings.shuffle_images
     }
-    # Torch is imported only now, so that wrong settings and data fail before its slow import.
+    # The first import of torch: everything that can be wrong without a model has been checked.
     from m2pt_cli.models.load import load_base, set_seed, set_threads
 
     set_threads(settings.threads, parameters=plans[0].entry.geometry.total_parameters)
     set_seed(settings.seed)
+    started = time.monotonic()
     loaded = load_base(
         plans[0].base, device=settings.device, dtype=settings.dtype, report=lambda text: events(Notice(text))
     )
+    events(Notice(f"{loaded.description()}, loaded in {time.monotonic() - started:.1f} s", is_detail=True))
     try:
-        done = [_run_plan(plan, settings, loaded, benchmarks, items, blind, sharding, events) for plan in plans]
+        done = [_run(plan, settings, loaded, benchmarks, items, blind, share, events) for plan in plans]
         if settings.judge is not None:
-            # Free the memory of the base for the judge.
+            # Two large models need not share the memory.
             del loaded
             from m2pt_cli.evaluation.judge_run import judge_runs
 
-            done = judge_runs(plans, done, benchmarks, settings, share=sharding, events=events)
+            done = judge_runs(plans, done, benchmarks, settings, share=share, events=events)
     finally:
         for plan in plans:
             plan.folder.release()
@@ -107,9 +116,9 @@ def _evaluate(settings: EvalSettings, sharding: Sharding, events: Events) -> Eva
             name: {item.id: item.image for item in members if item.image is not None} for name, members in items.items()
         },
     )
-    if len(plans) > 1 and sharding.is_first:
+    if len(plans) > 1 and share.is_first:
         write_json(folder / RESULTS, result.to_dict())
-    sharding.wait()
+    share.wait()
     return result
 
 
@@ -130,32 +139,34 @@ def _check_options(settings: EvalSettings, benchmarks: Sequence[Task]) -> None:
         raise SettingsError("--ocr means something to --bench textvqa alone", "leave it out")
 
 
-def _run_plan(
+def _run(
     plan: RunPlan,
     settings: EvalSettings,
     loaded: LoadedBase,
     benchmarks: Sequence[Task],
     items: Mapping[str, list[Example]],
     blind: Mapping[str, list[Example]],
-    sharding: Sharding,
+    share: Sharding,
     events: Events,
 ) -> tuple[EvalRun, dict[str, list[Prediction]]]:
-    """Answer and score all benchmarks with one adapter (or the base model), and write its results."""
     from m2pt_cli.evaluation.runner import Session, require_answers
     from m2pt_cli.generation.candidates import build_engine
     from m2pt_cli.generation.engine import Decoding
     from m2pt_cli.models.adapters import detach_adapter
 
-    earlier = plan.folder.results()
+    found = plan.folder.results()
     dtype = str(loaded.dtype).removeprefix("torch.")
     identity = {**plan.known_identity(settings), "base_fingerprint": loaded.fingerprint, "dtype": dtype}
-    if sharding.is_first:
+    if share.is_first:
         plan.folder.claim(identity, overwrite=False)
         plan.folder.create()
         plan.folder.hold()
-    sharding.wait()
-    for text in plan.prompt_format(settings).warnings:
+    share.wait()
+    chosen = plan.prompt_format(settings)
+    for text in chosen.warnings:
         events(Notice(text, is_warning=True))
+    how = f"template {chosen.template}, image fit {chosen.image_fit}, seed {settings.seed}"
+    events(Notice(f"{plan.name}: {how}", is_detail=True))
     engine = build_engine(
         loaded,
         plan.adapter,
@@ -166,16 +177,26 @@ def _run_plan(
         report=lambda text: events(Notice(text, is_warning=True)),
     )
     try:
-        session = Session(engine, plan.folder, name=plan.name, identity=identity, share=sharding, events=events)
-        results: dict[str, Any] = dict(earlier["benchmarks"]) if earlier is not None else {}
+        session = Session(engine, plan.folder, name=plan.name, identity=identity, share=share, events=events)
+        blocks: dict[str, Any] = dict(found["benchmarks"]) if found is not None else {}
+        if found is not None and found["settings"].get("limit") != settings.limit:
+            # The blind and judged scores in there are those of fewer questions.
+            dropped = [name for name in ("shuffled", "judge") if any(block.get(name) for block in blocks.values())]
+            if dropped and not settings.shuffle_images and settings.judge is None:
+                flags = " and ".join({"shuffled": "--shuffle-images", "judge": "--judge"}[name] for name in dropped)
+                events(Notice(f"the scores by {flags} were those of fewer questions and are left out", is_warning=True))
+            blocks = {}
         rows: dict[str, list[Prediction]] = {}
         for bench in benchmarks:
-            rows[bench.name], results[bench.name] = _answer_benchmark(
-                session, bench, items[bench.name], blind.get(bench.name), settings, results.get(bench.name, {})
+            earlier, before = blocks.get(bench.name, {}), session.seconds
+            rows[bench.name], blocks[bench.name] = _bench(
+                session, bench, items[bench.name], blind.get(bench.name), settings, earlier
             )
-            for note in results[bench.name]["notes"]:
+            said = f"{session.seconds - before:.1f} s, batches of up to {engine.batch_tokens:,} tokens"
+            events(Notice(f"{plan.name} on {bench.name}: {said}", is_detail=True))
+            for note in blocks[bench.name]["notes"]:
                 events(Notice(f"{bench.name}: {note}", is_warning=True))
-        if sharding.is_first:
+        if share.is_first:
             require_answers(rows, plan.folder)
     finally:
         if plan.adapter is not None:
@@ -184,21 +205,21 @@ def _run_plan(
         name=plan.name,
         base=plan.base,
         adapter=None if plan.adapter is None else {"name": plan.name, "fingerprint": plan.adapter.fingerprint},
-        benchmarks=results,
+        benchmarks=blocks,
         settings={key: value for key, value in identity.items() if key not in ("base", "adapter")},
         versions=library_versions("torch", "transformers", "peft"),
         seconds=round(session.seconds, 3),
         resumed=session.resumed,
-        mmavg=mmavg(results),
+        mmavg=mmavg(blocks),
     )
-    # Other processes may still be reading the journals that `write_results` removes.
-    sharding.wait()
-    if sharding.is_first:
+    # The others may still be reading the journals that are removed here.
+    share.wait()
+    if share.is_first:
         plan.folder.write_results(run.to_dict())
     return run, rows
 
 
-def _answer_benchmark(
+def _bench(
     session: Session,
     bench: Task,
     items: list[Example],
@@ -206,11 +227,11 @@ def _answer_benchmark(
     settings: EvalSettings,
     earlier: Mapping[str, Any],
 ) -> tuple[list[Prediction], dict[str, Any]]:
-    """Answer one benchmark; return its predictions, and its results with those of the blind baseline."""
+    """A benchmark's rows and scores, with those of the blind baseline beside them."""
     most = settings.max_new_tokens or bench.max_new_tokens
     rows = session.rows(bench, items, label=bench.name, max_new_tokens=most)
-    results = score_task(bench, rows, settings.protocol)
+    block = score_task(bench, rows, settings.protocol)
     if blind_items is None:
-        return rows, {**results, "shuffled": earlier.get("shuffled"), "judge": earlier.get("judge")}
+        return rows, {**block, "shuffled": earlier.get("shuffled"), "judge": earlier.get("judge")}
     blind = session.rows(bench, blind_items, label=f"{bench.name}-shuffled", max_new_tokens=most)
-    return rows, {**results, "shuffled": bench.scores(blind, settings.protocol)}
+    return rows, {**block, "shuffled": bench.scores(blind, settings.protocol)}

@@ -1,10 +1,9 @@
-"""The output folder of a run: its journal while it runs, its results at the end."""
+"""The folder of an evaluation: its journal while it runs, its results when it is done."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,31 +11,38 @@ from typing import Any, Self, TextIO
 
 from m2pt_cli.errors import SettingsError
 from m2pt_cli.evaluation.task import Example, Prediction, read_rows, write_predictions
-from m2pt_cli.files.io import write_json
+from m2pt_cli.files.io import hold_folder, release_folder, write_json
+
+
+def is_prefix(earlier: int | None, limit: int | None) -> bool:
+    """Whether the questions of ``--limit earlier`` are the first of those of ``--limit limit``; None is all of them."""
+    return earlier is not None and (limit is None or earlier <= limit)
 
 
 def answer_key(bench: str, item: Example, run: Mapping[str, Any]) -> str:
-    """Return the key of an answer in the journal: a hash of the question, its image's name, and the run's identity.
+    """What an answer is filed under: the question, its words and image, the weights and how they are decoded.
 
     Args:
-        bench: the benchmark's name, with the suffix ``-shuffled`` in the blind baseline.
-        item: the question; its id, its text and the image's name are part of the key.
-        run: the identity of the run: fingerprints of base and adapter, and all settings that decide the answers.
+        bench: the benchmark's name, with its pass.
+        item: the question; the words and the image's name are part of the key.
+        run: the identity of the run: fingerprints of base and adapter, template, image fit, decoding. How many
+            questions are asked (``limit``) is no part of an answer.
     """
-    parts = [bench, item.id, item.question, item.image_name, dict(sorted(run.items()))]
+    decisive = {name: value for name, value in sorted(run.items()) if name != "limit"}
+    parts = [bench, item.id, item.question, item.image_name, decisive]
     return hashlib.sha256(json.dumps(parts, ensure_ascii=True, sort_keys=True).encode()).hexdigest()[:32]
 
 
 class Journal:
-    """Appends answers to a file, and holds all answers that the folder's journals contain.
+    """The answers a folder holds, and a file to append to.
 
-    Use it as a context manager. `answers` maps keys to predictions; `errors` maps the keys of failed questions to their
-    errors: a rerun asks these questions again.
+    Use it as a context manager. `answers` maps a key to its prediction; `errors` maps the key of a failed question to
+    its error: a rerun asks those again.
 
     Args:
         folder: the evaluation directory.
-        run: the identity of the run, written to the first line.
-        rank: of this process in a distributed run; each process appends to its own file and reads all of them.
+        run: the identity of the run, kept in the first line, and in a later one where ``limit`` has grown.
+        rank: the process in a shared run; each appends to its own file and reads all of them.
     """
 
     def __init__(self, folder: Path, run: Mapping[str, Any], *, rank: int = 0) -> None:
@@ -48,10 +54,11 @@ class Journal:
         self._stream: TextIO | None = None
 
     def __enter__(self) -> Self:
-        _cut_incomplete_line(self.file)
+        _cut_torn_line(self.file)
         self.read()
         self._stream = self.file.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")
-        if self._stream.tell() == 0:
+        # A larger --limit goes on in the journal of a smaller one: the last identity is that of the folder.
+        if _last_run(self.file) != json.loads(json.dumps(self._run)):
             self._write({"run": self._run})
         return self
 
@@ -61,18 +68,18 @@ class Journal:
             self._stream = None
 
     def read(self) -> None:
-        """Read all journals of the folder, with those of other processes."""
+        """Take in every journal of the folder, those of other processes too."""
         for file in journal_files(self.folder):
             for record in read_records(file):
                 if "key" in record:
-                    self._store(record["key"], record["prediction"], record["error"])
+                    self._take(record["key"], record["prediction"], record["error"])
 
     def append(self, key: str, *, bench: str, id: str, prediction: str | None, error: str | None) -> None:
-        """Write and flush one answer, so that it is not lost if the process is killed."""
+        """Write one answer and hand it to the operating system: a killed process loses nothing written."""
         self._write({"key": key, "bench": bench, "id": id, "prediction": prediction, "error": error})
-        self._store(key, prediction, error)
+        self._take(key, prediction, error)
 
-    def _store(self, key: str, prediction: str | None, error: str | None) -> None:
+    def _take(self, key: str, prediction: str | None, error: str | None) -> None:
         if prediction is not None and error is None:
             self.answers[key] = prediction
         else:
@@ -86,12 +93,12 @@ class Journal:
 
 
 def journal_files(folder: Path) -> list[Path]:
-    """Return the journals of a folder, one per process."""
+    """The journals of a folder, one per process that took part."""
     return sorted(folder.glob("journal*.jsonl"))
 
 
 def read_records(file: Path) -> list[dict[str, Any]]:
-    """Read the records of a journal; skips incomplete and damaged lines."""
+    """The whole lines of a journal; a torn or damaged line is passed over."""
     records = []
     for line in file.read_bytes().split(b"\n"):
         try:
@@ -104,16 +111,18 @@ def read_records(file: Path) -> list[dict[str, Any]]:
 
 
 def journal_run(folder: Path) -> dict[str, Any] | None:
-    """Return the identity of the run whose journal the folder contains, or None."""
-    for file in journal_files(folder):
-        for record in read_records(file):
-            if isinstance(record.get("run"), dict):
-                return record["run"]
-    return None
+    """The identity of the run whose journal a folder holds, or None."""
+    runs = (_last_run(file) for file in journal_files(folder))
+    return next((run for run in runs if run is not None), None)
 
 
-def _cut_incomplete_line(file: Path) -> None:
-    """Remove an incomplete last line, which a killed process leaves, so that the next record starts on a new line."""
+def _last_run(file: Path) -> dict[str, Any] | None:
+    runs = [record["run"] for record in read_records(file) if isinstance(record.get("run"), dict)]
+    return runs[-1] if runs else None
+
+
+def _cut_torn_line(file: Path) -> None:
+    """Cut what a killed process left of its last line, so that the next one starts on a line of its own."""
     if not file.is_file():
         return
     content = file.read_bytes()
@@ -127,25 +136,24 @@ RESULTS = "results.json"
 
 
 class EvaluationFolder:
-    """The output directory of one run.
+    """One run's directory.
 
-    It contains the journal while the run goes on. Each complete benchmark adds ``predictions-<bench>.jsonl``, and the
-    end of the run ``results.json``. The journal is removed last, so that a stop between any two writes loses nothing.
+    While the run goes on it holds the journal; each complete benchmark adds ``predictions-<bench>.jsonl``, the end
+    ``results.json``. The journal is removed last, so that a stop between any two writes loses nothing.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock: int | None = None
+        self._held: int | None = None
 
     def claim(self, run: Mapping[str, Any], *, overwrite: bool) -> None:
-        """Check that this folder is empty or contains this run; with ``overwrite``, remove the files of an older run.
+        """Check that this folder is free or holds this very run; ``overwrite`` empties it of an older run's files.
 
         Args:
-            run: the identity of the run, or the part of it that is known so far.
+            run: what identifies the run, or the part of it that is known so far.
 
         Raises:
-            SettingsError: the folder is a file, or contains other files or another run; the message names the
-                settings that differ.
+            SettingsError: the folder is a file, holds other things, or another run, whose difference is named.
         """
         if self.path.exists() and not self.path.is_dir():
             raise SettingsError(f"--output-dir {self.path} is a file", "name a folder")
@@ -155,8 +163,15 @@ class EvaluationFolder:
             self._remove_own_files()
             return
         found = self.run()
-        if found is None and self._was_killed_at_start():
+        if found is None and self._was_killed_at_once():
             return
+        if found is None and (runs := self.runs_below()):
+            first = self.path / runs[0]
+            raise SettingsError(
+                f"--output-dir {self.path} holds {len(runs)} evaluations, each in a folder of its own: "
+                + ", ".join(runs),
+                f"go on with one of them by --output-dir {first}, or name all of its adapters",
+            )
         if found is None:
             raise SettingsError(
                 f"--output-dir {self.path} is not empty and holds no evaluation of m2pt",
@@ -165,7 +180,7 @@ class EvaluationFolder:
         differences = [
             f"{name} was {_short(found.get(name))}, now {_short(value)}"
             for name, value in run.items()
-            if found.get(name) != value
+            if found.get(name) != value and not (name == "limit" and is_prefix(found.get(name), value))
         ]
         if differences:
             raise SettingsError(
@@ -174,16 +189,16 @@ class EvaluationFolder:
             )
 
     def require_writable(self) -> None:
-        """Check that the folder can be created or written to, and that no other evaluation uses it; changes nothing.
+        """Check that the folder can be made, or written to, and that nobody writes there; leave nothing behind.
 
         Raises:
-            SettingsError: the check failed.
+            SettingsError: it can't.
         """
         self.hold()
         self.release()
         nearest = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
         try:
-            # Create a file, because os.access tells root that everything is writable.
+            # A file is the proof: os.access tells root that all may be written.
             with tempfile.TemporaryFile(dir=nearest):
                 pass
         except OSError as error:
@@ -192,7 +207,7 @@ class EvaluationFolder:
             ) from None
 
     def create(self) -> None:
-        """Create the folder. Raises SettingsError if that fails."""
+        """Make the folder. Raises SettingsError where that fails."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -201,41 +216,21 @@ class EvaluationFolder:
             ) from None
 
     def hold(self) -> None:
-        """Lock the folder, if it exists, against other evaluations until `release` or the end of the process.
-
-        The operating system removes the lock of a killed run. On systems without ``flock`` (Windows, some network file
-        systems), nothing is locked.
+        """Keep other evaluations out of the folder, if it is there, until `release`; see `hold_folder`.
 
         Raises:
-            SettingsError: another evaluation holds the lock.
+            SettingsError: another evaluation is writing there.
         """
-        try:
-            import fcntl
-        except ImportError:
-            return
-        if self._lock is not None or not self.path.is_dir():
-            return
-        folder = os.open(self.path, os.O_RDONLY)
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(folder)
-            raise SettingsError(
-                f"another m2pt eval is writing to {self.path}", "wait for it to end, or name another --output-dir"
-            ) from None
-        except OSError:
-            os.close(folder)
-        else:
-            self._lock = folder
+        if self._held is None and self.path.is_dir():
+            self._held = hold_folder(self.path, "m2pt eval")
 
     def release(self) -> None:
-        """Release the lock."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        """Let other evaluations in."""
+        release_folder(self._held)
+        self._held = None
 
     def run(self) -> dict[str, Any] | None:
-        """Return the identity of the run in this folder, from its journal or its results; None if there is neither."""
+        """The identity of the run this folder holds, from its journal or its results; None if there is neither."""
         found = journal_run(self.path)
         if found is not None:
             return found
@@ -245,8 +240,13 @@ class EvaluationFolder:
         adapter = results.get("adapter")
         return {"base": results.get("base"), "adapter": adapter and adapter["fingerprint"], **results["settings"]}
 
+    def runs_below(self) -> list[str]:
+        """The names of the runs of an evaluation of several adapters, which have a folder each."""
+        folders = sorted(entry for entry in self.path.iterdir() if entry.is_dir())
+        return [folder.name for folder in folders if EvaluationFolder(folder).run() is not None]
+
     def results(self) -> dict[str, Any] | None:
-        """Return the content of ``results.json``, or None."""
+        """The content of ``results.json``, or None."""
         try:
             content = json.loads((self.path / RESULTS).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -257,7 +257,7 @@ class EvaluationFolder:
         return self.path / f"predictions-{bench}.jsonl"
 
     def finished_rows(self, bench: str) -> dict[str, Prediction]:
-        """Return the answered predictions of a complete benchmark by id; empty if it is not complete."""
+        """The answered rows of a complete benchmark by id; empty if it is not complete."""
         file = self.predictions_file(bench)
         return {row.id: row for row in read_rows(file) if not row.failed} if file.is_file() else {}
 
@@ -265,13 +265,13 @@ class EvaluationFolder:
         write_predictions(self.predictions_file(bench), rows)
 
     def write_results(self, results: Mapping[str, Any]) -> None:
-        """Write ``results.json``, then remove the journals, whose answers are all in the predictions files."""
+        """Write ``results.json``, then drop the journals: all they held is in the predictions."""
         write_json(self.path / RESULTS, results)
         for file in journal_files(self.path):
             file.unlink()
 
-    def _was_killed_at_start(self) -> bool:
-        """Return whether the folder contains only journals without a complete line: a run was killed as it started."""
+    def _was_killed_at_once(self) -> bool:
+        """Whether all that is here are journals without a whole line: a run that was killed before it wrote one."""
         journals = journal_files(self.path)
         return set(self.path.iterdir()) == set(journals) and all(b"\n" not in file.read_bytes() for file in journals)
 

@@ -123,21 +123,25 @@ def read_rows(file: Path) -> list[Prediction]:
         InputError: the file is missing, unreadable or empty, or lines are invalid; the message lists 20 of them at
             most.
     """
+    return list(rows_by_place(file).values())
+
+
+def rows_by_place(file: Path) -> dict[str, Prediction]:
+    """What `read_rows` gives, by the place in the file: ``line 3``, or ``object 3`` of one JSON array."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"{file} can't be read: {getattr(error, 'strerror', None) or error}", "check the path"
         ) from None
-    records, faults = [], []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        record, fault = _record(line)
+    records: dict[str, dict[str, Any]] = {}
+    faults = []
+    for place, member in _members(text):
+        record, fault = _record(member)
         if fault is None:
-            records.append(record)
+            records[place] = record
         else:
-            faults.append(f"line {number} {fault}")
+            faults.append(f"{place} {fault}")
     if faults:
         shown = "; ".join(faults[:20]) + (f"; and {len(faults) - 20} more" if len(faults) > 20 else "")
         raise InputError(
@@ -146,13 +150,29 @@ def read_rows(file: Path) -> list[Prediction]:
         )
     if not records:
         raise InputError(f"{file} holds no rows", "each line is one JSON object with a prediction")
-    ids = unique_ids(str(record["question_id"]) for record in records)
-    return [_prediction(record, identity) for record, identity in zip(records, ids, strict=True)]
+    given = [record.get("id") for record in records.values()]
+    ids = unique_ids(str(record["question_id"]) for record in records.values())
+    if None not in given and len({str(identity) for identity in given}) == len(given):
+        ids = [str(identity) for identity in given]
+    return {
+        place: _prediction(record, identity) for (place, record), identity in zip(records.items(), ids, strict=True)
+    }
 
 
-def _record(line: str) -> tuple[dict[str, Any], str | None]:
+def _members(text: str) -> list[tuple[str, str | Any]]:
+    """The lines of a file that are not empty, as texts, or the members of its one JSON array, each with its place."""
+    if text.lstrip().startswith("["):
+        try:
+            return [(f"object {number}", member) for number, member in enumerate(json.loads(text), start=1)]
+        except (json.JSONDecodeError, RecursionError):
+            pass  # lines, the first of which is no object
+    lines = enumerate(text.split("\n"), start=1)
+    return [(f"line {number}", line) for number, line in lines if line.strip()]
+
+
+def _record(line: str | Any) -> tuple[dict[str, Any], str | None]:
     try:
-        record = json.loads(line)
+        record = json.loads(line) if isinstance(line, str) else line
     except (json.JSONDecodeError, RecursionError):
         return {}, "is not valid JSON"
     if not isinstance(record, dict):
@@ -171,7 +191,7 @@ def _record(line: str) -> tuple[dict[str, Any], str | None]:
 def _prediction(record: dict[str, Any], identity: str) -> Prediction:
     category, image, error = record.get("category"), record.get("image"), record.get("error")
     return Prediction(
-        id=str(record.get("id", identity)),
+        id=identity,
         question_id=str(record["question_id"]),
         category=None if category is None else str(category),
         image=None if image is None else str(image),
@@ -254,6 +274,14 @@ class Task(Protocol):
         Raises:
             UnavailableError: the data set is not available.
             InputError: it can't be read, or columns are missing or invalid.
+        """
+
+    def reference(self, row: Prediction) -> str | list[str]:
+        """The reference of a row that was made elsewhere, in the form that `items` gives it.
+
+        Raises:
+            ValueError: the row is not of this benchmark: its reference is none of its answers, or its category none
+                of its categories. The text says what was expected.
         """
 
     def mark(self, row: Prediction, protocol: str) -> Score:

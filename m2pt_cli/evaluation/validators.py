@@ -1,24 +1,22 @@
-"""Column validators for benchmark data.
-
-A validator returns None for a valid value, else a description of what was expected. Bad rows are reported before
-inference.
-"""
+"""Column validators: what the columns of a benchmark's data may hold, and how a bad value is named."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from m2pt_cli.data.sample import holds_no_character
+from m2pt_cli.evaluation.answer_parsing import exact_yes_or_no
+from m2pt_cli.evaluation.normal_form import is_blank
 
 Check = Callable[[Any], str | None]
 
-_MAX_SHOWN = 40
+_LONGEST = 40
 
 
 def text(value: Any) -> str | None:
-    """Accept a text that is not empty and has no unpaired surrogates."""
+    """A text that is not empty and can be written."""
     if not isinstance(value, str):
         return "a text"
     if not value.strip():
@@ -27,64 +25,89 @@ def text(value: Any) -> str | None:
 
 
 def identifier(value: Any) -> str | None:
-    """Accept a text or an integer."""
-    return None if _is_integer(value) or text(value) is None else "a text or a number"
+    """A text or a whole number."""
+    return None if _is_whole(value) or text(value) is None else "a text or a number"
 
 
 def texts(value: Any) -> str | None:
-    """Accept a list of at least one text."""
+    """A list of texts, one at least."""
     good = isinstance(value, list) and value and all(isinstance(one, str) for one in value)
     return None if good else "a list of texts"
 
 
 def tokens(value: Any) -> str | None:
-    """Accept a list of texts, which may be empty."""
+    """A list of texts that may be empty."""
     return None if value == [] else texts(value)
 
 
 def answer(value: Any) -> str | None:
-    """Accept a text or a finite number, or a list of at least one of them."""
+    """A text or a number, or a list of those that are accepted; none of them blank."""
     many = value if isinstance(value, list) else [value]
     good = many and all(isinstance(one, (str, int)) or (isinstance(one, float) and math.isfinite(one)) for one in many)
-    return None if good else "a text, or a list of accepted ones"
+    if not good:
+        return "a text, or a list of accepted ones"
+    return "an answer that is not blank" if any(isinstance(one, str) and is_blank(one) for one in many) else None
+
+
+# How many people have answered each question of TextVQA: its soft accuracy is a mean over them.
+ANNOTATORS = 10
+
+
+def annotators(value: Any) -> str | None:
+    """A list of ten texts, the answer of each annotator; none of them blank (as in the test split)."""
+    if texts(value) is not None or len(value) != ANNOTATORS:
+        return f"a list of {ANNOTATORS} texts, the annotators' answers,"
+    blank = sum(is_blank(one) for one in value)
+    return f"{ANNOTATORS} answers of which none is blank ({blank} are)" if blank else None
+
+
+def read_by(read: Callable[[Any], object], wanted: str) -> Check:
+    """What ``read`` makes something of; None is nothing."""
+    return lambda value: wanted if read(value) is None else None
 
 
 def yes_or_no(value: Any) -> str | None:
-    """Accept yes or no, in upper or lower case, with or without a full stop."""
-    good = isinstance(value, str) and value.strip().rstrip(".").lower() in ("yes", "no")
-    return None if good else "yes or no"
+    """Yes or no, in any case, with or without a full stop."""
+    return None if isinstance(value, str) and exact_yes_or_no(value) is not None else "yes or no"
 
 
 def one_of(*choices: str | int) -> Check:
-    """Return a validator that accepts one of ``choices``."""
+    """One of a few texts or whole numbers."""
 
     def check(value: Any) -> str | None:
-        good = (isinstance(value, str) or _is_integer(value)) and value in choices
-        return None if good else f"one of {', '.join(str(choice) for choice in choices)}"
+        good = (isinstance(value, str) or _is_whole(value)) and value in choices
+        return None if good else f"one of {few(choices)}"
 
     return check
 
 
 def label(count: int) -> Check:
-    """Return a validator that accepts a class index, 0 to ``count - 1``."""
-    return lambda value: None if _is_integer(value) and 0 <= value < count else f"a number from 0 to {count - 1}"
+    """The number of one of ``count`` classes."""
+    return lambda value: None if _is_whole(value) and 0 <= value < count else f"a number from 0 to {count - 1}"
 
 
 def faults(row: Mapping[str, Any], checks: Mapping[str, Check]) -> list[str]:
-    """Describe every invalid value of a row: its column, the value, what was expected. Missing columns are ignored."""
+    """What is wrong with a row's cells: which one, what it holds, what was expected. Absent cells are passed over."""
     found = [(name, check(row[name])) for name, check in checks.items() if name in row]
-    return [f"{name} is {_shown(row[name])}, {wanted} was expected" for name, wanted in found if wanted is not None]
+    return [f"{name} is {shown(row[name])}, {wanted} was expected" for name, wanted in found if wanted is not None]
 
 
 def several(found: list[str]) -> str:
-    """Join faults to one line, 20 at most."""
+    """Faults in one line, 20 at most."""
     return "; ".join(found[:20]) + (f"; and {len(found) - 20} more" if len(found) > 20 else "")
 
 
-def _is_integer(value: Any) -> bool:
+def few(choices: Sequence[object]) -> str:
+    """Choices in a message: all of six, else the first five."""
+    shown = choices if len(choices) <= 6 else [*choices[:5], "…"]
+    return ", ".join(str(choice) for choice in shown)
+
+
+def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A cell as a message shows it: printable, and no longer than 40 characters."""
     shown = ascii(value)
-    return shown if len(shown) <= _MAX_SHOWN else shown[: _MAX_SHOWN - 1] + "…"
+    return shown if len(shown) <= _LONGEST else shown[: _LONGEST - 1] + "…"

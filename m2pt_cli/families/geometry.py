@@ -8,9 +8,27 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+
+# Checkpoints name weights after the modules of their day; these rules bring any to transformers' current names.
+_RENAMES = (
+    (re.compile(r"^(model\.)?language_model\.lm_head\."), "lm_head."),
+    (re.compile(r"^language_model\.model\."), "model.language_model."),
+    (re.compile(r"^(model\.)?vision_tower\.(vision_model\.)?"), "model.vision_tower."),
+    (re.compile(r"^(multi_modal_projector\.|image_newline)"), r"model.\1"),
+)
+
+
+def current_name(name: str) -> str:
+    """A checkpoint's name of a weight as transformers names it today."""
+    for pattern, replacement in _RENAMES:
+        name, changed = pattern.subn(replacement, name)
+        if changed:
+            break
+    return name
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Data sets on the Hub: file lists, downloads and cache lookups, with errors that name the next step."""
+"""Data sets on the Hub: their lists, downloads and caches, with errors that say the next step."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from pathlib import Path
 from typing import Any, Self
 
 from m2pt_cli.errors import DeviceError, UnavailableError
+from m2pt_cli.records import format_bytes
 
 Report = Callable[[str], None]
 
-# Often enough to show progress, rarely enough for a log.
+# A line of progress now and then: enough to see that it moves, few enough for a log.
 _SECONDS_BETWEEN_LINES = 20.0
 
 
 @dataclass(frozen=True)
 class RepoFiles:
-    """The files of a data set on the Hub at one commit: sizes in bytes by file name.
+    """What a data set on the Hub consists of at one commit: sizes in bytes by file name.
 
-    ``revision`` is the revision to request: for the newest commit the branch, so that the cache records the branch's
-    commit and finds it again offline.
+    ``revision`` is what to ask for: the branch for the newest commit, so that the cache remembers which one that was
+    and finds it again offline.
     """
 
     repo_id: str
@@ -33,14 +34,14 @@ class RepoFiles:
     sizes: dict[str, int]
 
     def size_of(self, name: str) -> int:
-        """Return the size of a file. Raises UnavailableError if the file no longer exists."""
+        """The size of a file. Raises UnavailableError where it is gone."""
         if name not in self.sizes:
             raise UnavailableError(f"the data set {self.repo_id} holds no {name} any more", "--data FILE --images DIR")
         return self.sizes[name]
 
 
 def list_files(repo_id: str, *, commit: str | None = None) -> RepoFiles:
-    """List the files of a data set, newest or at a commit. Raises UnavailableError: no data set, access or network."""
+    """The files of a data set, now or at a commit. Raises UnavailableError: no such data set, access or network."""
     from huggingface_hub import HfApi
 
     with hub_errors(repo_id):
@@ -50,7 +51,7 @@ def list_files(repo_id: str, *, commit: str | None = None) -> RepoFiles:
 
 
 def cached_folder(repo_id: str) -> Path | None:
-    """Return the newest cached snapshot of a data set, complete or not; None if there is none."""
+    """The newest snapshot of a data set in the local cache, however much of it is there."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -61,10 +62,10 @@ def cached_folder(repo_id: str) -> Path | None:
 
 
 def download(repo: RepoFiles, name: str, *, report: Report) -> Path:
-    """Download one file of a data set and return its path; an interrupted download is resumed by the next call.
+    """One file of a data set; what has arrived is kept when the connection breaks, and the rest fetched next time.
 
     Args:
-        report: called with size, folder and free disk space first, then with the progress.
+        report: told size, place and free disk first, then how far it is.
 
     Raises:
         UnavailableError: it can't be downloaded.
@@ -72,13 +73,13 @@ def download(repo: RepoFiles, name: str, *, report: Report) -> Path:
     """
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 
-    cached = try_to_load_from_cache(repo.repo_id, name, repo_type="dataset", revision=repo.commit)
-    if isinstance(cached, str):
-        return Path(cached)
-    cache = Path(constants.HF_HUB_CACHE)
+    held = try_to_load_from_cache(repo.repo_id, name, repo_type="dataset", revision=repo.commit)
+    if isinstance(held, str):
+        return Path(held)
+    place = Path(constants.HF_HUB_CACHE)
     need = repo.size_of(name)
-    report(f"downloading {name} of {repo.repo_id}: {gigabytes(need)} to {cache} ({gigabytes(free_bytes(cache))} free)")
-    require_free(cache, need, what=f"{name} of {repo.repo_id}")
+    report(f"downloading {name} of {repo.repo_id}: {gigabytes(need)} to {place} ({gigabytes(free_bytes(place))} free)")
+    require_free(place, need, what=f"{name} of {repo.repo_id}")
     with hub_errors(repo.repo_id):
         return Path(
             hf_hub_download(
@@ -91,29 +92,29 @@ def download(repo: RepoFiles, name: str, *, report: Report) -> Path:
         )
 
 
-def require_free(folder: Path, need: int, *, what: str) -> None:
-    """Raise DeviceError if the disk of ``folder`` has less than ``need`` bytes free."""
-    free = free_bytes(folder)
+def require_free(place: Path, need: int, *, what: str) -> None:
+    """Raise DeviceError if ``place`` has less than ``need`` bytes free."""
+    free = free_bytes(place)
     if need > free:
         raise DeviceError(
-            f"{what} needs {gigabytes(need)}, and {folder} has {gigabytes(free)} free",
+            f"{what} needs {gigabytes(need)}, and {place} has {gigabytes(free)} free",
             "set HF_HOME to a folder on a larger disk",
         )
 
 
-def free_bytes(folder: Path) -> int:
-    """Return the free disk space for a folder that may not exist yet, in bytes."""
-    return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+def free_bytes(place: Path) -> int:
+    """Free disk at a folder that may not exist yet."""
+    return shutil.disk_usage(next(folder for folder in (place, *place.parents) if folder.exists())).free
 
 
 def gigabytes(size: float) -> str:
-    """Format a size in bytes: ``14.1 GB``, ``3.2 MB``."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+    """A size for people: ``14.1 GB``, ``3.2 MB``."""
+    return format_bytes(size)
 
 
 @contextmanager
 def hub_errors(repo_id: str) -> Iterator[None]:
-    """Turn errors of the Hub into UnavailableError: what is missing, where it was looked for, what to do."""
+    """The Hub's failures as UnavailableError: what is missing, where it was looked for, what to do."""
     from huggingface_hub import constants
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -154,22 +155,22 @@ def hub_errors(repo_id: str) -> Iterator[None]:
 
 
 def is_network_error(error: BaseException) -> bool:
-    """Whether a request failed: an OSError, or an error of the HTTP library, which depends on the hub version."""
+    """Whether a request failed: an OSError, or one of the HTTP library's own, which changed between hub versions."""
     return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "requests")
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its class if it has none."""
+    """What an error says, in one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 class Progress:
-    """Reports lines such as ``images.zip: 3.1 of 36.0 GB, 41 MB/s, 13 min left``, the first after some seconds.
+    """Lines such as ``images.zip: 3.1 of 36.0 GB, 41 MB/s, 13 min left``, the first after some seconds.
 
     Args:
-        what: name of the download.
-        total: total number of bytes; None if unknown.
-        initial: bytes that an earlier run has downloaded.
+        what: what is counted.
+        total: bytes in all; None where it is not known.
+        initial: bytes there already, of an earlier start.
     """
 
     def __init__(self, what: str, report: Report, *, total: float | None, initial: float = 0) -> None:
@@ -177,15 +178,15 @@ class Progress:
         self._report = report
         self._total = total
         self._done = self._start = initial
-        self._began = self._last_report = time.monotonic()
+        self._began = self._said = time.monotonic()
 
     def update(self, count: float | None = 1) -> None:
-        """Add ``count`` downloaded bytes."""
+        """``count`` more bytes are there."""
         self._done += count or 0
         now = time.monotonic()
-        if now - self._last_report < _SECONDS_BETWEEN_LINES:
+        if now - self._said < _SECONDS_BETWEEN_LINES:
             return
-        self._last_report = now
+        self._said = now
         speed = (self._done - self._start) / (now - self._began)
         line = f"{self._what}: {gigabytes(self._done)}"
         if self._total:
@@ -195,7 +196,7 @@ class Progress:
 
 
 def _progress_class(name: str, report: Report) -> Any:
-    """Return a progress bar class for huggingface_hub that reports lines instead of drawing a bar."""
+    """A class that huggingface_hub takes for a progress bar, and that reports lines instead of drawing one."""
 
     class Bar(Progress):
         def __init__(self, *args: Any, total: float | None = None, initial: float = 0, **options: Any) -> None:
@@ -208,24 +209,24 @@ def _progress_class(name: str, report: Report) -> Any:
             self.close()
 
         def close(self) -> None:
-            """Do nothing: nothing is open."""
+            """Nothing is open."""
 
         def set_description(self, *args: Any, **options: Any) -> None:
-            """Do nothing: every line contains the name."""
+            """The name is in every line."""
 
         def refresh(self, *args: Any, **options: Any) -> None:
-            """Do nothing: nothing is drawn."""
+            """Nothing is drawn."""
 
     return Bar
 
 
 def download_matching(repo_id: str, patterns: Sequence[str], *, report: Callable[[str], None]) -> list[Path]:
-    """Return the files of a data set that match globs, in the order of the globs; download those not cached.
+    """The files of a data set that match globs, in their order; only what is missing is fetched.
 
     Args:
         repo_id: the data set, ``owner/name``.
-        patterns: globs over its files; each must match at least one.
-        report: called with size, folder and free disk space before a download.
+        patterns: globs over its files; each has to match some.
+        report: told size, place and free disk before anything is downloaded.
 
     Raises:
         UnavailableError: no such data set, no access, no network, or no such file in it.
@@ -245,7 +246,7 @@ def download_matching(repo_id: str, patterns: Sequence[str], *, report: Callable
 
 
 def _next_step(hint: str, repo_id: str, patterns: Sequence[str]) -> str:
-    """Return the hint for a data set that is not available, with the flags of m2pt eval; its own hint comes first."""
+    """What to do about a data set that can't be had, in the flags of m2pt eval: its cause comes first."""
     command = f"hf download {repo_id} --repo-type dataset"
     include = " ".join(f"--include '{pattern}'" for pattern in patterns)
     cause = hint.replace("; --data demo needs no network", "").replace("--data", "--source")
@@ -254,9 +255,9 @@ def _next_step(hint: str, repo_id: str, patterns: Sequence[str]) -> str:
 
 
 def cached_files(repo_id: str, patterns: Sequence[str]) -> list[Path]:
-    """Return the cached files of a data set that match globs; none if some are missing.
+    """The files of a data set in the local cache that match globs; none where the cache holds only a part.
 
-    Shards are numbered ``-00000-of-00003``, which tells whether all are present.
+    A repository's shards are numbered ``-00000-of-00003``: their count says whether all are there.
     """
     folder = cached_folder(repo_id)
     if folder is None:
@@ -267,15 +268,15 @@ def cached_files(repo_id: str, patterns: Sequence[str]) -> list[Path]:
 
 
 def _matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
-    """Return the names that match, pattern by pattern; none unless every pattern matches at least one."""
+    """Names that match, pattern by pattern; none unless every pattern matches some."""
     by_pattern = [sorted(name for name in names if fnmatch(name, pattern)) for pattern in patterns]
     return [name for matching in by_pattern for name in matching] if all(by_pattern) else []
 
 
 def _has_all_shards(name: str, names: list[str]) -> bool:
-    start, separator, rest = name.rpartition("-of-")
+    start, mark, rest = name.rpartition("-of-")
     count = rest[:5]
-    if not separator or not count.isdigit():
+    if not mark or not count.isdigit():
         return True
     prefix = start.rpartition("-")[0]
     return sum(other.startswith(prefix + "-") and f"-of-{count}" in other for other in names) == int(count)

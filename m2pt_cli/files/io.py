@@ -97,5 +97,41 @@ def _filled(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def hold_folder(folder: Path, command: str) -> int | None:
+    """Keep other processes of ``command`` out of a folder until `release_folder` or the end of this process.
+
+    The lock is the operating system's: a killed process leaves none behind. Where there are no such locks (Windows,
+    some network file systems), nothing is kept out.
+
+    Returns:
+        What `release_folder` takes; None where nothing is held.
+
+    Raises:
+        SettingsError: another process is writing there.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        raise SettingsError(
+            f"another {command} is writing to {folder}", "wait for it to end, or name another --output-dir"
+        ) from None
+    except OSError:
+        os.close(held)
+        return None
+    return held
+
+
+def release_folder(held: int | None) -> None:
+    """Let other processes into a folder that `hold_folder` kept."""
+    if held is not None:
+        os.close(held)
+
+
 def _unwritable(folder: Path, error: OSError) -> SettingsError:
     return SettingsError(f"--output-dir {folder} can't be written: {error.strerror}", "name another folder")

@@ -1,7 +1,8 @@
-"""Keep one base in memory and attach several adapters in turn."""
+"""One base in memory and several adapters that take turns in it."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,58 +18,60 @@ Report = Callable[[str], None]
 
 
 class AdapterSwitcher:
-    """Answers questions with several adapters of one base, one adapter attached at a time.
-
-    The constructor checks base and adapters without importing torch; `open` loads them.
+    """A base and its adapters, checked before torch is imported, loaded by `open`.
 
     Args:
         settings: base, adapters, template, image fit and decoding.
-        report: called with a line of text about progress, or with a warning.
+        report: told in one line what is done or doubtful.
+        detail: told in one line what it runs on and how long loading took.
 
     Raises:
         AdapterError: an adapter is missing, damaged or of another base, or two were trained on different bases.
-        UnavailableError: the base is not available.
+        UnavailableError: the base can't be had.
     """
 
-    def __init__(self, settings: InferSettings, *, report: Report) -> None:
+    def __init__(self, settings: InferSettings, *, report: Report, detail: Report = lambda _: None) -> None:
         self.settings = settings
         self.report = report
-        checked = read_candidates(settings.adapter, settings.base)
-        self.base, self.entry, self.candidates = checked.base, checked.entry, checked.members
+        self.detail = detail
+        found = read_candidates(settings.adapter, settings.base)
+        self.base, self.entry, self.candidates = found.base, found.entry, found.members
         self._loaded: LoadedBase | None = None
         self._engine: tuple[Candidate, AnswerEngine] | None = None
 
     def open(self) -> None:
-        """Load the base and attach the first adapter. Raises AdapterError, DeviceError and UnavailableError."""
+        """Load the base and the first adapter. Raises AdapterError, DeviceError and UnavailableError."""
         from m2pt_cli.models.load import load_base, set_seed, set_threads
 
         set_threads(self.settings.threads, parameters=self.entry.geometry.total_parameters)
         set_seed(self.settings.seed)
+        started = time.monotonic()
         self._loaded = load_base(self.base, device=self.settings.device, dtype=self.settings.dtype, report=self.report)
         self._engine_of(self.candidates[0])
+        self.detail(f"{self._loaded.description()}, ready in {time.monotonic() - started:.1f} s")
 
     def ask(self, questions: Sequence[Question]) -> Iterator[tuple[Candidate, Reply]]:
-        """Yield every candidate's reply to every question, ordered by question, then by candidate."""
-        numbers = {id(question): number for number, question in enumerate(questions)}
+        """Every candidate's reply to every question, in the questions' order, then the candidates'."""
+        places = {id(question): place for place, question in enumerate(questions)}
         replies: dict[tuple[int, int], Reply] = {}
-        for index, candidate in enumerate(self.candidates):
+        for number, candidate in enumerate(self.candidates):
             for reply in self._engine_of(candidate).answer(questions):
-                replies[numbers[id(reply.question)], index] = reply
-        for number in range(len(questions)):
-            for index, candidate in enumerate(self.candidates):
-                yield candidate, replies[number, index]
+                replies[places[id(reply.question)], number] = reply
+        for place in range(len(questions)):
+            for number, candidate in enumerate(self.candidates):
+                yield candidate, replies[place, number]
 
     def stream(self, question: Question, write: Callable[[str], None]) -> Reply:
-        """Answer with the first candidate, and call ``write`` with the text as it is generated."""
+        """The first candidate's answer, written as it is produced."""
         return self._engine_of(self.candidates[0]).stream(question, write)
 
     def engines(self) -> Iterator[tuple[Candidate, AnswerEngine]]:
-        """Yield every candidate with its engine. An engine is invalid once the iterator advances to the next one."""
+        """Every candidate with its engine, in turn; an engine must not be used once the next one is asked for."""
         for candidate in self.candidates:
             yield candidate, self._engine_of(candidate)
 
     def _engine_of(self, candidate: Candidate) -> AnswerEngine:
-        """The engine of a candidate, whose adapter stays attached until the engine of another one is requested."""
+        """The engine of a candidate. Its adapter stays attached until another candidate is asked."""
         assert self._loaded is not None, "open() comes first"
         if self._engine is not None and self._engine[0] is candidate:
             return self._engine[1]
@@ -77,17 +80,18 @@ class AdapterSwitcher:
         if self._engine is not None and self._engine[0].info is not None:
             detach_adapter(self._loaded, self._engine[1].loaded.model)
         self._engine = None
-        settings = self.settings
-        chosen = prompt_format(self.entry, candidate.info, template=settings.template, image_fit=settings.image_fit)
+        given = self.settings
+        chosen = prompt_format(self.entry, candidate.info, template=given.template, image_fit=given.image_fit)
         for text in chosen.warnings:
             self.report(f"warning: {text}")
         engine = build_engine(
             self._loaded,
             candidate.info,
-            template=settings.template,
-            image_fit=settings.image_fit,
-            decoding=Decoding(settings.max_new_tokens, settings.temperature, settings.num_beams, settings.seed),
+            template=given.template,
+            image_fit=given.image_fit,
+            decoding=Decoding(given.max_new_tokens, given.temperature, given.num_beams, given.seed),
             report=self.report,
         )
         self._engine = (candidate, engine)
+        self.detail(f"{candidate.name or 'the bare base'}: template {chosen.template}, image fit {chosen.image_fit}")
         return engine

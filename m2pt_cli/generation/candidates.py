@@ -118,7 +118,7 @@ def build_engine(
     from m2pt_cli.models.adapters import attach_adapter
 
     if info is not None and loaded.adapter is not info:
-        loaded = dataclasses.replace(loaded, model=attach_adapter(loaded, info), adapter=info)
+        loaded = dataclasses.replace(loaded, model=attach_adapter(loaded, info, report=report), adapter=info)
     chosen = prompt_format(loaded.entry, info, template=template, image_fit=image_fit)
     return AnswerEngine(
         loaded,

@@ -1,7 +1,7 @@
-"""Answer questions in batches: the same tokens as ``generate`` for one question at a time, but several times faster.
+"""Questions in, answers out: the same tokens as plain ``generate`` asked one by one, several times faster.
 
-Greedy decoding computes the common prefix of all questions about an image once (see `prefix_sharing`); sampling and
-beam search use transformers' ``generate``. If a question fails, its reply has an error; the others are still answered.
+Greedy answers share the prefix of all questions about an image (see `prefix_sharing`); sampling and beam search use
+transformers' ``generate``. A question that fails becomes a reply with an error; the others are still answered.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from m2pt_cli.data.chat import ChatTemplate, get_template
 from m2pt_cli.data.collate import image_preparer, join_images
 from m2pt_cli.data.sample import ImageReference
 from m2pt_cli.data.tokenize import encode_prompt
-from m2pt_cli.errors import M2PTError, is_out_of_memory
+from m2pt_cli.errors import InputError, M2PTError, is_out_of_memory
 from m2pt_cli.generation.prefetch import prefetched
 from m2pt_cli.generation.prefix_sharing import PrefixGroup, answer_groups, padded_tokens, plan_batches, plan_groups
 from m2pt_cli.generation.stream import TextStreamer
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Question:
-    """A question about images, or a text-only question if ``images`` is empty.
+    """A question about images (none for a question in text alone).
 
-    ``max_new_tokens`` overrides the engine's limit.
+    ``max_new_tokens`` overrides the engine's own limit.
     """
 
     id: str
@@ -42,16 +42,17 @@ class Question:
 
 @dataclass(frozen=True)
 class Reply:
-    """The answer to a question; if there is none, ``text`` is None and ``error`` says why."""
+    """The answer to a question, or why there is none; ``is_faulty`` where the question or its image is to blame."""
 
     question: Question
     text: str | None
     error: str | None = None
+    is_faulty: bool = False
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """Decoding parameters; greedy with temperature 0 and one beam."""
+    """How answers are produced: greedy at temperature 0 with one beam."""
 
     max_new_tokens: int = 64
     temperature: float = 0.0
@@ -64,15 +65,15 @@ class Decoding:
 
 
 class AnswerEngine:
-    """Answers questions with one model: the base model, or a PeftModel with its active adapter.
+    """Answers questions with one model, bare or with its active adapter.
 
     Args:
         loaded: base, processor and device; ``loaded.model`` may be a PeftModel.
         template: name of the chat template.
         image_fit: ``crop``, ``pad`` or ``base``.
-        decoding: greedy, sampling or beam search, and the maximum length of an answer.
-        batch_tokens: maximum number of tokens in a batch, padding included; by default see `default_batch_tokens`.
-        report: called with a line of text when a batch did not fit in memory and is halved.
+        decoding: greedy, sampling or beams, and the longest answer.
+        batch_tokens: padded tokens of a batch; by default what the device's free memory holds.
+        report: told in one line when a batch did not fit and is halved.
     """
 
     def __init__(
@@ -97,39 +98,38 @@ class AnswerEngine:
     def answer(
         self, questions: Iterable[Question], *, known: Callable[[Question], bool] | None = None
     ) -> Iterator[Reply]:
-        """Yield replies as they are generated; questions about the same image are answered together.
+        """Replies in the order of production: questions about one image stay together.
 
         Args:
             questions: all questions; batches are planned from the whole list.
-            known: returns True for a question that is answered already and gets no reply. A batch of only known
-                questions is skipped; other batches run as planned, so that a resumed run computes the same as an
-                uninterrupted one.
+            known: questions that need no answer any more. A batch of known questions alone is not run; others run as
+                planned, so that a resumed run computes what an uninterrupted one would have.
         """
         asked = list(questions)
         known_ids = {question.id for question in asked if known is not None and known(question)}
-        prompts, encodable = [], []
+        prompts, able = [], []
         for question in asked:
             try:
                 prompts.append(self.encode(question))
-                encodable.append(question)
+                able.append(question)
             except M2PTError as error:
                 if question.id not in known_ids:
-                    yield Reply(question, None, error.message)
-        keys = [tuple(image.name for image in question.images) for question in encodable]
-        groups = plan_groups(prompts, keys, image_token_id=self.loaded.model.config.image_token_id)
+                    yield Reply(question, None, error.message, is_faulty=isinstance(error, InputError))
+        keys = [tuple(image.name for image in question.images) for question in able]
+        rows = plan_groups(prompts, keys, image_token_id=self.loaded.model.config.image_token_id)
         batches = [
             batch
-            for batch in plan_batches(groups, batch_tokens=self.batch_tokens)
-            if any(encodable[member].id not in known_ids for group in batch for member in group.members)
+            for batch in plan_batches(rows, batch_tokens=self.batch_tokens)
+            if any(able[member].id not in known_ids for row in batch for member in row.members)
         ]
-        with closing(prefetched(batches, lambda group: self._open(group, encodable))) as prepared:
+        with closing(prefetched(batches, lambda row: self._open(row, able))) as prepared:
             for batch, images in prepared:
-                for reply in self._answer_batch(batch, images, encodable):
+                for reply in self._answer_batch(batch, images, able):
                     if reply.question.id not in known_ids:
                         yield reply
 
     def encode(self, question: Question) -> list[int]:
-        """Token ids of a question's whole prompt, ending with the generation prompt."""
+        """Token ids of a question's whole prompt, ending where the answer begins."""
         return encode_prompt(
             question.text,
             len(question.images),
@@ -140,102 +140,101 @@ class AnswerEngine:
         )
 
     def stream(self, question: Question, write: Callable[[str], None]) -> Reply:
-        """Answer one question, and call ``write`` with the text as it is generated (not with beam search)."""
+        """Answer one question, handing every piece of text to ``write`` as it is produced (not with beams)."""
         try:
             prompt = self.encode(question)
             inputs = self.images.prepare(question.images)
             tokens = self._generate([prompt], inputs, self._limit(question), TextStreamer(self.loaded.processor, write))
         except M2PTError as error:
-            return Reply(question, None, error.message)
+            return Reply(question, None, error.message, is_faulty=isinstance(error, InputError))
         return Reply(question, self._decode(tokens[0]))
 
     def run_one(self, question: Question) -> tuple[list[int], dict[str, torch.Tensor], list[int]]:
-        """Answer one question greedily; returns prompt ids, image inputs on the device, and answer ids.
-
-        Used to analyse the model's attention.
+        """For whoever looks into the model: a question's prompt ids, its images on the device, its greedy answer's ids.
 
         Raises:
             InputError: the question or its image can't be read.
         """
-        group = PrefixGroup(tuple(self.encode(question)), ((),), (0,))
+        row = PrefixGroup(tuple(self.encode(question)), ((),), (0,))
         inputs = self.inputs(question)
-        return list(group.prefix), inputs, self._run([group], [inputs], [question])[0][0]
+        return list(row.prefix), inputs, self._run([row], [inputs], [question])[0][0]
 
     def inputs(self, question: Question) -> dict[str, torch.Tensor]:
-        """The image inputs of a question, on the model's device. Raises InputError if an image can't be read."""
+        """A question's images as the model takes them, on its device. Raises InputError."""
         return self._to_device(self.images.prepare(question.images))
 
-    def _open(self, group: PrefixGroup, questions: Sequence[Question]) -> dict[str, torch.Tensor] | str:
-        """The preprocessed images of a group, or the error message if an image can't be read."""
+    def _open(self, row: PrefixGroup, questions: Sequence[Question]) -> dict[str, torch.Tensor] | M2PTError:
+        """A row's prepared images, or what is wrong with them."""
         try:
-            return self.images.prepare(questions[group.members[0]].images)
+            return self.images.prepare(questions[row.members[0]].images)
         except M2PTError as error:
-            return error.message
+            return error
 
     def _answer_batch(
         self,
         batch: Sequence[PrefixGroup],
-        images: Sequence[dict[str, torch.Tensor] | str],
+        images: Sequence[dict[str, torch.Tensor] | M2PTError],
         questions: Sequence[Question],
     ) -> Iterator[Reply]:
-        groups, inputs = [], []
-        for group, prepared in zip(batch, images, strict=True):
-            if isinstance(prepared, str):
-                yield from (Reply(questions[member], None, prepared) for member in group.members)
+        rows, inputs = [], []
+        for row, prepared in zip(batch, images, strict=True):
+            if isinstance(prepared, M2PTError):
+                is_faulty = isinstance(prepared, InputError)
+                yield from (Reply(questions[member], None, prepared.message, is_faulty) for member in row.members)
             else:
-                groups.append(group)
+                rows.append(row)
                 inputs.append(prepared)
-        # An earlier batch may have run out of memory and reduced batch_tokens, so the batch is planned again.
+        # A batch that memory held once is planned anew when memory turned out to be smaller.
         start = 0
-        for part in plan_batches(groups, batch_tokens=self.batch_tokens):
-            yield from self._answer_or_split(part, inputs[start : start + len(part)], questions)
+        for part in plan_batches(rows, batch_tokens=self.batch_tokens):
+            yield from self._answer_part(part, inputs[start : start + len(part)], questions)
             start += len(part)
 
-    def _answer_or_split(
-        self, groups: Sequence[PrefixGroup], inputs: Sequence[dict[str, torch.Tensor]], questions: Sequence[Question]
+    def _answer_part(
+        self, rows: Sequence[PrefixGroup], inputs: Sequence[dict[str, torch.Tensor]], questions: Sequence[Question]
     ) -> Iterator[Reply]:
-        """Answer a batch; if that fails, retry in smaller batches. A batch that can't be split gets error replies."""
+        """Answer rows at once; in smaller parts where that fails, down to what fails alone."""
         try:
-            answers = self._run(groups, inputs, questions)
+            answers = self._run(rows, inputs, questions)
         except (RuntimeError, ValueError) as error:
-            failure, parts = _first_line(error), _halves(groups, inputs)
+            failure, parts = _first_line(error), _halves(rows, inputs)
             if not is_out_of_memory(error):
-                parts = [([group], [one]) for group, one in zip(groups, inputs, strict=True)] if len(groups) > 1 else []
+                parts = [([row], [one]) for row, one in zip(rows, inputs, strict=True)] if len(rows) > 1 else []
             elif parts:
-                self.batch_tokens = max(1, padded_tokens(groups) // 2)
-                self.report(f"out of memory: a batch of {_size(groups)} is answered in halves")
+                self.batch_tokens = max(1, padded_tokens(rows) // 2)
+                self.report(f"out of memory: a batch of {_size(rows)} is answered in halves")
         else:
-            for group, group_answers in zip(groups, answers, strict=True):
-                for member, tokens in zip(group.members, group_answers, strict=True):
+            for row, row_answers in zip(rows, answers, strict=True):
+                for member, tokens in zip(row.members, row_answers, strict=True):
                     yield Reply(questions[member], self._decode(tokens))
             return
-        # Outside the except block the exception is released, and with it the frames whose tensors filled the memory.
+        # Out here the exception is gone, and with it the frames whose tensors filled the memory.
         torch.cuda.empty_cache()
-        for part_groups, part_inputs in parts:
-            yield from self._answer_or_split(part_groups, part_inputs, questions)
+        for part_rows, part_inputs in parts:
+            yield from self._answer_part(part_rows, part_inputs, questions)
         if not parts:
-            yield from (Reply(questions[member], None, failure) for member in groups[0].members)
+            yield from (Reply(questions[member], None, failure) for member in rows[0].members)
 
     def _run(
-        self, groups: Sequence[PrefixGroup], inputs: Sequence[dict[str, torch.Tensor]], questions: Sequence[Question]
+        self, rows: Sequence[PrefixGroup], inputs: Sequence[dict[str, torch.Tensor]], questions: Sequence[Question]
     ) -> list[list[list[int]]]:
-        """New token ids per group and question."""
+        """New token ids per row and question."""
         if self.decoding.is_greedy:
             return answer_groups(
                 self.loaded.model,
-                groups,
+                rows,
                 self._to_device(join_images(inputs)),
-                limits=[[self._limit(questions[member]) for member in group.members] for group in groups],
+                limits=[[self._limit(questions[member]) for member in row.members] for row in rows],
                 eos_ids=self.eos_ids,
                 pad_id=self.pad_id,
             )
-        # One question at a time: a sampled answer must not depend on the batch, only on the seed and the order.
+        # One question at a time: a sampled answer then depends on the seed and its place alone, not on its batch.
         return [
             [
-                self._generate([[*group.prefix, *tail]], prepared, self._limit(questions[member]))[0]
-                for tail, member in zip(group.tails, group.members, strict=True)
+                self._generate([[*row.prefix, *tail]], prepared, self._limit(questions[member]))[0]
+                for tail, member in zip(row.tails, row.members, strict=True)
             ]
-            for group, prepared in zip(groups, inputs, strict=True)
+            for row, prepared in zip(rows, inputs, strict=True)
         ]
 
     @torch.inference_mode()
@@ -277,10 +276,9 @@ class AnswerEngine:
 
 
 def default_batch_tokens(loaded: LoadedBase) -> int:
-    """Default number of padded tokens in a batch: on CUDA what fits in half of the free memory (2,048 to 65,536).
+    """Padded tokens of a batch: on CUDA what half of the free memory holds, else a fixed number that fills the caches.
 
-    Elsewhere 1,024, enough to use the CPU caches well.
-    A token takes memory for its keys and values in every layer, and for a few activations while it is computed.
+    A token costs its keys and values in every layer and, while it passes through, a few activations of the MLP.
     """
     if loaded.device.type != "cuda":
         return 1024
@@ -294,17 +292,17 @@ def default_batch_tokens(loaded: LoadedBase) -> int:
 
 
 def _halves(
-    groups: Sequence[PrefixGroup], inputs: Sequence[dict[str, torch.Tensor]]
+    rows: Sequence[PrefixGroup], inputs: Sequence[dict[str, torch.Tensor]]
 ) -> list[tuple[Sequence[PrefixGroup], Sequence[dict[str, torch.Tensor]]]]:
-    """Split a batch in two by its groups; a single group by its questions; a single question gives no batches."""
-    if len(groups) == 1:
-        return [([part], inputs) for part in groups[0].halves()]
-    middle = len(groups) // 2
-    return [(groups[:middle], inputs[:middle]), (groups[middle:], inputs[middle:])]
+    """Two smaller batches: half of the rows each, or half of the questions of the only row; none of one question."""
+    if len(rows) == 1:
+        return [([part], inputs) for part in rows[0].halves()]
+    middle = len(rows) // 2
+    return [(rows[:middle], inputs[:middle]), (rows[middle:], inputs[middle:])]
 
 
-def _size(groups: Sequence[PrefixGroup]) -> str:
-    return f"{len(groups)} rows" if len(groups) > 1 else f"{len(groups[0].members)} questions about one image"
+def _size(rows: Sequence[PrefixGroup]) -> str:
+    return f"{len(rows)} rows" if len(rows) > 1 else f"{len(rows[0].members)} questions about one image"
 
 
 def _eos_ids(loaded: LoadedBase) -> frozenset[int]:

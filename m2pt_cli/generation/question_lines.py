@@ -1,4 +1,4 @@
-"""Read and parse the JSONL questions of ``m2pt infer --input`` as they arrive."""
+"""Question lines of ``m2pt infer --input``: JSONL in, taken as they arrive; a file may hold one JSON array instead."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-# A longer line is not a question: it is a mistake, or an attempt to exhaust memory.
+from m2pt_cli.data.chat import question_turn
+from m2pt_cli.data.media import one_image, unsupported_marks
+from m2pt_cli.data.readers import is_json_array, json_lines
+from m2pt_cli.data.sample import holds_no_character
+from m2pt_cli.errors import InputError
+
+# No question is this long; a line beyond it is a mistake or an attack on memory.
 MAX_LINE_BYTES = 1 << 20
 
 _END = None
@@ -17,15 +23,7 @@ _END = None
 
 @dataclass(frozen=True)
 class QuestionLine:
-    """One parsed input line: ``{"image", "question", "id"?}``.
-
-    Attributes:
-        id: the line's ``id``, or its number.
-        image: a path; None without an image.
-        question: the question.
-        error: why the line is invalid, or None.
-        extra: all other keys.
-    """
+    """One input line: ``{"image", "question", "id"?}`` and unknown keys, or what is wrong with it."""
 
     id: Any
     image: str | None
@@ -35,37 +33,65 @@ class QuestionLine:
 
 
 def parse_line(line: bytes, number: int) -> QuestionLine:
-    """Parse one line; an invalid line gets an ``error`` instead of an exception, so that the run continues.
+    """The question of a line; a fault is kept in ``error``, so that the run goes on.
 
     Args:
         line: one line of JSON in UTF-8.
-        number: the line's number, from 1; used as the id if the line has none.
+        number: its number, from 1: the id where the line gives none.
     """
     if len(line) > MAX_LINE_BYTES:
         return QuestionLine(number, None, None, f"line {number} is longer than {MAX_LINE_BYTES} bytes")
     try:
         record = json.loads(line.decode("utf-8-sig"))
-    # ValueError: not UTF-8, not JSON, or an integer of thousands of digits.
+    # ValueError: no UTF-8, no JSON, or an integer of thousands of digits.
     except (ValueError, RecursionError) as error:
         return QuestionLine(number, None, None, f"line {number} is not valid JSON: {error}")
+    if isinstance(record, list):
+        return QuestionLine(number, None, None, f"line {number} is a list: one JSON object a line was expected")
     if not isinstance(record, dict):
         return QuestionLine(number, None, None, f"line {number} is not a JSON object")
-    identity, image, question = record.get("id", number), record.get("image"), record.get("question")
-    extra = {key: value for key, value in record.items() if key not in ("id", "image", "question")}
-    problem = None
-    if not isinstance(question, str) or not question.strip():
-        problem = f"line {number} has no 'question' text"
-    elif image is not None and (not isinstance(image, str) or not image):
-        problem = f"line {number}: 'image' is not a path"
+    identity, question = record.get("id", number), record.get("question")
+    image, problem = one_image(record)
+    text = question if isinstance(question, str) else None
+    if problem is None:
+        problem = _problem(image, text)
+    known = ("id", "image", "question") if problem else ("id", "image", "images", "question")
+    extra = {key: value for key, value in record.items() if key not in known}
     shown_image = image if isinstance(image, str) else None
-    return QuestionLine(identity, shown_image, question if isinstance(question, str) else None, problem, extra)
+    return QuestionLine(identity, shown_image, text, problem and f"line {number}: {problem}", extra)
+
+
+def _problem(image: Any, question: str | None) -> str | None:
+    """What is wrong with an image and a question, or None."""
+    if question is None or not question.strip():
+        return "no 'question' text in it"
+    if image is not None and (not isinstance(image, str) or not image):
+        return "'image' is not a path"
+    if holds_no_character(question):
+        return f"the question holds what is no character: {ascii(question)[:80]}"
+    try:
+        question_turn(question, int(image is not None))
+    except InputError as error:
+        return error.message
+    return unsupported_marks([question])
+
+
+def array_members(content: bytes) -> list[tuple[int, bytes]] | None:
+    """The members of a JSON array, numbered, a line each; None where ``content`` is none: then its lines are read."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return None
+    if not is_json_array(text):
+        return None
+    return [(number, line.encode()) for number, line in enumerate(json_lines(text), start=1) if line.strip()]
 
 
 def arriving(stream: BinaryIO, *, most: int) -> Iterator[list[tuple[int, bytes]]]:
-    """Yield batches of ``(number, line)``, without waiting for more input; blank lines are counted but skipped.
+    """Numbered lines in the batches in which they arrive; blank lines are counted and passed over.
 
-    A batch contains the lines that have arrived, between one and ``most``. A thread reads the stream, so lines of a
-    pipe that stays open and is written slowly are yielded one by one.
+    A batch holds what has arrived, at most ``most`` lines; it never waits for another line while it has one. A thread
+    reads, so that a pipe which is kept open and fed slowly is answered line by line.
     """
     arrived: queue.Queue[tuple[int, bytes] | None] = queue.Queue(maxsize=4 * most)
 
@@ -74,7 +100,7 @@ def arriving(stream: BinaryIO, *, most: int) -> Iterator[list[tuple[int, bytes]]
         try:
             while chunk := stream.readline(MAX_LINE_BYTES + 2):
                 number += 1
-                # Read and drop the rest of a too long line, so that it is not taken for separate lines.
+                # The rest of an over-long line is read and dropped: it must not pass for lines of its own.
                 end = chunk
                 while not end.endswith(b"\n") and (end := stream.readline(MAX_LINE_BYTES)):
                     pass

@@ -1,14 +1,14 @@
-"""Reads an adapter folder and loads it into a base strictly: a mismatch is an error that names adapter and base.
+"""Reading an adapter's folder and putting it on a base, strictly: what does not fit is an error that names both sides.
 
-PEFT itself only warns about missing keys, and unpickles files that are not safetensors; this module does neither.
-LoRA adapters, the baseline, are loaded the same way.
+PEFT itself only warns about keys that are missing, and unpickles files that are no safetensors; neither happens here.
+LoRA adapters, the baseline, come in through the same door.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,39 +19,60 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from m2pt_cli.errors import AdapterError
+from m2pt_cli.errors import AdapterError, is_out_of_memory
 from m2pt_cli.files.adapter_names import CONFIG_FILE, PICKLE_SUFFIXES, WEIGHTS_FILE
 from m2pt_cli.method.architecture import read_architecture
 from m2pt_cli.method.config import M2PTConfig, MethodError
+from m2pt_cli.method.foreign_adapters import (
+    altered_weights,
+    current_names,
+    injection_hint,
+    is_random,
+    keep_altered,
+    mismatch_cause,
+    restore_base_weights,
+    restore_modules,
+    saved_base_weights,
+    unsupported,
+    update_targets,
+)
 from m2pt_cli.method.interaction import restore_originals, train_in_fp32
 
-# Config entries, of every method, that inference must take over from training; fields of M2PTConfig.
+# What must be the same at inference, in the configs of all methods; fields of M2PTConfig.
 INFERENCE_KEYS = ("chat_template", "image_fit", "base_fingerprint")
+_CHANGED = f"take {CONFIG_FILE} from where it was saved; a newer PEFT or m2pt may have written it: pip install -U"
 
 
 @dataclass(frozen=True)
 class AdapterFiles:
-    """An adapter as stored on disk.
+    """An adapter as it is on disk.
 
     Attributes:
-        folder: the folder that it was read from.
-        config: an `M2PTConfig` or a `LoraConfig`.
-        tensors: the weights by their names in the file.
-        inference: ``chat_template``, ``image_fit`` and ``base_fingerprint``; None if the config has none.
+        folder: where it was read.
+        config: of M²PT or LoRA.
+        tensors: by name; those of an older transformers under the names of today.
+        inference: ``chat_template``, ``image_fit`` and ``base_fingerprint``, None where the config has none.
+        ignored: settings in the config that this PEFT does not know; PEFT leaves them out, and warns.
     """
 
     folder: Path
     config: PeftConfig
     tensors: dict[str, Tensor]
     inference: dict[str, str | None]
+    ignored: tuple[str, ...] = ()
 
 
 def read_adapter_config(folder: Path) -> tuple[PeftConfig, dict[str, str | None]]:
-    """Return the config of the adapter in a folder, and its values of `INFERENCE_KEYS`.
+    """Config of the adapter in a folder, and what must be the same at inference (`INFERENCE_KEYS`).
 
     Raises:
         AdapterError: no such folder, no config in it, not JSON, not an M²PT or LoRA adapter, a value out of range.
     """
+    config, inference, _ = _read_config(folder)
+    return config, inference
+
+
+def _read_config(folder: Path) -> tuple[PeftConfig, dict[str, str | None], tuple[str, ...]]:
     if not folder.is_dir():
         raise AdapterError(
             f"there is no adapter at {folder}" + (": it is a file" if folder.is_file() else ""),
@@ -70,39 +91,44 @@ def read_adapter_config(folder: Path) -> tuple[PeftConfig, dict[str, str | None]
         raise AdapterError(f"{path} can't be read: {error}", "copy the adapter again") from error
     if not isinstance(stored, dict):
         raise AdapterError(f"{path} holds a {type(stored).__name__}, not a table of settings", "copy the adapter again")
-    config_classes: dict[Any, type[PeftConfig]] = {"M2PT": M2PTConfig, "LORA": LoraConfig}
+    kinds: dict[Any, type[PeftConfig]] = {"M2PT": M2PTConfig, "LORA": LoraConfig}
     found = stored.pop("peft_type", None)
-    if not isinstance(found, str) or found not in config_classes:
+    if not isinstance(found, str) or found not in kinds:
         raise AdapterError(f"{path}: peft_type is {found!r}, not M2PT or LORA", "give an adapter made by `m2pt train`")
     inference = {key: stored.get(key) for key in INFERENCE_KEYS}
     try:
         for key, value in inference.items():
             if value is not None and not isinstance(value, str):
                 raise MethodError(f"{key} must be a string or null, not {value!r}")
-        return _config(config_classes[found], stored), inference
+        config, ignored = _config(kinds[found], stored)
     except (TypeError, ValueError) as error:
-        raise AdapterError(f"{path}: {error}", "the adapter was changed by hand or made by another version") from error
+        raise AdapterError(f"{path}: {error}", _CHANGED) from error
+    reason = unsupported(config) if isinstance(config, LoraConfig) else None
+    if reason is not None:
+        raise AdapterError(f"{path}: {reason}", "m2pt reads LoRA, also with DoRA, rsLoRA and modules_to_save")
+    return config, inference, ignored
 
 
-def _config(config_class: type[PeftConfig], stored: dict[str, Any]) -> PeftConfig:
-    known = {field.name for field in fields(config_class) if field.init}
-    extra: set[str] = set()
-    if config_class is LoraConfig:
-        # m2pt adds the inference keys; `megatron_core` names a module to import, which a LLaVA never needs.
-        extra = {*INFERENCE_KEYS, "visual_tokens", "megatron_config", "megatron_core"}
-    unknown = sorted(stored.keys() - known - extra)
-    if unknown:
+def _config(kind: type[PeftConfig], stored: dict[str, Any]) -> tuple[PeftConfig, tuple[str, ...]]:
+    known = {field.name for field in fields(kind) if field.init} - {"runtime_config"}
+    # m2pt adds what must be the same at inference; `megatron_core` is a module to import, of no use to a LLaVA.
+    own = {*INFERENCE_KEYS, "visual_tokens", "megatron_config", "megatron_core"}
+    extra = own if kind is LoraConfig else set()
+    # A key without a value asks for nothing, whichever version wrote it. Of the others PEFT leaves out what it does
+    # not know; M²PT's own settings are m2pt's to know.
+    unknown = tuple(sorted(key for key in stored.keys() - known - extra if stored[key] is not None))
+    if unknown and kind is not LoraConfig:
         raise MethodError(f"unknown setting {unknown[0]!r}")
-    return config_class(**{name: value for name, value in stored.items() if name in known - extra})
+    return kind(**{name: value for name, value in stored.items() if name in known - extra}), unknown
 
 
 def read_adapter_files(folder: Path) -> AdapterFiles:
-    """Read config and tensors of the adapter in a folder.
+    """Config and tensors of the adapter in a folder.
 
     Raises:
-        AdapterError: as `read_adapter_config`, or the weights are missing, a pickle, damaged or not finite.
+        AdapterError: as `read_adapter_config`, or weights that are missing, a pickle, damaged or not finite.
     """
-    config, inference = read_adapter_config(folder)
+    config, inference, ignored = _read_config(folder)
     path = folder / WEIGHTS_FILE
     if not path.is_file():
         pickles = sorted(entry.name for entry in folder.iterdir() if entry.suffix in PICKLE_SUFFIXES)
@@ -119,7 +145,10 @@ def read_adapter_files(folder: Path) -> AdapterFiles:
     for name, tensor in tensors.items():
         if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
             raise AdapterError(f"{path}: {name} holds values that are not finite numbers", "train the adapter again")
-    return AdapterFiles(folder, config, tensors, inference)
+    names = current_names(tensors)
+    if isinstance(config, LoraConfig) and any(old != new for old, new in names.items()):
+        update_targets(config, names)
+    return AdapterFiles(folder, config, {names[name]: value for name, value in tensors.items()}, inference, ignored)
 
 
 def load_adapter_strictly(
@@ -129,19 +158,23 @@ def load_adapter_strictly(
     *,
     base_fingerprint: str | None = None,
     trainable: bool = False,
+    report: Callable[[str], None] | None = None,
 ) -> PeftModel:
-    """Load the M²PT or LoRA adapter in ``folder`` into a base. On failure the model is left unchanged.
+    """Put the M²PT or LoRA adapter in ``folder`` on a base. A failure leaves the model as it was.
+
+    A LoRA may change weights of the base (``bias``, ``save_embedding_layers``, PiSSA): `take_out` undoes that.
 
     Args:
-        model: a bare LLaVA, which is changed in place, or a PEFT model, to which an inactive adapter is added.
-        folder: holds ``adapter_config.json`` and ``adapter_model.safetensors``.
-        name: the adapter's name in the model.
-        base_fingerprint: fingerprint of the base; None for a base built in memory compares the geometry only.
-        trainable: whether the adapter will be trained further.
+        model: a bare LLaVA, which is changed in place, or a PEFT model that gets one adapter more (not made active).
+        folder: with ``adapter_config.json`` and ``adapter_model.safetensors``.
+        name: what to call the adapter in the model.
+        base_fingerprint: of the base, None for a base built in memory: then geometry alone is compared.
+        trainable: whether to go on training it.
+        report: told of settings that are left out, as PEFT does.
 
     Raises:
-        AdapterError: the adapter is invalid, does not fit, or was trained on another base.
-        MethodError: the base is untested.
+        AdapterError: anything wrong with the adapter, or its base is another one.
+        MethodError: a base that the method was never tested on.
     """
     files = read_adapter_files(folder)
     trained_on = files.inference["base_fingerprint"]
@@ -153,39 +186,69 @@ def load_adapter_strictly(
         )
     if isinstance(model, PeftModel) and name in model.peft_config:
         raise AdapterError(f"there is an adapter {name!r} in the model already", "choose another name")
-    files.config.inference_mode = not trainable
+    config = files.config
+    config.inference_mode = not trainable
     is_new = not isinstance(model, PeftModel)
+    before = altered_weights(config, model, files.tensors) if isinstance(config, LoraConfig) else {}
+    if before and not is_new:
+        raise AdapterError(f"{folder} changes weights of the base itself", "load it alone, on a bare base")
     adapted: Any  # a PeftModel, whose tuner torch types as Tensor | Module
     try:
         if isinstance(model, PeftModel):
             adapted = model
-            adapted.add_adapter(name, files.config)
+            adapted.add_adapter(name, config)
         else:
-            adapted = PeftModel(model, files.config, name)
+            adapted = PeftModel(model, config, name)
     except MethodError:
         raise
-    except ValueError as error:
-        raise AdapterError(f"{folder} does not fit the model: {error}", "load the base it was trained on") from error
-    if isinstance(files.config, LoraConfig):
+    except Exception as error:
+        # A LoRA's settings may hold anything, on which PEFT fails with anything; ours are checked by `M2PTConfig`.
+        if not isinstance(error, ValueError) and (not isinstance(config, LoraConfig) or is_out_of_memory(error)):
+            raise
+        if is_new:
+            restore_modules(model)
+            keep_altered(model, before)
+            restore_base_weights(model)
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise AdapterError(f"{folder} does not fit the model: {said}", injection_hint(config)) from error
+    if isinstance(config, LoraConfig):
         train_in_fp32(adapted, name)
     try:
         wanted = get_peft_model_state_dict(adapted, adapter_name=name, save_embedding_layers=False)
+        if isinstance(config, LoraConfig):
+            wanted |= saved_base_weights(adapted, files.tensors)
         _compare(files, wanted, adapted.base_model.model)
     except AdapterError:
         if is_new:
-            restore_originals(adapted)  # PEFT's own `unload` leaves LoRA's copy of the projector in place
-            adapted.base_model.unload()
+            keep_altered(adapted.base_model.model, before)
+            take_out(adapted)
         else:
             adapted.delete_adapter(name)
         raise
     set_peft_model_state_dict(adapted, files.tensors, adapter_name=name)
+    keep_altered(adapted.base_model.model, before)
+    if files.ignored and report is not None:
+        report(
+            f"{folder} has settings that this version of PEFT does not know, which are left out: "
+            f"{', '.join(files.ignored)}; it may have been made by a newer one"
+        )
+    if is_random(config) and report is not None:
+        report(f"{folder} begins with a random decomposition, which no load repeats: {injection_hint(config)}")
     if is_new and not trainable:
         adapted.eval()
     return adapted
 
 
+def take_out(adapted: Any) -> None:
+    """Take every adapter out of a PEFT model: the base is exactly what it was."""
+    base = adapted.base_model.model
+    restore_originals(adapted)  # PEFT's own `unload` leaves trained copies of whole modules, as LoRA's projector
+    adapted.base_model.unload()
+    restore_base_weights(base)
+
+
 def _compare(files: AdapterFiles, wanted: Mapping[str, Tensor], base: nn.Module) -> None:
-    """Raise an `AdapterError` unless the file holds exactly the expected tensors."""
+    """Raise an `AdapterError` unless the file holds exactly the wanted tensors."""
     found = files.tensors
     missing, unexpected = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
     misshapen = sorted(key for key in wanted.keys() & found.keys() if wanted[key].shape != found[key].shape)
@@ -198,6 +261,9 @@ def _compare(files: AdapterFiles, wanted: Mapping[str, Tensor], base: nn.Module)
             f"this base has {read_architecture(base).describe()}",
             f"load the base it was trained on: --base {files.config.base_model_name_or_path or 'NAME'}",
         )
+    cause = mismatch_cause(found, wanted, base) if isinstance(files.config, LoraConfig) else None
+    if cause is not None:
+        raise AdapterError(f"{files.folder} does not fit this base: {cause[0]}", cause[1])
     faults = [
         f"{len(keys)} {kind} (the first is {keys[0]})"
         for kind, keys in (("missing", missing), ("unexpected", unexpected))
@@ -208,12 +274,12 @@ def _compare(files: AdapterFiles, wanted: Mapping[str, Tensor], base: nn.Module)
         faults.append(f"{key} is {list(found[key].shape)} in the file and {list(wanted[key].shape)} by the config")
     raise AdapterError(
         f"the weights in {files.folder} are not those its config describes: {'; '.join(faults)}",
-        "copy the adapter again; config and weights must come from the same run",
+        f"{CONFIG_FILE} and {WEIGHTS_FILE} must come from the same save_pretrained: take both from there again",
     )
 
 
 def _geometry(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
-    """Return number of layers and width of ``vision`` and ``text``, as far as the prompt tensors show them."""
+    """Layers and width of ``vision`` and ``text``, as far as prompts tell."""
     layers: dict[str, set[int]] = {}
     widths: dict[str, int] = {}
     for name, tensor in tensors.items():
@@ -222,7 +288,7 @@ def _geometry(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
             part = "vision" if match[1] == "vision_tower" else "text"
             layers.setdefault(part, set()).add(int(match[2]))
             widths[part] = tensor.shape[1]
-    # Count up to the highest layer, so that a gap is reported as missing keys, not as another base.
+    # The highest layer, so that a hole in the middle counts as missing keys, not as another base.
     return {part: (max(indices) + 1, widths[part]) for part, indices in layers.items()}
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 from peft import PeftConfig
 
 from m2pt_cli.errors import SettingsError
 from m2pt_cli.families.family import LLAVA, Family
+from m2pt_cli.method.card import is_unwritten, method_card
 from m2pt_cli.method.registration import M2PT
 
 INTERACTIONS = ("auto", "projector", "residual", "mean", "none")
@@ -110,3 +112,13 @@ class M2PTConfig(PeftConfig):
     def extra_image_tokens(self) -> int:
         """Image tokens per image in addition to the patches: k_v with ``visual_tokens="official"``, else 0."""
         return self.num_visual_prompts if self.visual_tokens == "official" else 0
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """Write ``adapter_config.json``, and a card in place of the empty template that PEFT left beside it.
+
+        `PeftModel.save_pretrained` writes its card first and calls this last; a card that somebody wrote stays.
+        """
+        super().save_pretrained(save_directory, **kwargs)
+        card = Path(save_directory) / "README.md"
+        if is_unwritten(card):
+            card.write_text(method_card(self.to_dict()), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Reads and checks adapters without torch, attaches them strictly to a base, and detaches them."""
+"""Adapters: read and checked without torch, then attached to a base and detached, strictly."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,21 +21,23 @@ if TYPE_CHECKING:
     from m2pt_cli.models.load import LoadedBase
 
 PEFT_TYPES = ("M2PT", "LORA")
+_RUN_FILE = "run.yaml"  # of a training, beside its adapter
+_CHECKPOINT = re.compile(r"checkpoint-\d+")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True)
 class AdapterInfo:
-    """What an adapter's files record about it.
+    """What an adapter's files say of it.
 
     Attributes:
-        folder: the folder that holds its files.
+        folder: where its files lie.
         name: the last part of the folder or Hub id; names it in results.
-        base: the base it was trained on: an alias, a Hub id or a folder; None if not recorded.
+        base: the base it was trained on: an alias, a Hub id or a folder; None where it does not say.
         peft_type: ``M2PT`` or ``LORA``.
-        method: the equivalent ``--method``: m2pt, visual, textual, interaction or lora.
-        interaction: as configured (``auto`` if not recorded); ``none`` for LoRA.
-        chat_template, image_fit, base_fingerprint: those of its training; None if not recorded.
+        method: the ``--method`` it amounts to: m2pt, visual, textual, interaction or lora.
+        interaction: as configured (``auto`` where it does not say); ``none`` for LoRA.
+        chat_template, image_fit, base_fingerprint: of its training; None where they are not recorded.
         visual_tokens: ``patches`` or ``official``.
         fingerprint: sha256 of its weights.
         bytes: size of its weights file.
@@ -57,18 +60,18 @@ class AdapterInfo:
     bytes: int
 
     def tensors(self) -> list[StoredTensor]:
-        """Return its weights by name and shape, from the file's header. Raises AdapterError."""
+        """Its weights by name and shape, from the file's header. Raises AdapterError."""
         return _weights(self.folder)
 
 
 def read_adapter(adapter: str) -> AdapterInfo:
-    """Read an adapter's config and the header of its weights; every error is an AdapterError (exit code 4).
+    """Read an adapter's config and the header of its weights; every fault is an AdapterError (exit code 4).
 
     Args:
-        adapter: a folder, or a Hub id (``owner/name``); an existing folder takes precedence.
+        adapter: a folder, or a Hub id (``owner/name``); an existing folder wins.
 
     Raises:
-        AdapterError: it is missing, empty, damaged, a pickle, of another method, or can't be downloaded.
+        AdapterError: it is missing, empty, damaged, a pickle, of another method, or can't be fetched.
     """
     folder = _folder_of(adapter)
     _require_files(folder)
@@ -80,7 +83,7 @@ def read_adapter(adapter: str) -> AdapterInfo:
         )
     _weights(folder)
     is_lora = peft_type == "LORA"
-    visual, textual = (0, 0) if is_lora else (_count(config, folder, modality) for modality in ("visual", "textual"))
+    visual, textual = (0, 0) if is_lora else (_count(config, folder, side) for side in ("visual", "textual"))
     return AdapterInfo(
         folder=folder,
         name=_name(adapter),
@@ -100,17 +103,22 @@ def read_adapter(adapter: str) -> AdapterInfo:
     )
 
 
-def attach_adapter(loaded: LoadedBase, info: AdapterInfo, *, name: str = "default") -> Any:
-    """Attach an adapter to a loaded base; keys, shapes, geometry and base fingerprint must match exactly.
+def attach_adapter(
+    loaded: LoadedBase, info: AdapterInfo, *, name: str = "default", report: Callable[[str], None] | None = None
+) -> Any:
+    """Put an adapter into a loaded base: strict in keys, shapes, geometry and base fingerprint.
 
-    The processor is set to write as many image tokens as the adapter's ``visual_tokens`` needs; `detach_adapter` undoes
-    both.
+    The processor is set to write as many image tokens as the adapter's ``visual_tokens`` asks for; `detach_adapter`
+    undoes both.
+
+    Args:
+        report: told of settings of the adapter that are left out.
 
     Returns:
         The PeftModel, in evaluation mode, without gradients.
 
     Raises:
-        AdapterError: the adapter does not fit this base; the message names both.
+        AdapterError: the adapter does not fit this base; the message names both sides.
     """
     if loaded.adapter is not None:
         raise AdapterError(f"the model holds the adapter {loaded.adapter.name} already", "detach_adapter takes it out")
@@ -118,13 +126,13 @@ def attach_adapter(loaded: LoadedBase, info: AdapterInfo, *, name: str = "defaul
     from m2pt_cli.families.processor import set_visual_tokens
     from m2pt_cli.models.attachment import load_peft_model
 
-    model = load_peft_model(loaded.model, info, name=name)
+    model = load_peft_model(loaded.model, info, name=name, report=report)
     set_visual_tokens(loaded.processor, loaded.model, info.visual_tokens, info.num_visual_prompts)
     return model
 
 
 def detach_adapter(loaded: LoadedBase, model: Any) -> None:
-    """Remove the adapter from ``model`` (returned by `attach_adapter`); base and processor are as before."""
+    """Take the adapter out of ``model`` (what `attach_adapter` returned): the base and its processor are as before."""
     from m2pt_cli.families.processor import set_visual_tokens
     from m2pt_cli.models.attachment import unload
 
@@ -133,10 +141,10 @@ def detach_adapter(loaded: LoadedBase, model: Any) -> None:
 
 
 def require_same_base(info: AdapterInfo, base: str, fingerprint: str | None) -> None:
-    """Check that an adapter was trained on these weights, if both fingerprints are known; errors name ``base``.
+    """Check that an adapter was trained on these very weights, as far as both sides say; ``base`` names them in errors.
 
     Raises:
-        AdapterError: it was trained on other weights.
+        AdapterError: it was trained on others.
     """
     theirs, ours = info.base_fingerprint, fingerprint
     if theirs is not None and ours is not None and theirs != ours:
@@ -156,7 +164,7 @@ def _folder_of(adapter: str) -> Path:
     parent = folder.parent
     names = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
     near = difflib.get_close_matches(folder.name, names, n=1)
-    # runs/demo could also be a Hub id; if the folder runs exists, the user means a folder in it.
+    # runs/demo could be a Hub id as well; where there is a folder runs, it is meant.
     if parent.is_dir() or not _HUB_ID.fullmatch(adapter):
         hint = f"did you mean {parent / near[0]}?" if near else "train one: m2pt train --base nano --data demo"
         raise AdapterError(f"there is no adapter folder {adapter}", hint)
@@ -172,15 +180,27 @@ def _require_files(folder: Path) -> None:
     names = sorted(entry.name for entry in folder.iterdir())
     if CONFIG_FILE in names and WEIGHTS_FILE in names:
         return
-    unfinished = [name for name in names if (folder / name / CONFIG_FILE).is_file()]
-    if unfinished:
-        latest = max(unfinished, key=lambda name: (int(name.rpartition("-")[2]) if name[-1].isdigit() else -1, name))
+    checkpoints = [name for name in names if _CHECKPOINT.fullmatch(name) and (folder / name / CONFIG_FILE).is_file()]
+    if checkpoints:
+        latest = max(checkpoints, key=lambda name: int(name.rpartition("-")[2]))
         raise AdapterError(
             f"{folder} holds no finished adapter, but checkpoints",
             f"m2pt train --resume --output-dir {folder}, or --adapter {folder / latest}",
         )
+    # PEFT saves every adapter that is not called "default" in a folder of its name.
+    below = [name for name in names if (folder / name / CONFIG_FILE).is_file()]
+    if below and CONFIG_FILE not in names:
+        raise AdapterError(
+            f"{folder} holds no adapter itself, but {len(below)} below it: {', '.join(below[:5])}",
+            f"--adapter {folder / below[0]}",
+        )
     if not names:
         raise AdapterError(f"the adapter folder {folder} is empty", "name the folder that m2pt train wrote")
+    if _RUN_FILE in names:
+        raise AdapterError(
+            f"{folder} is a training run without its adapter: {CONFIG_FILE} or {WEIGHTS_FILE} is missing",
+            f"m2pt train --resume --output-dir {folder}, which begins at the first step: there is no checkpoint",
+        )
     if CONFIG_FILE not in names:
         hint = f"it is a whole model: give it with --base {folder}" if "config.json" in names else None
         raise AdapterError(
@@ -192,18 +212,28 @@ def _require_files(folder: Path) -> None:
             f"{folder} holds its weights as {pickles[0]}, a pickle, which can run code and is not read",
             "save it again with PEFT's save_pretrained, which writes " + WEIGHTS_FILE,
         )
-    raise AdapterError(f"{folder} holds no {WEIGHTS_FILE}", "copy the whole folder again")
+    others = [name for name in names if name.endswith(".safetensors")]
+    held = f", but {', '.join(others[:3])}" if others else ""
+    raise AdapterError(
+        f"{folder} holds no {WEIGHTS_FILE}{held}",
+        "copy the whole folder again, or save the adapter again with PEFT's save_pretrained",
+    )
+
+
+def _damaged_hint(folder: Path) -> str:
+    """The next step for a file of an adapter that can't be read."""
+    if (folder / _RUN_FILE).is_file():
+        return f"m2pt train --resume --output-dir {folder}, which writes it again; or copy the whole folder again"
+    return "copy the whole folder again"
 
 
 def _config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise AdapterError(f"{folder / CONFIG_FILE} can't be read: {error}", "copy the whole folder again") from None
+        raise AdapterError(f"{folder / CONFIG_FILE} can't be read: {error}", _damaged_hint(folder)) from None
     if not isinstance(config, dict):
-        raise AdapterError(
-            f"{folder / CONFIG_FILE} is damaged: a JSON mapping was expected", "copy the whole folder again"
-        )
+        raise AdapterError(f"{folder / CONFIG_FILE} is damaged: a JSON mapping was expected", _damaged_hint(folder))
     return config
 
 
@@ -211,17 +241,17 @@ def _weights(folder: Path) -> list[StoredTensor]:
     try:
         tensors = stored_tensors(folder / WEIGHTS_FILE)
     except (OSError, ValueError) as error:
-        raise AdapterError(f"{folder / WEIGHTS_FILE} can't be read: {error}", "copy the whole folder again") from None
+        raise AdapterError(f"{folder / WEIGHTS_FILE} can't be read: {error}", _damaged_hint(folder)) from None
     if not tensors:
-        raise AdapterError(f"{folder / WEIGHTS_FILE} holds no weights", "copy the whole folder again")
+        raise AdapterError(f"{folder / WEIGHTS_FILE} holds no weights", _damaged_hint(folder))
     return tensors
 
 
-def _count(config: dict[str, Any], folder: Path, modality: str) -> int:
-    value = config.get(f"num_{modality}_prompts")
+def _count(config: dict[str, Any], folder: Path, side: str) -> int:
+    value = config.get(f"num_{side}_prompts")
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise AdapterError(
-            f"{folder / CONFIG_FILE} is damaged: num_{modality}_prompts is {value!r}", "copy the whole folder again"
+            f"{folder / CONFIG_FILE} is damaged: num_{side}_prompts is {value!r}", "copy the whole folder again"
         )
     return value
 

@@ -1,31 +1,37 @@
-"""Attaches and detaches an adapter, with the method's strict loader and without PEFT's warnings on stderr."""
+"""An adapter into a base and out of it again: the method's own strict loader, without PEFT's advice on stderr."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from peft import PeftModel
 
 from m2pt_cli.errors import AdapterError
 from m2pt_cli.method import MethodError, check_prompts, load_adapter_strictly
-from m2pt_cli.method.interaction import restore_originals
+from m2pt_cli.method.checkpoint import take_out
 
 if TYPE_CHECKING:
     from m2pt_cli.models.adapters import AdapterInfo
 
 
-def load_peft_model(model: Any, info: AdapterInfo, *, name: str) -> PeftModel:
-    """Attach an adapter to a bare base. If it does not fit, the base is left unchanged.
+def load_peft_model(
+    model: Any, info: AdapterInfo, *, name: str, report: Callable[[str], None] | None = None
+) -> PeftModel:
+    """Attach an adapter to a bare base. Where it does not fit, the base is left as it was.
+
+    Args:
+        report: told of settings of the adapter that are left out.
 
     Raises:
-        AdapterError: config or weights do not fit the base (the message names both), or the prompts have no effect.
+        AdapterError: the config or a weight does not fit the base, which names both sides; or the prompts do not act.
     """
     with warnings.catch_warnings():
-        # PEFT warns about problems that the loader checks and raises for.
+        # PEFT warns of what the loader checks and raises.
         warnings.simplefilter("ignore")
         try:
-            peft_model = load_adapter_strictly(model, info.folder, name)
+            peft_model = load_adapter_strictly(model, info.folder, name, report=report)
         except MethodError as error:
             hint = f"it was trained on {info.base}: name that with --base" if info.base else None
             raise AdapterError(
@@ -42,7 +48,5 @@ def load_peft_model(model: Any, info: AdapterInfo, *, name: str) -> PeftModel:
 
 
 def unload(peft_model: Any) -> None:
-    """Remove every adapter; the base is exactly as it was before."""
-    # PEFT leaves the copies of modules that are trained in full (LoRA's projector) in the base.
-    restore_originals(peft_model)
-    peft_model.unload()
+    """Take every adapter out again: the base is exactly what it was."""
+    take_out(peft_model)

@@ -1,28 +1,20 @@
-"""Checks that the files of a base are complete and hold the weights that its config describes. No torch."""
+"""A base on disk: whether its files are all there and hold the weights that its config promises. No torch."""
 
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 from m2pt_cli.errors import UnavailableError
 from m2pt_cli.families.family import LLAVA
-from m2pt_cli.families.geometry import Geometry
+from m2pt_cli.families.geometry import Geometry, current_name
 from m2pt_cli.files.safetensors import StoredTensor, stored_tensors
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-# Older checkpoints use older module names; these rules convert them to transformers' current names.
-_RENAMES = (
-    (re.compile(r"^(model\.)?language_model\.lm_head\."), "lm_head."),
-    (re.compile(r"^language_model\.model\."), "model.language_model."),
-    (re.compile(r"^(model\.)?vision_tower\.(vision_model\.)?"), "model.vision_tower."),
-    (re.compile(r"^(multi_modal_projector\.|image_newline)"), r"model.\1"),
-)
 
 
 def require_base_files(folder: Path) -> None:
-    """Raise an UnavailableError that names every file that a base needs and ``folder`` lacks, if there is one."""
+    """Raise UnavailableError that names every file a base needs and ``folder`` lacks."""
     missing = missing_base_files(folder)
     if not missing:
         return
@@ -36,7 +28,7 @@ def require_base_files(folder: Path) -> None:
 
 
 def missing_base_files(folder: Path) -> list[str]:
-    """Return the files that a base needs and ``folder`` lacks."""
+    """The files that a base needs and ``folder`` lacks."""
 
     def has(*names: str) -> bool:
         return any((folder / name).is_file() for name in names)
@@ -51,14 +43,14 @@ def missing_base_files(folder: Path) -> list[str]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a folder, a single one or all shards."""
+    """The safetensors files of a folder, one or many."""
     if (folder / INDEX).is_file():
         return [folder / name for name in _shards(folder)]
     return [folder / SINGLE]
 
 
 def base_tensors(folder: Path, geometry: Geometry) -> dict[str, StoredTensor]:
-    """Return every weight of the base by its current name, as stored; buffers and tied copies are skipped.
+    """Every weight of the base by its current name, as stored; other entries (buffers, a tied copy) are left out.
 
     Raises:
         UnavailableError: a file is damaged, or a weight is missing or of another shape than the config says.
@@ -89,15 +81,6 @@ def base_tensors(folder: Path, geometry: Geometry) -> dict[str, StoredTensor]:
                 "use the unquantised weights that belong to this config.json",
             )
     return {weight.name: stored[weight.name] for weight in weights}
-
-
-def current_name(name: str) -> str:
-    """Convert the name of a weight in a checkpoint to its current name in transformers."""
-    for pattern, replacement in _RENAMES:
-        name, changed = pattern.subn(replacement, name)
-        if changed:
-            break
-    return name
 
 
 def _missing_weights(folder: Path) -> list[str]:

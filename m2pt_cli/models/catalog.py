@@ -107,6 +107,11 @@ class BaseEntry:
     download_bytes: int | None = None
     parts: tuple[str, ...] = ()
 
+    @property
+    def hub_ids(self) -> tuple[str, ...]:
+        """Where the Hub has this base, or the parts it is assembled from; empty for one that is on no Hub."""
+        return self.parts if self.repo_id is None else (self.repo_id,)
+
     @cached_property
     def geometry(self) -> Geometry:
         """Widths, depths and weights, read once. Raises UnavailableError if the folder has no usable config."""

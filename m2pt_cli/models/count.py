@@ -16,6 +16,7 @@ from m2pt_cli.files.safetensors import saved_bytes
 from m2pt_cli.models.adapters import AdapterInfo
 from m2pt_cli.records import ParameterCounts
 from m2pt_cli.settings import INTERACTIONS, METHODS, VISUAL_TOKENS, closest, raise_faults
+from m2pt_cli.settings.base import MOST_PROMPTS, shown_number
 
 GROUPS = ("visual_prompts", "textual_prompts", "interaction", "lm_head", "vision_tower", "projector", "language_model")
 # Prefix of the base in the names that PEFT saves.
@@ -53,8 +54,9 @@ class Recipe:
             ("textual-prompts", self.textual_prompts, 0),
             ("lora-rank", self.lora_rank, 1),
         ):
-            if number < least:
-                faults.append(f"--{flag} {number} must be at least {least}")
+            if not least <= number <= MOST_PROMPTS:
+                said = f"at least {least}" if number < least else f"at most {MOST_PROMPTS:,}"
+                faults.append(f"--{flag} {shown_number(number)} must be {said}")
         raise_faults(faults)
 
     @property

@@ -1,4 +1,4 @@
-"""Loads a base onto a device, with its processor and fingerprint."""
+"""A base, its processor and its fingerprint, on a device."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from m2pt_cli.models.catalog import BaseEntry, entry_of
 from m2pt_cli.models.fingerprint import base_fingerprint
 from m2pt_cli.models.hub import fetch_base, fetch_texts
 from m2pt_cli.runtime.device import choose_device, choose_dtype, said_device, set_seed, set_threads
+from m2pt_cli.version import library_versions
 
 if TYPE_CHECKING:
     from m2pt_cli.models.adapters import AdapterInfo
@@ -46,8 +47,9 @@ __all__ = [
 
 Report = Callable[[str], None]
 QUANTIZATIONS = ("4bit", "8bit")
-# From this number of parameters on, a CPU takes minutes per answer.
-_NEEDS_GPU = 1_000_000_000
+# From this size on a CPU takes minutes for an answer.
+NEEDS_GPU = 1_000_000_000
+_NAMED = ("torch", "transformers", "peft")
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class LoadedBase:
 
     Attributes:
         model: in evaluation mode, no parameter requires a gradient; a PeftModel once an adapter is attached.
-        processor: tokenizer and image processor; writes one ``<image>`` token per image feature.
+        processor: tokenizer and image processor; writes ``<image>`` as often as the features have rows.
         name: what an adapter records as its base: an alias, a Hub id or a folder.
         fingerprint: `base_fingerprint` of its files.
         adapter: the adapter in ``model``, if any.
@@ -71,6 +73,16 @@ class LoadedBase:
     dtype: torch.dtype
     adapter: AdapterInfo | None = None
 
+    def description(self) -> str:
+        """Base, device, number type, threads and versions in a line, for ``--verbose``."""
+        on = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device)
+        threads = torch.get_num_threads()
+        versions = ", ".join(f"{name} {number}" for name, number in library_versions(*_NAMED).items())
+        return (
+            f"{self.name} on {on} in {str(self.dtype).removeprefix('torch.')}, "
+            f"{threads} {'thread' if threads == 1 else 'threads'} ({versions})"
+        )
+
 
 def load_base(
     base: str,
@@ -80,56 +92,59 @@ def load_base(
     quantization: str | None = None,
     report: Report | None = None,
 ) -> LoadedBase:
-    """Load a base directly onto a device, after all cheaper checks.
+    """Load a base straight onto a device, after checking everything that costs less.
 
     Args:
         base: alias, Hub id or folder.
-        device: ``cpu``, ``cuda``, ``cuda:N``, ``mps``; None for ``$M2PT_DEVICE``, else the best available.
+        device: ``cpu``, ``cuda``, ``cuda:N``, ``mps``; None for ``$M2PT_DEVICE``, then the best there is.
         dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
         quantization: None, ``4bit`` or ``8bit`` (bitsandbytes, of the language model alone).
-        report: called with one line on download, folder and free disk space before a download.
+        report: told in a line what is about to be downloaded, where to, and the free disk.
 
     Raises:
-        UnavailableError: the base is not available, is damaged, or is of an untested class.
-        DeviceError: the device does not exist, or the base is large and there is no GPU.
-        SettingsError: the name of the device or of the quantisation is unknown.
+        UnavailableError: the base can't be had, is damaged, or is of a class never tested.
+        DeviceError: no such device, or a large base without a GPU.
+        SettingsError: a device or a quantisation that does not exist.
     """
     entry = entry_of(base)
-    target = choose_device(device)
-    weight_dtype = choose_dtype(dtype, target)
+    place = choose_device(device)
+    kind = choose_dtype(dtype, place)
     geometry = entry.geometry
     require_fast_enough(entry, device)
-    options = _quantization_options(quantization, geometry.model_type, weight_dtype, target)
+    options = _quantization_options(quantization, geometry.model_type, kind, place)
     folder = base_folder(entry, report=report)
     require_base_files(folder)
     base_tensors(folder, geometry)
     processor = load_processor(folder, geometry)
-    model = _load_model(folder, geometry, weight_dtype, target, options)
-    # After loading, which leaves the sampled bytes in the page cache.
+    model = _load_model(folder, geometry, kind, place, options)
+    # Now, because loading has just read the files: the samples come from memory.
     fingerprint = base_fingerprint(folder)
     name = entry.repo_id or entry.name
     # PEFT writes this name into an adapter's config.
     model.name_or_path = model.config._name_or_path = name
-    return LoadedBase(model, processor, name, entry, fingerprint, target, weight_dtype)
+    return LoadedBase(model, processor, name, entry, fingerprint, place, kind)
 
 
-def require_fast_enough(entry: BaseEntry, device: str | None) -> None:
-    """Refuse a large base if there is no GPU and the user did not choose a device.
+def require_fast_enough(entry: BaseEntry, device: str | None, *, for_training: bool = False) -> None:
+    """Refuse a large base where there is no GPU and the user did not ask for the CPU.
+
+    Args:
+        for_training: estimate the time of a training sample, not of a question.
 
     Raises:
-        DeviceError: the base is refused; the message estimates memory and time.
+        DeviceError: with an estimate of what it would cost.
     """
-    if said_device(device) is not None or entry.geometry.total_parameters < _NEEDS_GPU:
+    if said_device(device) is not None or entry.geometry.total_parameters < NEEDS_GPU:
         return
     if choose_device(device).type == "cpu":
-        raise _too_slow(entry.name, entry.geometry)
+        raise _too_slow(entry.name, entry.geometry, for_training=for_training)
 
 
 def load_base_processor(entry: BaseEntry, *, report: Report | None = None) -> Any:
-    """Load only the processor of a base; no weights are downloaded or read.
+    """The processor of a base alone: no weights are fetched or read.
 
     Raises:
-        UnavailableError: the base is not available, or its processor can't be used.
+        UnavailableError: the base can't be had, or its processor can't be used.
     """
     if entry.folder is None:
         from m2pt_cli.convert.llava_v1 import assembled_texts
@@ -140,10 +155,10 @@ def load_base_processor(entry: BaseEntry, *, report: Report | None = None) -> An
 
 
 def base_folder(entry: BaseEntry, *, report: Report | None = None) -> Path:
-    """Return the local folder of a base, which is downloaded or assembled from its parts if needed.
+    """The files of a base on this machine: downloaded, and for one of several parts assembled, where they are not yet.
 
     Raises:
-        UnavailableError: the base is not available.
+        UnavailableError: the base can't be had.
         DeviceError: the disk is too small.
     """
     if entry.folder is not None:
@@ -205,32 +220,32 @@ def _quantization_options(
 
     # Not quantised: the tower and the projector are small, and the method's weights have their widths.
     family = family_of(model_type)
-    not_quantised = [family.vision.path.rpartition(".")[2], family.projector_name, "lm_head"]
+    kept = [family.vision.path.rpartition(".")[2], family.projector_name, "lm_head"]
     if quantization == "8bit":
-        config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=not_quantised)
+        config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
     else:
         config = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=dtype,
-            llm_int8_skip_modules=not_quantised,
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=kept
         )
     return {"quantization_config": config}
 
 
-def _too_slow(name: str, geometry: Geometry) -> DeviceError:
-    """Return the error with the cost of a large base on this CPU, estimated from the time of one matrix product."""
-    size = 768
-    matrix = torch.ones(size, size)
+def _too_slow(name: str, geometry: Geometry, *, for_training: bool) -> DeviceError:
+    """What a large base would cost on this CPU, from the time of one matrix product."""
+    side = 768
+    matrix = torch.ones(side, side)
     matrix @ matrix
     started = time.perf_counter()
     matrix @ matrix
-    speed = 2 * size**3 / max(time.perf_counter() - started, 1e-6)
+    speed = 2 * side**3 / max(time.perf_counter() - started, 1e-6)
     total = geometry.total_parameters
     # Two operations per parameter and token; an image and a short question are about this many tokens.
     tokens = geometry.vision.num_patches + 64
     minutes = 2 * total * tokens / speed / 60
-    memory = f"about {gigabytes(4 * total)} of memory{_own_memory()} and {minutes:.1f} minutes a question"
+    # A training step runs the base forward twice, because of gradient checkpointing, and backward once; frozen weights
+    # get no gradient of their own.
+    what = f"{3 * minutes:.1f} minutes a training sample" if for_training else f"{minutes:.1f} minutes a question"
+    memory = f"about {gigabytes(4 * total)} of memory{_own_memory()} and {what}"
     return DeviceError(
         f"{name} has {total / 1e9:.1f} billion parameters and there is no GPU: it would take {memory}",
         "try it on --base nano, or say --device cpu to do it all the same",

@@ -1,16 +1,18 @@
-"""Common to all settings: validation, allowed values, and conversion of YAML values."""
+"""What all settings share: checks, choices, and values from YAML."""
 
 from __future__ import annotations
 
 import difflib
 import math
+import numbers
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
 from m2pt_cli.errors import InputError, SettingsError
+from m2pt_cli.settings.paths import located
 
 METHODS = ("m2pt", "visual", "textual", "interaction", "lora", "full")
 INTERACTIONS = ("auto", "projector", "residual", "mean", "none")
@@ -22,25 +24,34 @@ REPORTERS = ("none", "tensorboard", "wandb", "trackio")
 TEMPLATES = ("vicuna_v1", "llava_v1", "plain", "base")
 WORDINGS = ("m2pt-1", "stored")
 PROTOCOLS = ("official", "lmms-eval")
-# What m2pt attn-map analyses, and the file types it writes.
+# What m2pt attn-map looks at, and the files it writes.
 ATTENTION_PARTS = ("language", "vision", "overlay", "prompts")
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 VALUES_SUFFIXES = (".npz", ".json")
 
 
+# Whole numbers up to this go through every library; so do other numbers up to a million as 32-bit floats.
+MOST_WHOLE = 2**31 - 1
+MOST_NUMBER = 1_000_000
+# More prompts, or a higher rank, than any model is wide.
+MOST_PROMPTS = 65_536
+_MOST_SEED, _MOST_THREADS = 2**32 - 1, 1_024
+_MOST_DEVICES = 128
+
+
 def closest(name: str, choices: Iterable[str]) -> str:
-    """Return ``. Did you mean 'x'?`` for the nearest of ``choices``, or an empty string."""
+    """``. Did you mean 'x'?`` for the nearest of ``choices``, or an empty string."""
     near = difflib.get_close_matches(name, list(choices), n=1)
     return f". Did you mean {near[0]!r}?" if near else ""
 
 
 def flag(name: str) -> str:
-    """Return the flag of a setting: ``learning_rate`` -> ``--learning-rate``."""
+    """The flag of a setting: ``learning_rate`` -> ``--learning-rate``."""
     return "--" + name.replace("_", "-")
 
 
 def raise_faults(faults: list[str], hint: str | None = None) -> None:
-    """Raise one `SettingsError` with the first 20 faults and their number; do nothing if there are none."""
+    """Raise one `SettingsError` that lists the first 20 faults and their number; nothing if there are none."""
     if not faults:
         return
     shown = "; ".join(faults[:20])
@@ -49,17 +60,12 @@ def raise_faults(faults: list[str], hint: str | None = None) -> None:
 
 
 def repeated(names: Iterable[str]) -> list[str]:
-    """Return the names that occur more than once."""
     counts = Counter(names)
     return [name for name, count in counts.items() if count > 1]
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
-    """Read a YAML mapping with ``safe_load``, so that nothing in it can run code.
-
-    Raises:
-        InputError: the file can't be read, or is not a YAML mapping.
-    """
+    """A YAML mapping, read with ``safe_load``: nothing in it can run code."""
     import yaml
 
     try:
@@ -76,34 +82,33 @@ def read_yaml(file: Path) -> dict[str, Any]:
 
 
 def convert(value: Any, annotation: str) -> Any:
-    """Convert ``value`` to a setting's annotated type; numbers also from text, since YAML reads ``7e-4`` as text.
+    """``value`` as the annotated type of a setting; YAML reads ``7e-4`` as text, so numbers are parsed from text too.
 
     Raises:
         TypeError, ValueError: the value does not fit the type.
     """
     if value is None and "None" in annotation:
         return None
-    type_name = plain_type(annotation)
-    if type_name.startswith("list of "):
+    kind = plain_type(annotation)
+    if kind.startswith("list of "):
         items = value if isinstance(value, (list, tuple)) else [value]
-        return tuple(Path(item) if type_name.endswith("path") else _text(item) for item in items)
-    if type_name == "switch":
+        return tuple(Path(item) if kind.endswith("path") else _text(item) for item in items)
+    if kind == "switch":
         if not isinstance(value, bool):
             raise TypeError(value)
         return value
     if isinstance(value, bool):
         raise TypeError(value)
-    if type_name == "whole number":
+    if kind == "whole number":
         if isinstance(value, float) and not value.is_integer():
             raise ValueError(value)
         return int(value)
-    if type_name == "number":
+    if kind == "number":
         return float(value)
-    return Path(value) if type_name == "path" else _text(value)
+    return Path(value) if kind == "path" else _text(value)
 
 
 def plain_type(annotation: str) -> str:
-    """Return the name of an annotated type for error messages, such as ``whole number``."""
     base = annotation.replace(" | None", "")
     names = {"int": "whole number", "float": "number", "bool": "switch", "Path": "path", "str": "text"}
     if base.startswith("tuple["):
@@ -118,21 +123,19 @@ def _text(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Convert tuples to lists and paths to text, for YAML and JSON."""
     if isinstance(value, tuple):
         return [plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
 
 
-def settings_section(content: dict[str, Any]) -> dict[str, Any]:
-    # run.yaml has the settings under "settings", next to the versions; a hand-written file may have them at top level.
-    section = content.get("settings", content)
-    return section if isinstance(section, dict) else content
+def settings_section(content: dict[str, Any], file: Path) -> dict[str, Any]:
+    # run.yaml keeps the settings under "settings", beside the versions; a hand-written file may hold them bare.
+    return located(content, file) if isinstance(content.get("settings"), dict) else content
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Settings of every command that runs a model."""
+    """What every command that runs a model takes."""
 
     base: str | None = None
     device: str | None = None
@@ -144,11 +147,11 @@ class Settings:
         raise_faults(self.faults())
 
     def faults(self) -> list[str]:
-        """Return every invalid value, as a message that names the flag and the value."""
+        """Every fault of these settings, each naming the flag and the value."""
         faults: list[str] = []
         self.one_of(faults, "dtype", DTYPES)
-        self.at_least(faults, 0, "seed")
-        self.at_least(faults, 1, "threads")
+        self.at_least(faults, 0, "seed", most=_MOST_SEED)
+        self.at_least(faults, 1, "threads", most=_MOST_THREADS)
         if self.device is not None and not _is_device(self.device):
             faults.append(f"--device {self.device!r} is not cpu, cuda, cuda:N or mps")
         return faults
@@ -158,27 +161,40 @@ class Settings:
         if value is not None and value not in choices:
             faults.append(f"{flag(name)} {value!r} is not one of {', '.join(choices)}{closest(str(value), choices)}")
 
-    def at_least(self, faults: list[str], least: float, *names: str) -> None:
+    def at_least(self, faults: list[str], least: float, *names: str, most: float = MOST_WHOLE) -> None:
+        """Add a fault for each of ``names`` that is no number from ``least`` to ``most``."""
         for name in names:
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= least):
-                faults.append(f"{flag(name)} {value} must be at least {least}")
+            self._in_range(faults, name, f"must be at least {least}", lambda value: value >= least, most)
 
-    def more_than(self, faults: list[str], bound: float, *names: str) -> None:
+    def more_than(self, faults: list[str], bound: float, *names: str, most: float = MOST_NUMBER) -> None:
+        """Add a fault for each of ``names`` that is no number above ``bound`` and up to ``most``."""
         for name in names:
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > bound):
-                faults.append(f"{flag(name)} {value} must be more than {bound}")
+            self._in_range(faults, name, f"must be more than {bound}", lambda value: value > bound, most)
+
+    def _in_range(
+        self, faults: list[str], name: str, said: str, is_large_enough: Callable[[Any], bool], most: float
+    ) -> None:
+        value = getattr(self, name)
+        if value is None:
+            return
+        kind = plain_type(str(next(f.type for f in fields(self) if f.name == name)))
+        is_number = isinstance(value, numbers.Integral if kind == "whole number" else numbers.Real)
+        if isinstance(value, bool) or not is_number:
+            faults.append(f"{flag(name)} {value!r} is not a {kind}")
+        elif value != value or value == math.inf or not is_large_enough(value):  # NaN equals nothing
+            faults.append(f"{flag(name)} {shown_number(value)} {said}")
+        elif value > most:
+            faults.append(f"{flag(name)} {shown_number(value)} must be at most {most:,}")
 
     @classmethod
     def from_sources(cls, file: Path | None, flags: Mapping[str, Any]) -> Self:
-        """Read settings from a YAML file and override them with flags; a flag that is None does not override.
+        """Settings from a YAML file with the flags over it; a flag left at None does not override.
 
         Raises:
             InputError: the file is missing or is not a YAML mapping.
             SettingsError: an unknown key (with the closest name), a wrong type or a bad value.
         """
-        values = {} if file is None else settings_section(read_yaml(file))
+        values = {} if file is None else settings_section(read_yaml(file), file)
         known = {f.name: f for f in fields(cls)}
         faults = [f"unknown key {key!r} in {file}{closest(key, known)}" for key in values if key not in known]
         values = {key: value for key, value in values.items() if key in known}
@@ -193,10 +209,18 @@ class Settings:
         return cls(**converted)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for YAML and JSON; `from_sources` reads them back."""
+        """Plain values for YAML and JSON; `from_sources` reads them back."""
         return {f.name: plain(getattr(self, f.name)) for f in fields(self)}
 
 
 def _is_device(name: str) -> bool:
-    device_type, colon, index = name.partition(":")
-    return device_type in ("cpu", "cuda", "mps") and (not colon or index.isdigit())
+    kind, _, index = name.partition(":")
+    is_index = index.isascii() and index.isdigit() and len(index) <= 3 and int(index) < _MOST_DEVICES
+    return kind in ("cpu", "cuda", "mps") and (not _ or is_index)
+
+
+def shown_number(value: Any) -> str:
+    """A number in a message, which may have any number of digits (Python itself writes no more than 4,300)."""
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"of {value.bit_length():,} bits"
+    return str(value)

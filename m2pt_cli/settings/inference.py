@@ -1,4 +1,4 @@
-"""Settings of the commands that run inference: ``m2pt infer``, ``m2pt eval`` and ``m2pt attn-map``."""
+"""Settings of the commands that ask a model: ``m2pt infer``, ``m2pt eval`` and ``m2pt attn-map``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from m2pt_cli.settings.base import (
     ATTENTION_PARTS,
     FIGURE_SUFFIXES,
     IMAGE_FITS,
+    MOST_NUMBER,
     PROTOCOLS,
     TEMPLATES,
     VALUES_SUFFIXES,
@@ -17,7 +18,11 @@ from m2pt_cli.settings.base import (
     closest,
     flag,
     repeated,
+    shown_number,
 )
+
+# Each beam is a copy of the cache. Logits are divided by the temperature in 32-bit floats.
+_MOST_BEAMS, _LEAST_TEMPERATURE = 1_024, 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +42,12 @@ class InferSettings(Settings):
         faults += [f"--adapter {name!r} is given twice" for name in repeated(self.adapter)]
         self.one_of(faults, "template", TEMPLATES)
         self.one_of(faults, "image_fit", IMAGE_FITS)
-        self.at_least(faults, 1, "max_new_tokens", "num_beams")
-        self.at_least(faults, 0, "temperature")
-        if self.temperature > 0 and self.num_beams > 1:
+        self.at_least(faults, 1, "max_new_tokens")
+        self.at_least(faults, 1, "num_beams", most=_MOST_BEAMS)
+        self.at_least(faults, 0, "temperature", most=MOST_NUMBER)
+        if not faults and 0 < self.temperature < _LEAST_TEMPERATURE:
+            faults.append(f"--temperature {self.temperature} is so low that numbers overflow: 0 is greedy")
+        if not faults and self.temperature > 0 and self.num_beams > 1:
             faults.append("--temperature samples and --num-beams searches: use one of them")
         return faults
 
@@ -82,7 +90,7 @@ class EvalSettings(Settings):
         return faults
 
 
-# Limits of one figure: with more panels it is not readable.
+# Panels of one figure: beyond these nothing in it can be read.
 MOST_OVERLAYS = 24
 MOST_RUNS = 6
 
@@ -92,17 +100,19 @@ class AttnMapSettings(Settings):
     """Settings of ``m2pt attn-map``.
 
     Attributes:
-        adapter: adapters to compare; ``none`` is the base alone.
-        base_only: analyse the base alone, in addition to any adapters.
-        output: file of the figure, PNG, SVG or PDF by its suffix; None draws no figure.
-        values: file of the attention values, ``.npz`` or ``.json``; None writes no file.
-        layer, head, token: layers and heads of the language model and tokens of the answer, from 0, -1 for the
-            last; empty gives the mean over all.
-        vision_layer: layers of the vision tower whose tokens are drawn one by one; empty for the last that is run.
-        vision_head: heads of the vision tower; empty gives the mean over all.
-        part: what to analyse (`ATTENTION_PARTS`); empty for everything.
-        drop_sinks: exclude the first token, which attracts most attention by default, from the figure's scales.
-        max_new_tokens: maximum length of the answer.
+        adapter: adapters side by side; ``none`` is the bare base.
+        base_only: the bare base, beside the adapters if there are any.
+        output: the figure, PNG, SVG or PDF by its suffix; None draws none.
+        values: the numbers, ``.npz`` or ``.json``; None writes none.
+        layer, head, token: layers and heads of the language model and tokens of the answer, from 0, -1 the last;
+            empty is the mean of all.
+        vision_layer: layers of the vision tower whose tokens are drawn one by one; empty is the last that is run.
+        vision_head: heads of the vision tower; empty is the mean of all.
+        part: what is looked at (`ATTENTION_PARTS`); empty is all of it.
+        drop_sinks: leave the first token, on which attention rests by default, out of the figure's scales.
+        title: over the figure; None is the question and the base, an empty text none.
+        label: ``ADAPTER=TEXT``: what figure and tables call an adapter (as it is given), or the bare base (``none``).
+        max_new_tokens: of the answer, at most.
     """
 
     image: str = ""
@@ -118,6 +128,8 @@ class AttnMapSettings(Settings):
     vision_head: tuple[int, ...] = ()
     part: tuple[str, ...] = ()
     drop_sinks: bool = False
+    title: str | None = None
+    label: tuple[str, ...] = ()
     max_new_tokens: int = 32
     template: str | None = None
     image_fit: str | None = None
@@ -133,13 +145,14 @@ class AttnMapSettings(Settings):
         faults += [f"--adapter {name!r} is given twice" for name in repeated(self.adapter)]
         if self.base_only and "none" in self.adapter:
             faults.append("--base-only and --adapter none are the same row")
-        if (count := len(self.adapter) + self.base_only) > MOST_RUNS:
-            faults.append(f"{count} adapters are more than the {MOST_RUNS} that fit side by side")
+        if (rows := len(self.adapter) + self.base_only) > MOST_RUNS:
+            faults.append(f"{rows} adapters are more than the {MOST_RUNS} that fit side by side")
+        faults += self._label_faults()
         for name, suffixes in (("output", FIGURE_SUFFIXES), ("values", VALUES_SUFFIXES)):
             file: Path | None = getattr(self, name)
             if file is not None and file.suffix.lower() not in suffixes:
-                problem = f"ends in {file.suffix!r}" if file.suffix else "has no suffix"
-                faults.append(f"{flag(name)} {file} {problem}, not in {', '.join(suffixes)}")
+                said = f"ends in {file.suffix!r}" if file.suffix else "has no suffix"
+                faults.append(f"{flag(name)} {file} {said}, not in {', '.join(suffixes)}")
         for name in self.part:
             if name not in ATTENTION_PARTS:
                 choices = ", ".join(ATTENTION_PARTS)
@@ -148,11 +161,12 @@ class AttnMapSettings(Settings):
             faults += [f"{flag(name)} {number} is given twice" for number in repeated(getattr(self, name))]
         self.one_of(faults, "template", TEMPLATES)
         self.one_of(faults, "image_fit", IMAGE_FITS)
+        earlier = len(faults)
         self.at_least(faults, 1, "max_new_tokens")
         faults += [
-            f"--token {token}: an answer of --max-new-tokens {self.max_new_tokens} has no such token"
+            f"--token {shown_number(token)}: an answer of --max-new-tokens {self.max_new_tokens} has no such token"
             for token in self.token
-            if not -self.max_new_tokens <= token < self.max_new_tokens
+            if len(faults) == earlier and not -self.max_new_tokens <= token < self.max_new_tokens
         ]
         overlays = max(len(self.layer), 1) * max(len(self.head), 1) * max(len(self.token), 1)
         if overlays > MOST_OVERLAYS:
@@ -161,6 +175,34 @@ class AttnMapSettings(Settings):
             )
         return faults
 
+    def labels(self) -> dict[str, str]:
+        """Labels by adapter as it is given, ``none`` for the bare base."""
+        split = [self._split_label(given) for given in self.label]
+        return {name: text for name, text in split if name is not None}
+
+    def _rows(self) -> list[str]:
+        """What is looked at, by the names that labels have for it."""
+        return [*self.adapter, *(["none"] if self.base_only or not self.adapter else [])]
+
+    def _split_label(self, given: str) -> tuple[str | None, str]:
+        """Adapter and text of a label; the adapter is None if none is meant. A path may hold a ``=`` itself."""
+        name = max((name for name in self._rows() if given.startswith(f"{name}=")), key=len, default=None)
+        return name, "" if name is None else given.removeprefix(f"{name}=").strip()
+
+    def _label_faults(self) -> list[str]:
+        faults = []
+        for given in self.label:
+            name, text = self._split_label(given)
+            if "=" not in given:
+                faults.append(f"--label {given!r} is not ADAPTER=TEXT, such as --label none=Base")
+            elif name is None:
+                faults.append(f"--label {given!r} begins with no adapter of this figure: {', '.join(self._rows())}")
+            elif not text:
+                faults.append(f"--label {given!r} has no text")
+        names = [name for name, _ in map(self._split_label, self.label) if name is not None]
+        faults += [f"--label names {name!r} twice" for name in repeated(names)]
+        return faults + [f"--label calls two adapters {text!r}" for text in repeated(self.labels().values()) if text]
+
     def looks_at(self, *parts: str) -> bool:
-        """Whether any of these parts is requested."""
+        """Whether any of these parts is asked for."""
         return not self.part or any(part in self.part for part in parts)

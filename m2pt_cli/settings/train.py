@@ -13,12 +13,17 @@ from m2pt_cli.settings.base import (
     INITS,
     INTERACTIONS,
     METHODS,
+    MOST_NUMBER,
+    MOST_PROMPTS,
+    MOST_WHOLE,
     REPORTERS,
     TEMPLATES,
     VISUAL_TOKENS,
     Settings,
     closest,
 )
+
+_MOST_WORKERS = 1_024  # more processes than a machine has cores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +69,8 @@ class TrainSettings(Settings):
     def faults(self) -> list[str]:
         faults = super().faults()
         if not self.data:
-            faults.append("--data is missing: name a source, a file or a Hub data set")
+            none = f": {self.output_dir or 'runs'} holds no run to take it from" if self.resume else ""
+            faults.append(f"--data is missing{none or ': name a source, a file or a Hub data set'}")
         self.one_of(faults, "method", METHODS)
         self.one_of(faults, "interaction", INTERACTIONS)
         self.one_of(faults, "visual_tokens", VISUAL_TOKENS)
@@ -76,11 +82,15 @@ class TrainSettings(Settings):
             for name in self.report_to
             if name not in REPORTERS
         ]
-        self.at_least(faults, 0, "visual_prompts", "textual_prompts", "weight_decay", "warmup", "workers")
-        self.at_least(faults, 1, "limit", "max_steps", "batch_size", "accumulation", "lora_rank", "keep", "save_steps")
+        self.at_least(faults, 0, "visual_prompts", "textual_prompts", most=MOST_PROMPTS)
+        self.at_least(faults, 0, "weight_decay", most=MOST_NUMBER)
+        self.at_least(faults, 0, "workers", most=_MOST_WORKERS)
+        self.at_least(faults, 0, "warmup")
+        self.at_least(faults, 1, "lora_rank", most=MOST_PROMPTS)
+        self.at_least(faults, 1, "limit", "max_steps", "batch_size", "accumulation", "keep", "save_steps")
         self.at_least(faults, 8, "max_length")
         self.more_than(faults, 0, "epochs", "learning_rate", "visual_lr", "textual_lr", "interaction_lr")
-        if self.warmup is not None and self.warmup > 1:
+        if isinstance(self.warmup, (int, float)) and 1 < self.warmup <= MOST_WHOLE:
             faults.append(f"--warmup {self.warmup} is a share of all steps and must be at most 1")
         if self.resume and self.overwrite:
             faults.append("--resume and --overwrite exclude each other")

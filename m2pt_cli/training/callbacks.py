@@ -1,4 +1,4 @@
-"""Trainer callbacks: evaluation, saving and stopping, ``metrics.jsonl``, and progress events."""
+"""What happens between steps: the flow of a run, its record in ``metrics.jsonl`` and its events."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from m2pt_cli.runtime.signals import StopRequest
-from m2pt_cli.training.checkpoints import full_disk_named, write_text
+from m2pt_cli.training.checkpoints import full_disk_named
 from m2pt_cli.training.events import Events, Saved, Step, Validated
+from m2pt_cli.training.metrics_file import METRICS_FILE, Earlier, earlier, keep_rows, read_rows
 
 if TYPE_CHECKING:
     from m2pt_cli.training.trainer import M2PTTrainer
 
 
-# The fields of a `Step` that metrics.jsonl records.
-_STEP_FIELDS = ("step", "epoch", "loss", "learning_rate", "grad_norm", "seconds")
+# What a row of metrics.jsonl holds of a step.
+_ROW = ("step", "epoch", "loss", "learning_rate", "grad_norm", "tokens", "seconds")
 
 
 class Flow(TrainerCallback):
-    """Sets the sampler's epoch, evaluates before every save, and on a stop request saves a checkpoint and stops."""
+    """Sets the sampler's epoch, evaluates before every save, and stops with a checkpoint when asked to."""
 
     def __init__(self, request: StopRequest) -> None:
         self.request = request
@@ -33,7 +34,7 @@ class Flow(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        # In a resumed epoch, accelerate's set_epoch does not reach the sampler of the wrapped loader.
+        # accelerate's own set_epoch does not reach a sampler inside the loader of a resumed epoch.
         if self.trainer is not None and self.trainer.sampler is not None:
             self.trainer.sampler.set_epoch(int((state.epoch or 0) + 1e-6))
 
@@ -46,22 +47,27 @@ class Flow(TrainerCallback):
             control.should_training_stop = True
 
     def _must_stop(self, args: TrainingArguments) -> bool:
-        number = self.request.signal_number or 0
+        asked = self.request.signal_number or 0
         if args.world_size > 1:
-            # A signal reaches the processes at different steps; all must stop at the same one.
-            highest = torch.tensor(number, device=args.device)
-            torch.distributed.all_reduce(highest, torch.distributed.ReduceOp.MAX)
-            number = int(highest)
-            self.request.signal_number = number or None
-        return number > 0
+            # A signal reaches the processes at different steps; all must leave at the same one.
+            shared = torch.tensor(asked, device=args.device)
+            torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
+            asked = int(shared)
+            self.request.signal_number = asked or None
+        return asked > 0
 
 
 class Recorder(TrainerCallback):
-    """Writes a line to ``metrics.jsonl`` and reports an event for every step and every validation."""
+    """Writes ``metrics.jsonl``, a row for every step and every validation, and reports the events.
+
+    Attributes:
+        earlier: what earlier starts of the run did: seconds and tokens count on from there.
+    """
 
     def __init__(self, run_dir: Path, events: Events) -> None:
-        self.file = run_dir / "metrics.jsonl"
+        self.file = run_dir / METRICS_FILE
         self.events = events
+        self.earlier = Earlier()
         self.trainer: M2PTTrainer | None = None
         self.started = 0.0
         self._stream: IO[str] | None = None
@@ -69,10 +75,15 @@ class Recorder(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.started = time.monotonic()
         if state.is_world_process_zero:
-            keep_rows(self.file, until=state.global_step)
+            self.go_on_from(state.global_step)
             self._stream = self.file.open("a", encoding="utf-8")
+
+    def go_on_from(self, step: int) -> None:
+        """Drop the rows after ``step``, which come again, and count on from the others."""
+        keep_rows(self.file, until=step)
+        self.earlier = earlier(read_rows(self.file), until=step)
+        self.started = time.monotonic() - self.earlier.seconds
 
     def on_log(
         self,
@@ -85,8 +96,8 @@ class Recorder(TrainerCallback):
         if not state.is_world_process_zero or not logs or "loss" not in logs:
             return
         seconds = time.monotonic() - self.started
-        # An estimate: the other processes see about as many tokens as this one.
-        tokens = self.trainer.tokens_seen * args.world_size if self.trainer else 0
+        # Those of the other processes are like this one's.
+        tokens = self.earlier.tokens + (self.trainer.tokens_seen * args.world_size if self.trainer else 0)
         step = Step(
             step=state.global_step,
             epoch=round(state.epoch or 0.0, 6),
@@ -97,7 +108,7 @@ class Recorder(TrainerCallback):
             seconds=round(seconds, 3),
             memory=peak_memory(args.device),
         )
-        self._write({name: getattr(step, name) for name in _STEP_FIELDS})
+        self._write({name: getattr(step, name) for name in _ROW})
         self.events(step)
 
     def on_evaluate(
@@ -121,7 +132,7 @@ class Recorder(TrainerCallback):
             self.events(Saved(step=state.global_step, folder=folder))
 
     def close(self) -> None:
-        """Close ``metrics.jsonl``; call it whether training succeeded or failed."""
+        """Close ``metrics.jsonl``; called however the training ended."""
         if self._stream is not None:
             self._stream.close()
             self._stream = None
@@ -133,33 +144,8 @@ class Recorder(TrainerCallback):
                 self._stream.flush()
 
 
-def keep_rows(file: Path, *, until: int) -> None:
-    """Remove the rows after step ``until``; a resumed run writes them again."""
-    if not file.is_file():
-        return
-    lines = file.read_text(encoding="utf-8").splitlines()
-    kept = [line for line in lines if (row := _row(line)) is not None and row["step"] <= until]
-    write_text(file, "".join(line + "\n" for line in kept))
-
-
-def read_rows(file: Path) -> list[dict[str, Any]]:
-    """Read the rows of ``metrics.jsonl``; lines that are not complete JSON rows (after a crash) are ignored."""
-    if not file.is_file():
-        return []
-    rows = (_row(line) for line in file.read_text(encoding="utf-8").splitlines())
-    return [row for row in rows if row is not None]
-
-
-def _row(line: str) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
-
-
 def peak_memory(device: torch.device) -> int | None:
-    """Peak bytes allocated on a CUDA device, else the peak resident memory of this process; None if unknown."""
+    """Peak bytes allocated on a CUDA device, or resident in this process; None where neither is known."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

@@ -131,18 +131,34 @@ def checkpoints(run_dir: Path) -> list[tuple[int, Path]]:
 def latest_checkpoint(run_dir: Path, warn: Callable[[str], None]) -> Path | None:
     """Return the newest undamaged checkpoint, or None if there is none; ``warn`` gets a line for each damaged one.
 
+    So is one whose run had its best step at a checkpoint that is no longer whole: the weights to keep would be lost.
+
     Raises:
         InputError: there are checkpoints, but all of them are damaged.
     """
     found = checkpoints(run_dir)
     for _, folder in reversed(found):
-        fault = damage(folder)
+        fault = damage(folder) or _lost_best(folder)
         if fault is None:
             return folder
         warn(f"{folder} is damaged ({fault}) and is passed over")
     if found:
         raise InputError(f"every checkpoint in {run_dir} is damaged", "start anew with --overwrite")
     return None
+
+
+def _lost_best(folder: Path) -> str | None:
+    """What is wrong with the checkpoint of the best step so far, or None."""
+    state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8")) if _has_state(folder) else {}
+    best = state.get("best_global_step")
+    if not best or folder.name == f"checkpoint-{best}":
+        return None
+    fault = damage(folder.with_name(f"checkpoint-{best}"))
+    return None if fault is None else f"the best step's checkpoint-{best}: {fault}"
+
+
+def _has_state(folder: Path) -> bool:
+    return (folder / "trainer_state.json").is_file()
 
 
 def damage(folder: Path) -> str | None:
@@ -155,7 +171,7 @@ def damage(folder: Path) -> str | None:
                 return f"{name} is missing"
             if file.stat().st_size != written["bytes"]:
                 return f"{name} has {file.stat().st_size} bytes instead of {written['bytes']}"
-            if _digest(file) != written["sha256"]:
+            if digest(file) != written["sha256"]:
                 return f"{name} was changed"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST} can't be read"
@@ -173,10 +189,11 @@ def remove_old(run_dir: Path, *, keep: int, best_step: int | None) -> None:
 def _write_manifest(folder: Path) -> None:
     files = {}
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        files[file.relative_to(folder).as_posix()] = {"bytes": file.stat().st_size, "sha256": _digest(file)}
+        files[file.relative_to(folder).as_posix()] = {"bytes": file.stat().st_size, "sha256": digest(file)}
     (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
 
 
-def _digest(file: Path) -> str:
+def digest(file: Path) -> str:
+    """sha256 of a file."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

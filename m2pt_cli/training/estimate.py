@@ -1,33 +1,34 @@
-"""``m2pt train --dry-run``: the number of steps and tokens and the memory of a run, without loading weights."""
+"""What a run will need, before it begins: memory, steps, and the tokens that are trained."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from m2pt_cli.data.tokenize import UNSUPERVISED, EncodedSample
 from m2pt_cli.families.geometry import Geometry
 from m2pt_cli.settings import TrainSettings
+from m2pt_cli.settings.paths import shortened_settings
 from m2pt_cli.training.events import Events, Notice, ignore
-from m2pt_cli.training.plan import base_name, make_plan
+from m2pt_cli.training.plan import base_name, make_plan, passes
 from m2pt_cli.training.run_dir import check_free, kept_settings
 from m2pt_cli.training.setup import encode_data, total_steps
 
-# Bytes per trained parameter with AdamW in fp32: the weight, its gradient and two moments.
+# AdamW on fp32 weights: the weight, its gradient and two moments.
 _TRAINED_BYTES = 4 * 4
 _WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Estimated peak memory on the training device, in bytes.
+    """Bytes on the training device.
 
     Attributes:
-        dtype: the dtype in which the base computes.
-        weights: the weights of the base.
-        trained: trained weights, their gradients and the optimiser's two moments, in fp32; for full fine-tuning
-            ``weights`` already holds the weights.
-        activations: activations of one micro-batch that are kept for the backward pass.
+        dtype: what the base computes in.
+        weights: the frozen base.
+        trained: trained weights, their gradients and the optimiser's two moments, in fp32.
+        activations: what the backward pass needs of the forward pass of one micro-batch.
     """
 
     dtype: str
@@ -51,27 +52,26 @@ def estimate_memory(
     images: int,
     fused_norms: bool = False,
 ) -> MemoryEstimate:
-    """Estimate the peak memory of one optimiser step.
+    """The peak of one optimiser step.
 
     Args:
-        settings: resolved settings.
-        dtype: the dtype in which the base computes.
-        trainable: number of trained parameters.
-        tokens: tokens of the longest micro-batch in the language model, image tokens included.
-        supervised: supervised tokens among them.
-        images: images of that micro-batch.
-        fused_norms: whether the device has a fused RMS norm, which keeps no fp32 copy of its input.
+        settings: resolved.
+        dtype: what the base computes in.
+        trainable: trained parameters.
+        tokens: positions of the longest micro-batch in the language model, images included.
+        supervised: supervised tokens among them; images: how many images it holds.
+        fused_norms: whether the device has a kernel for norms, which keeps their inputs as they are.
     """
     width = _WIDTHS[dtype]
     is_full = settings.method == "full"
     weights = geometry.total_parameters * (4 if is_full else width)
     text, vision = geometry.text, geometry.vision
-    # Autograd keeps for each token of a decoder layer with frozen weights: the inputs of two norms (fp32 copies
-    # without a fused kernel), queries, keys, values and the attention output, and three tensors of the gated MLP.
+    # What autograd keeps of a decoder layer with frozen weights: the inputs of two norms (fp32 copies where there
+    # is no kernel), queries, keys, values and the attention's output, and three widths of the gated MLP.
     norms = 2 * (width if fused_norms else 4)
     layer = text.hidden_size * (norms + 4 * width) + 3 * text.intermediate_size * width
     if is_full or settings.method == "lora":
-        layer += (4 * text.hidden_size + text.intermediate_size) * width  # inputs of the trained linear layers
+        layer += (4 * text.hidden_size + text.intermediate_size) * width  # inputs of the trained linears
     if settings.gradient_checkpointing:
         kept = tokens * (text.num_layers * text.hidden_size * width + layer)
     else:
@@ -83,15 +83,15 @@ def estimate_memory(
             kept += positions * (vision.num_layers * vision.hidden_size * width + layer)
         else:
             kept += positions * vision.num_layers * layer
-    kept += supervised * text.vocab_size * (width + 8)  # logits, their fp32 copy and its gradient
-    # Full fine-tuning: `weights` already counts the trained weights; add only gradients and moments.
+    kept += supervised * text.vocab_size * (width + 8)  # logits, and their fp32 copy and gradient
+    # A fully tuned base is counted once, as weights; what it adds is gradients and moments.
     trained = trainable * (12 if is_full else _TRAINED_BYTES)
     return MemoryEstimate(dtype=dtype, weights=weights, trained=trained, activations=kept)
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A run of consecutive tokens of one kind (image, text, supervised text); ``text`` is their decoded text."""
+    """Neighbouring tokens of a sample that are all supervised or all not; ``text`` as the tokenizer decodes them."""
 
     text: str
     token_ids: list[int]
@@ -101,20 +101,17 @@ class Segment:
 
 @dataclass(frozen=True)
 class DryRun:
-    """A planned run that was not started.
+    """A run that was planned and not started.
 
     Attributes:
-        settings: resolved settings, as ``run.yaml`` would record them.
-        dtype: the dtype in which the base computes.
-        fused_norms: whether the device has a fused kernel for the language model's RMS norms.
-        output_dir: the output directory the user gave; None means a new folder in ``runs``.
-        data: description and counts of the samples.
-        steps: optimiser steps.
-        longest, mean: maximum and mean number of tokens per sample, image tokens included.
-        supervised: supervised tokens of all samples together.
-        cut: samples truncated to ``max_length``.
-        most_images: largest number of images in one sample.
-        sample_id, sample_images, sample: id, image names and segments of the first training sample.
+        settings: resolved, as ``run.yaml`` would hold them.
+        output_dir: where it would write; None: a new folder in ``runs``.
+        data: description and counts of the samples read.
+        steps: optimiser steps; passes: how often they meet each sample.
+        longest, mean: tokens of a sample, images included; supervised: of all samples together; cut: samples cut.
+        most_images: images of one sample at most.
+        fused_norms: whether the device has a kernel for the language model's norms.
+        sample: the first training sample, as its segments; sample_id names it.
     """
 
     settings: TrainSettings
@@ -125,6 +122,7 @@ class DryRun:
     output_dir: str | None
     data: dict[str, Any]
     steps: int
+    passes: float
     longest: int
     mean: float
     supervised: int
@@ -135,15 +133,15 @@ class DryRun:
     sample: list[Segment]
 
     def settings_dict(self) -> dict[str, Any]:
-        """The resolved settings as ``run.yaml`` would record them."""
-        return kept_settings(self.settings)
+        """The resolved settings as ``run.yaml`` would hold them."""
+        return shortened_settings(kept_settings(self.settings), Path.cwd())
 
 
 def dry_run(settings: TrainSettings, *, events: Events = ignore) -> DryRun:
-    """Plan a run and tokenise its data without loading the base's weights.
+    """Do everything that comes before the weights are loaded.
 
     Raises:
-        SettingsError, InputError, UnavailableError, DeviceError: for the same reasons as `run_training`.
+        SettingsError, InputError, UnavailableError: what `run_training` would raise.
     """
     base = base_name(settings)
     check_free(settings)
@@ -159,6 +157,7 @@ def dry_run(settings: TrainSettings, *, events: Events = ignore) -> DryRun:
         processor.num_additional_image_tokens += resolved.visual_prompts or 0
     encoded = encode_data(plan, processor, events).train
     first = encoded[0]
+    steps = total_steps(resolved, len(encoded))
     return DryRun(
         settings=resolved,
         base=plan.base,
@@ -167,7 +166,8 @@ def dry_run(settings: TrainSettings, *, events: Events = ignore) -> DryRun:
         fused_norms=device.type in FUSED_DEVICES,
         output_dir=None if settings.output_dir is None else str(settings.output_dir),
         data=plan.data,
-        steps=total_steps(resolved, len(encoded)),
+        steps=steps,
+        passes=passes(resolved, steps, len(encoded)) or 0.0,
         longest=max(encoded.lengths),
         mean=sum(encoded.lengths) / len(encoded),
         supervised=encoded.num_supervised,
@@ -180,23 +180,23 @@ def dry_run(settings: TrainSettings, *, events: Events = ignore) -> DryRun:
 
 
 def planned_memory(plan: DryRun, *, trainable: int) -> MemoryEstimate:
-    """Estimate the memory of ``plan``: a micro-batch of its longest samples and ``trainable`` trained parameters."""
+    """What the longest micro-batch of ``plan`` will take; ``trainable`` parameters are trained."""
     batch = plan.settings.batch_size or 1
-    supervised_fraction = plan.supervised / max(plan.mean * plan.data["samples"], 1)
+    share = plan.supervised / max(plan.mean * plan.data["samples"], 1)
     return estimate_memory(
         plan.settings,
         plan.geometry,
         dtype=plan.dtype,
         trainable=trainable,
         tokens=batch * plan.longest,
-        supervised=round(batch * plan.longest * supervised_fraction),
+        supervised=round(batch * plan.longest * share),
         images=batch * plan.most_images,
         fused_norms=plan.fused_norms,
     )
 
 
 def segments(sample: EncodedSample, tokenizer: Any, *, image_token_id: int) -> list[Segment]:
-    """Split the tokens of a sample into runs of one kind: image, text, or supervised text."""
+    """The tokens of a sample in runs: images, text, and supervised text."""
     found: list[tuple[list[int], bool, bool]] = []
     for token, label in zip(sample.encoded.input_ids, sample.encoded.labels, strict=True):
         kind = (label != UNSUPERVISED, token == image_token_id)

@@ -1,4 +1,4 @@
-"""Events that a training run reports to its caller; the library itself prints nothing."""
+"""What a running training reports; the library prints nothing itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Notice:
-    """A message for the user: where files are written, what was read, what was resumed."""
+    """A line for the person: where files go, what was read, what was resumed."""
 
     text: str
     is_warning: bool = False
@@ -17,14 +17,13 @@ class Notice:
 
 @dataclass(frozen=True)
 class Started:
-    """Everything is loaded and the first step is next.
+    """Everything is loaded and the first step comes next.
 
     Attributes:
-        steps: optimiser steps of the whole run.
-        first_step: steps already done before this run was resumed.
-        samples, validation: number of training and of held-out samples.
-        trainable: trained parameters.
-        total: parameters of the base.
+        steps: optimiser steps of the whole run, ``first_step`` of them done by earlier starts.
+        losses: of those ``first_step`` steps.
+        samples: training samples; passes: how often the steps meet each; validation: held-out samples.
+        trainable: trained parameters of a base of ``total`` parameters.
     """
 
     output_dir: Path
@@ -37,6 +36,8 @@ class Started:
     validation: int
     trainable: int
     total: int
+    passes: float
+    losses: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,8 @@ class Step:
 
     Attributes:
         loss: mean over the supervised tokens of the step's batch.
-        tokens: tokens without padding processed since this process started.
-        seconds: wall time since training started in this process.
-        memory: peak bytes allocated on a CUDA device, else resident in the process; None if unknown.
+        tokens: real tokens (no padding) of the run so far, ``seconds`` the wall time they took, over all its starts.
+        memory: peak bytes: of the device on CUDA, of the process elsewhere; None where unknown.
     """
 
     step: int
@@ -62,7 +62,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Validated:
-    """The loss on the validation samples after a step; ``is_best`` means lower than every earlier one."""
+    """The loss on the validation samples after a step; ``is_best``: lower than all before it."""
 
     step: int
     loss: float
@@ -71,7 +71,7 @@ class Validated:
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint was written completely."""
+    """A checkpoint is complete on disk."""
 
     step: int
     folder: Path
@@ -82,12 +82,11 @@ class Finished:
     """The run directory is complete.
 
     Attributes:
-        best_step: the step whose weights were kept: the best one with validation samples, else the last.
-        loss: mean training loss over the last tenth of the steps.
-        validation: the best validation loss.
+        loss: mean over the last tenth of the steps; validation: the best validation loss.
+        best_step: the step whose weights were kept; the last one without validation.
         parts: trained parameters by part (visual_prompts, textual_prompts, interaction, ...).
-        total: parameters of the base.
         bytes: size of the saved weights.
+        seconds, tokens: of the whole run, over all its starts.
     """
 
     output_dir: Path
@@ -108,4 +107,4 @@ Events = Callable[[Event], None]
 
 
 def ignore(event: Event, /) -> None:
-    """Discard an event: the default when a caller wants none."""
+    """Drop an event."""

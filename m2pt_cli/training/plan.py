@@ -15,11 +15,14 @@ from m2pt_cli.data.sample import Sample
 from m2pt_cli.data.sources import load_samples, split_validation
 from m2pt_cli.errors import UnavailableError
 from m2pt_cli.models.catalog import BaseEntry, entry_of, resolve_base_name
+from m2pt_cli.runtime.distributed import process_count
 from m2pt_cli.settings import TrainSettings
 from m2pt_cli.training.events import Events, Notice
 
 # owner/name, or owner/name:subset. Not with a data file's suffix: that is a file that does not exist.
 _HUB_ID = re.compile(r"(?![./~])[\w.-]+/[\w.-]+(?<!\.json)(?<!\.jsonl)(:\S+)?")
+# More passes than this over the data learn it by heart; only a default number of steps is worth a warning.
+_MANY_PASSES = 30
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ def make_plan(settings: TrainSettings, *, base: str, events: Events) -> Plan:
         DeviceError: the requested device does not exist.
     """
 
-    def report(text: str) -> None:
-        events(Notice(text))
+    def report(text: str, *, is_warning: bool = False) -> None:
+        events(Notice(text, is_warning))
 
     require_trackers(settings)
     if (settings.device or os.environ.get("M2PT_DEVICE") or "cpu") != "cpu":
@@ -67,7 +70,7 @@ def make_plan(settings: TrainSettings, *, base: str, events: Events) -> Plan:
         # A download takes hours; checking that this machine can train the base takes seconds.
         from m2pt_cli.models.load import require_fast_enough
 
-        require_fast_enough(entry_of(base), settings.device)
+        require_fast_enough(entry_of(base), settings.device, for_training=True)
     loaded = load_samples(
         settings.data,
         images=settings.images,
@@ -91,6 +94,14 @@ def make_plan(settings: TrainSettings, *, base: str, events: Events) -> Plan:
         )
     entry = entry_of(base)
     resolved = resolve(settings, entry)
+    count = passes(resolved, resolved.max_steps, len(train))
+    if settings.max_steps is None and count is not None and count > _MANY_PASSES:
+        report(
+            f"{len(train):,} samples are few for the {resolved.max_steps:,} steps that {entry.name} takes by default: "
+            f"each is trained on {count:,.0f} times. --epochs sets the number of passes; --validation 0.1 keeps the "
+            "best step",
+            is_warning=True,
+        )
     data = {
         "description": loaded.description,
         "samples": len(train),
@@ -100,6 +111,18 @@ def make_plan(settings: TrainSettings, *, base: str, events: Events) -> Plan:
         "fingerprint": loaded.fingerprint,
     }
     return Plan(settings=resolved, entry=entry, train=train, validation=validation, data=data)
+
+
+def passes(settings: TrainSettings, steps: int | None, samples: int) -> float | None:
+    """How often a run of so many optimiser steps meets each sample; None without a number of steps.
+
+    Args:
+        settings: resolved.
+    """
+    if steps is None:
+        return None
+    per_step = (settings.batch_size or 1) * (settings.accumulation or 1) * process_count()
+    return steps * per_step / max(samples, 1)
 
 
 def needs_download(name: str) -> bool:

@@ -24,7 +24,15 @@ from m2pt_cli.errors import InputError
 from m2pt_cli.families.processor import set_visual_tokens
 from m2pt_cli.files.adapter_names import CONFIG_FILE
 from m2pt_cli.method import PARTS, M2PTConfig, parts_of, preset, select_full, train_in_fp32
-from m2pt_cli.models.load import LoadedBase, choose_device, choose_dtype, load_base, set_seed, set_threads
+from m2pt_cli.models.load import (
+    LoadedBase,
+    choose_device,
+    choose_dtype,
+    load_base,
+    require_fast_enough,
+    set_seed,
+    set_threads,
+)
 from m2pt_cli.runtime.distributed import process_count
 from m2pt_cli.runtime.signals import StopRequest
 from m2pt_cli.settings import TrainSettings
@@ -309,6 +317,7 @@ def prepare(plan: Plan, run_dir: Path, events: Events) -> Prepared:
     set_threads(settings.threads, parameters=plan.entry.geometry.total_parameters)
     set_seed(settings.seed)
     is_full = settings.method == "full"
+    require_fast_enough(plan.entry, settings.device, for_training=True)
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
     loaded = load_base(

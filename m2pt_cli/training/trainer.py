@@ -20,6 +20,7 @@ from transformers.trainer_callback import PrinterCallback, TrainerState
 from m2pt_cli.errors import DivergenceError
 from m2pt_cli.training.checkpoints import load_weights, remove_old, save_weights, staged
 from m2pt_cli.training.loss import IGNORED, is_finite, supervised_loss
+from m2pt_cli.training.run_dir import copy_run
 from m2pt_cli.training.sampler import LengthGroupedSampler
 
 
@@ -212,6 +213,7 @@ class M2PTTrainer(Trainer):
         self._save_scaler(str(folder))
         self._save_rng_state(str(folder))
         self.state.save_to_json(str(folder / "trainer_state.json"))
+        copy_run(self.run_dir, folder)
 
     def restore(self, folder: Path) -> None:
         """Load weights and trainer state from a checkpoint without continuing the training."""

@@ -50,7 +50,7 @@ def test_the_document() -> None:
     document = json.loads(json.dumps(made_maps(made_run(), made_run(None, textual=0, visual=0)).to_dict()))
     assert list(document) == ["image", "question", "base", "heads", "vision_heads", "runs", "output", "values"]
     adapted, bare = document["runs"]
-    assert list(adapted) == list(bare) == ["adapter", "answer", "tokens", "language", "vision"]
+    assert list(adapted) == list(bare) == ["adapter", "label", "answer", "tokens", "language", "vision"]
     prompts = adapted["language"]["prompts"]
     assert prompts["layers"] == adapted["language"]["groups"]["textual_prompts"]["layers"]
     assert len(prompts["layers"]) == LAYERS

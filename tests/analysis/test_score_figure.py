@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fixtures.drawn_texts import drawn_texts
+from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgba
 
 from m2pt_cli.analysis.score_figure import (
     HeadlineScore,
@@ -34,10 +38,11 @@ def demo(unseen: float) -> dict[str, Any]:
         **part(0.8),
         "seen": 0.9,
         "unseen": unseen,
+        "majority": {"seen": 0.4, "unseen": 0.3},
         "intervals": {"seen": [0.85, 0.95], "unseen": [0.1, 0.7]},
         "tasks": {
-            "color-word": part(0.9, seen=True),
-            **{name: part(unseen, seen=False) for name in ("pope", "vsr", "mnist")},
+            "color-word": part(0.9, seen=True, majority=0.4),
+            **{name: part(unseen, seen=False, majority=0.3) for name in ("pope", "vsr", "mnist")},
         },
     }
 
@@ -54,8 +59,29 @@ def test_points_of_mme_are_percent_of_those_its_categories_can_give() -> None:
     rows += [row("count", "b1", True), row("count", "b2", False)]
     block = {**mme.BENCHMARK.scores(rows, "official"), "n": 4}
     assert block["perception"] == 250.0
-    assert headline_scores({"mme": block}) == {"mme": HeadlineScore(62.5)}
-    assert category_scores(block) == {"existence": HeadlineScore(100.0), "count": HeadlineScore(25.0)}
+    assert headline_scores({"mme": block}) == {"mme": HeadlineScore(62.5, None, 4, 37.5)}
+    assert category_scores(block, "mme") == {
+        "existence": HeadlineScore(100.0, guess=37.5),
+        "count": HeadlineScore(25.0, guess=37.5),
+    }
+
+
+@pytest.mark.parametrize(
+    ("bench", "guess"),
+    [
+        ("pope", 50),
+        ("vsr", 50),
+        ("snli-ve", 100 / 3),
+        ("cifar10", 10),
+        ("cifar100", 1),
+        ("mnist", 10),
+        ("textvqa", None),
+    ],
+)
+def test_a_random_answer_scores_one_in_the_number_of_classes(bench: str, guess: float | None) -> None:
+    block = {**part(0.5), "classes": {"a": part(0.25, n=7)}}
+    assert headline_scores({bench: block})[bench].guess == guess
+    assert category_scores(block, bench)["a"].guess == guess
 
 
 def test_categories_come_with_interval_and_count() -> None:
@@ -68,8 +94,8 @@ def test_categories_come_with_interval_and_count() -> None:
 
 def test_demo_has_seen_and_unseen_and_its_unseen_families() -> None:
     assert headline_scores({"demo": demo(0.5)}) == {
-        "demo seen": HeadlineScore(90.0, (85.0, 95.0)),
-        "demo unseen": HeadlineScore(50.0, (10.0, 70.0)),
+        "demo seen": HeadlineScore(90.0, (85.0, 95.0), 50, 40.0),
+        "demo unseen": HeadlineScore(50.0, (10.0, 70.0), 150, 30.0),
     }
     assert list(category_scores(demo(0.5))) == ["pope", "vsr", "mnist"]
 
@@ -114,31 +140,83 @@ def test_a_polygon_for_each_run_on_one_scale() -> None:
     figure = radar(RUNS)
     assert figure is not None
     [axes] = figure.axes
-    assert [list(line.get_ydata()) for line in axes.lines] == [[50.0] * 4, [25.0] * 4, [90.0] * 4]
+    assert [list(line.get_ydata()) for line in axes.lines] == [[50.0] * 4, [25.0] * 4, [90.0] * 4, [30.0] * 4]
     assert list(axes.lines[0].get_xdata()) == pytest.approx([0, 2 * math.pi / 3, 4 * math.pi / 3, 0])
     assert [label.get_text() for label in axes.get_xticklabels()] == ["pope", "vsr", "mnist"]
     assert axes.get_ylim() == (0, 100)
     [legend] = figure.legends
-    assert [text.get_text().lstrip("\u200b") for text in legend.get_texts()] == ["runs/a", "none", r"_\$odd\$"]
+    assert [text.get_text().lstrip("\u200b") for text in legend.get_texts()] == [
+        "runs/a",
+        "none",
+        r"_\$odd\$",
+        "guess: the commonest or a random answer",
+    ]
+
+
+def test_nothing_is_cut_off_at_100_percent() -> None:
+    figure = radar({"a": {name: part(1.0) for name in ("textvqa", "mnist", "vsr")}})
+    assert figure is not None
+    assert not figure.axes[0].lines[0].get_clip_on()
 
 
 def test_runs_differ_in_colour_marker_and_hatch() -> None:
     figure = radar(RUNS)
     assert figure is not None
-    lines = figure.axes[0].lines
+    lines = figure.axes[0].lines[:3]
     assert len({line.get_color() for line in lines}) == len({line.get_marker() for line in lines}) == 3
     assert len({container[0].get_hatch() for container in bars(RUNS).axes[0].containers}) == 3
+
+
+def test_bars_say_n_the_guess_and_zero() -> None:
+    runs = {"a": {"demo": demo(0.0)}, "b": {"demo": demo(0.5)}}
+    runs["b"]["demo"]["tasks"]["vsr"]["n"] = 20
+    figure = bars(runs)
+    [axes] = figure.axes
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["demo seen (n=50)", "demo unseen (n=120–150)", "pope (n=50)", "vsr (n=20–50)", "mnist (n=50)"]
+    [guesses] = [one for one in axes.collections if isinstance(one, LineCollection)]
+    assert [segment[0][0] for segment in guesses.get_segments()] == [40.0, 30.0, 30.0, 30.0, 30.0]
+    # A tick at zero for each bar that has no length, in the run's colour and not cut off by the axis.
+    ticks = [line for line in axes.lines if list(line.get_xdata()) == [0, 0]]
+    zeros = [bar for bar in axes.containers[0] if bar.get_width() == 0]
+    assert len(ticks) == len(zeros) == 4
+    for tick, bar in zip(ticks, zeros, strict=True):
+        assert bar.get_y() < min(tick.get_ydata()) < max(tick.get_ydata()) < bar.get_y() + bar.get_height()
+        assert to_rgba(tick.get_color()) == bar.get_facecolor()
+        assert not tick.get_clip_on()
+
+
+LONG = "runs/m2pt-nano-demo-with-a-long-name-and-many-more-words-in-it-than-fit-into-a-legend-of-seven-inches-seed"
+MANY = {f"{LONG}{number}": {"demo": demo(number / 5)} for number in range(6)}
+WORDY = {"a": {"own": {**part(0.5), "categories": {f"{'a category of many words ' * 5}{n}": part(0.1) for n in "ab"}}}}
+
+
+@pytest.mark.parametrize("runs", [RUNS, MANY, WORDY], ids=["three", "many long names", "long categories"])
+def test_no_text_overlaps_or_leaves_the_figure(runs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    for figure in filter(None, (bars(runs), radar(runs))):
+        assert figure.get_figwidth() == 7
+        boxes = drawn_texts(figure, monkeypatch)
+        for text, box in boxes:
+            assert box.x0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y0 >= -1 and box.y1 <= figure.bbox.y1 + 1, text
+        for (one, first), (other, second) in itertools.combinations(boxes, 2):
+            assert not first.overlaps(second), f"{one!r} lies on {other!r}"
+
+
+def test_long_names_keep_what_tells_them_apart() -> None:
+    [legend] = bars(MANY).legends
+    names = [text.get_text() for text in legend.get_texts()][:6]
+    assert len(set(names)) == 6 and all(name.endswith(f"seed{number}") for number, name in enumerate(names))
 
 
 def test_bars_by_category_with_intervals() -> None:
     figure = bars({"a": {"demo": demo(0.5), "snli-ve": part(0.3)}, "b": {"snli-ve": part(0.6), "demo": demo(0.25)}})
     first, second = figure.axes
     assert [label.get_text() for label in first.get_yticklabels()] == [
-        "demo seen",
-        "demo unseen",
-        "pope",
-        "vsr",
-        "mnist",
+        "demo seen (n=50)",
+        "demo unseen (n=150)",
+        "pope (n=50)",
+        "vsr (n=50)",
+        "mnist (n=50)",
     ]
     assert [[bar.get_width() for bar in run] for run in first.containers] == [
         [90.0, 50.0, 50.0, 50.0, 50.0],
@@ -153,7 +231,7 @@ def test_many_categories_are_cut_and_the_title_says_so() -> None:
     classes = {f"class {number}": part(0.5, n=number) for number in range(100)}
     [axes] = bars({"a": {"cifar100": {**part(0.5), "classes": classes}}}).axes
     assert axes.get_title(loc="left") == "cifar100 (30 of 100 categories)"
-    assert [label.get_text() for label in axes.get_yticklabels()][:2] == ["cifar100", "class 70"]
+    assert [label.get_text() for label in axes.get_yticklabels()][:2] == ["cifar100 (n=50)", "class 70 (n=70)"]
 
 
 @pytest.mark.parametrize("name", ["radar.png", "my-Radar.svg", "bars.pdf", "scores.png"])

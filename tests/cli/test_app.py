@@ -111,10 +111,48 @@ def test_debug_shows_the_traceback() -> None:
 
 
 def test_a_fault_of_the_machine_says_how_to_see_more(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["count-params", "--base", "no-such-base"]) == 1
+    assert main(["count-params", "--base", "no/such-base"]) == 1  # a Hub that can't be reached
     assert "M2PT_DEBUG=1" in capsys.readouterr().err
-    assert main(["count-params", "--method", "visal"]) == 2
-    assert "M2PT_DEBUG" not in capsys.readouterr().err
+    for arguments, code in ((["--base", "naon"], 1), (["--method", "visal"], 2)):
+        assert main(["count-params", *arguments]) == code
+        err = capsys.readouterr().err
+        assert "Did you mean" in err and "M2PT_DEBUG" not in err
+
+
+@pytest.mark.parametrize("words", [["help"], ["help", "train"], ["help", "count-params"]])
+def test_help_is_a_word_too(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert main([*words[1:], "--help"]) == 0
+    assert capsys.readouterr().out == said != ""
+
+
+def test_help_of_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["help", "trian"]) == 2
+    assert "trian" in capsys.readouterr().err
+
+
+def test_the_version_has_a_short_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == main(["-V"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == second and first.startswith("m2pt ")
+
+
+@pytest.mark.parametrize("flag", ["--seed=4294967296", f"--seed={10**400}", "--threads=1e308"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "--base", "nano", "--data", "demo"],
+        ["infer", "a.png", "what", "--base", "nano"],
+        ["eval", "--base", "nano", "--bench", "demo"],
+        ["attn-map", "a.png", "what", "--base", "nano"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_numbers_out_of_range_are_code_2(command: list[str], flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command, flag]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and [line.partition(":")[0] for line in err.splitlines()] == ["error", "hint"]
 
 
 def test_a_closed_pipe_ends_quietly() -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from m2pt_cli import AttnMapSettings, attention_map
 from m2pt_cli.cli.app import main
+from m2pt_cli.errors import SettingsError
 
 LAYERS, VISION_LAYERS, PATCHES = 3, 3, 9
 
@@ -100,7 +101,50 @@ def test_a_figure_of_two(
         assert look(image, *arguments, base=base) == 0
         assert document(capsys)["output"] == str(file)
         widths.append(Image.open(file).width)
-    assert widths[1] == 2 * widths[0]
+    assert widths[0] < widths[1] <= 1400  # 7 inches of 200 dots
+
+
+def test_labels_and_title(
+    base: str, adapters: list[str], image: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "map.svg"
+    flags = ["--adapter", adapters[0], "--base-only", "--label", f"{adapters[0]}=M²PT=ours", "--label", "none=Base"]
+    assert look(image, *flags, "--title", "Figure 3", "-o", str(file), "--part", "overlay", base=base) == 0
+    out, _ = capsys.readouterr()
+    assert "M²PT=ours, language model" in out and "Base, language model" in out
+    drawn = file.read_text()
+    # An SVG's text is drawn as outlines, with the text beside them as a comment.
+    for text in ("<!-- Figure 3 -->", "<!-- M²PT=ours", "<!-- Base"):
+        assert text in drawn
+    assert str(tmp_path) not in drawn and Path(adapters[0]).parent.name not in drawn
+    assert look(image, *flags, "--json", base=base) == 0
+    runs = document(capsys)["runs"]
+    assert [(run["adapter"], run["label"]) for run in runs] == [(adapters[0], "M²PT=ours"), (None, "Base")]
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (["none"], "--label 'none' is not ADAPTER=TEXT"),
+        (["other=A"], "--label 'other=A' begins with no adapter of this figure: runs/a=b, runs/a, none"),
+        (["none= "], "--label 'none= ' has no text"),
+        (["none=A", "none=B"], "--label names 'none' twice"),
+        (["none=A", "runs/a=A"], "--label calls two adapters 'A'"),
+    ],
+)
+def test_labels_that_name_nothing(labels: list[str], said: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        AttnMapSettings(
+            image="a.png", question="?", adapter=("runs/a=b", "runs/a"), base_only=True, label=tuple(labels)
+        )
+    assert said in str(caught.value)
+
+
+def test_a_label_of_a_path_with_an_equals_sign() -> None:
+    settings = AttnMapSettings(
+        image="a.png", question="?", adapter=("runs/a=b", "runs/a"), label=("runs/a=b=B", "runs/a=c")
+    )
+    assert settings.labels() == {"runs/a=b": "B", "runs/a": "c"}
 
 
 def test_adapters_side_by_side_attend_as_alone(
@@ -249,6 +293,16 @@ def test_mistakes_are_met_before_the_model_is_loaded(
             look(image, *arguments, base=base)
     else:
         fails(capsys, code, words, *arguments, base=base, image=image)
+
+
+def test_marks_of_too_many_images_are_met_before_the_model_is_loaded(
+    base: str, image: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from m2pt_cli.models import load as loading
+
+    monkeypatch.delattr(loading, "load_base")
+    assert main(["attn-map", image, "<image> or <image>", "--base", base, "--device", "cpu"]) == 3
+    assert "the question holds 2 <image> marks for 1 images" in capsys.readouterr().err
 
 
 def test_files_that_are_there_are_kept(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,21 @@ def _document(text: str) -> Any:
     return json.loads(text, parse_constant=_refuse_constant)
 
 
+def test_verbose_says_what_runs_where_and_how_long(
+    base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["eval", "--base", base, "--bench", "demo", "--limit", "4", "--max-new-tokens", "2", "--device", "cpu"]
+    assert main([*command, "--output-dir", str(tmp_path / "a"), "-v"]) == 0
+    err = capsys.readouterr().err
+    assert re.search(r"tiny on cpu in float32, \d+ threads? \(m2pt .*transformers .*\), loaded in \d", err)
+    assert "template vicuna_v1, image fit" in err and re.search(
+        r"on demo: [\d.]+ s, batches of up to 1,024 tokens", err
+    )
+    assert main([*command, "--output-dir", str(tmp_path / "b")]) == 0
+    err = capsys.readouterr().err
+    assert "float32" not in err and "batches of" not in err
+
+
 def test_the_table_shows_tasks_majority_and_both_kinds(
     evaluated: Path, base: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -55,7 +71,7 @@ def test_the_table_shows_tasks_majority_and_both_kinds(
     lines = [line for line in out.splitlines() if line.startswith("│")]
     cells = {parts[0]: parts for line in lines if (parts := [cell.strip() for cell in line.strip("│").split("│")])}
     assert "majority %" in out and "95 % interval" in out
-    assert cells["all seen"][2] == "32" and cells["all unseen"][2] == "15"
+    assert cells["all seen"][2] == "31" and cells["all unseen"][2] == "16"
     assert cells["mnist"][1] == "unseen" and float(cells["mnist"][3]) == pytest.approx(10.5, abs=1)
     assert "47 from an earlier start" in err and "writing to" in err and "\x1b" not in out + err
 
@@ -69,7 +85,8 @@ def test_json_is_one_document_equal_to_the_file(evaluated: Path, base: str, caps
     assert {"accuracy", "seen", "unseen", "majority", "tasks"} <= demo.keys()
     assert set(demo["majority"]) == {"seen", "unseen"}
     assert {"accuracy", "majority", "n", "seen"} <= demo["tasks"]["pope"].keys()
-    assert content["base"] == base and content["adapter"] is None and content["mmavg"] is None
+    assert content["name"] == Path(base).name and content["base"] == base and content["adapter"] is None
+    assert content["mmavg"] is None
     assert all(0 <= task["accuracy"] <= 1 for task in demo["tasks"].values())
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from m2pt_cli.cli.eval_view import EvalProgress, failures_table, result_tables
+from m2pt_cli.cli.eval_view import EvalProgress, _Line, failures_table, result_tables
 from m2pt_cli.cli.output import Output
 from m2pt_cli.evaluation.events import Notice, Progress
 from m2pt_cli.evaluation.results import EvalResult, EvalRun
@@ -113,3 +113,58 @@ def test_no_cell_is_cut_off_on_a_narrow_screen() -> None:
     columns = [[cell.strip() for cell in line.strip("│").split("│")] for line in shown.splitlines() if line[:1] == "│"]
     words = ["".join(parts) for parts in zip(*(cells for cells in columns if len(cells) == 5), strict=True)]
     assert "a-question-with-a-long-name-17#0" in words[1]
+
+
+def _printed(*runs: EvalRun) -> str:
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(result_tables(EvalResult(runs, None))[-1])
+    return capture.get()
+
+
+def _block(**scores: Any) -> dict[str, Any]:
+    return {"interval": None, "n": 9, "shuffled": None, "categories": {}, **scores}
+
+
+def test_the_title_promises_what_the_table_holds() -> None:
+    plain = EvalRun("a", "nano", {"name": "a"}, {"vsr": _block(accuracy=0.5)}, {}, {}, 1.0)
+    exact = dataclasses.replace(plain, benchmarks={"vsr": _block(accuracy=0.5, interval=[0.4, 0.6])})
+    mme = dataclasses.replace(plain, benchmarks={"mme": _block(perception=900.0, cognition=None, total=900.0)})
+    both = dataclasses.replace(plain, benchmarks={**exact.benchmarks, **mme.benchmarks})
+    titles = [_printed(run).splitlines()[0].rstrip() for run in (plain, exact, mme, both)]
+    assert titles == [
+        "Scores, in percent",
+        "Scores, in percent (95 % interval)",
+        "Scores, in points",
+        "Scores, in percent (95 % interval); MME in points",
+    ]
+    # Of several runs no interval is shown, and no star where they are equal.
+    assert _printed(exact, exact).splitlines()[0].rstrip() == "Scores, in percent" and "*" not in _printed(exact, exact)
+
+
+def test_the_bare_base_is_called_so() -> None:
+    run = EvalRun("nano", "nano", None, {"vsr": _block(accuracy=0.5)}, {}, {}, 1.0)
+    assert "nano (bare base)" in _printed(run)
+    assert "bare base" not in _printed(dataclasses.replace(run, adapter={"name": "x"}))
+    # Answers made elsewhere are of no base that is known here.
+    assert "bare base" not in _printed(dataclasses.replace(run, base=None))
+
+
+def test_no_failures_are_one_line() -> None:
+    right = Prediction("q#0", "q", None, None, "?", "cat", "cat", correct=True)
+    result = EvalResult((), None, rows={"a": {"vsr": [right]}})
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(failures_table(result, 3))
+    assert capture.get() == "No failed or wrong answers\n"
+
+
+def test_a_finished_benchmark_keeps_its_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("m2pt_cli.cli.eval_view.time.monotonic", lambda: now[0])
+    line = _Line(_state(0))
+    now[0] = 40.0
+    line.take(_state(4000))
+    assert line.cells()[3] == "100.0"
+    now[0] = 4000.0
+    assert line.cells()[3] == "100.0"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -146,10 +147,105 @@ def test_lines_in_lines_out_in_order_with_errors_between(
     assert "2 of 6 lines" in err
 
 
+def test_a_line_s_own_fault_ends_with_3_and_a_model_s_failure_with_0(
+    base: str, images: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = {"image": images[0], "question": "what is it"}
+    for bad in ({"question": "<image><image> what"}, {"image": [images[0], images[1]]}, {"video": "a.mp4"}):
+        file = tmp_path / "questions.jsonl"
+        file.write_text("".join(json.dumps({**good, **change}) + "\n" for change in ({}, bad, {})))
+        assert ask("--input", str(file), base=base) == 3
+        out, err = capsys.readouterr()
+        errors = [json.loads(line)["error"] for line in out.splitlines()]
+        assert errors[0] is errors[2] is None and errors[1] is not None and "1 of 3 lines" in err
+
+    from m2pt_cli.generation import engine
+    from m2pt_cli.generation.engine import Question, Reply
+
+    def fail_second(self: Any, questions: list[Question], **_: Any) -> Any:
+        return (Reply(q, *((None, "too long") if q.id == "1" else ("yes", None))) for q in questions)
+
+    monkeypatch.setattr(engine.AnswerEngine, "answer", fail_second)
+    file.write_text("".join(json.dumps(good) + "\n" for _ in range(3)))
+    assert ask("--input", str(file), base=base) == 0
+    assert [json.loads(line)["error"] for line in capsys.readouterr().out.splitlines()] == [None, "too long", None]
+
+
+def test_what_the_engine_finds_wrong_with_a_question_is_the_line_s_fault(
+    base: str, images: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from m2pt_cli.data.collate import ImagePreparer
+    from m2pt_cli.errors import InputError
+
+    def fail(*_: Any) -> None:
+        raise InputError("this image went away")
+
+    monkeypatch.setattr(ImagePreparer, "prepare", fail)
+    file = tmp_path / "questions.jsonl"
+    file.write_text(json.dumps({"image": images[0], "question": "what is it"}) + "\n")
+    assert ask("--input", str(file), base=base) == 3
+    assert json.loads(capsys.readouterr().out)["error"] == "this image went away"
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_file_may_be_one_json_array_and_name_its_image_in_a_list(
+    base: str, images: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], indent: int | None
+) -> None:
+    assert ask(images[0], "what is it", "--json", base=base) == 0
+    alone = json.loads(capsys.readouterr().out)["answer"]
+    rows = [{"image": "0.png", "question": "what is it"}, {"images": ["0.png"], "question": "what is it", "id": "b"}]
+    file = tmp_path / "questions.jsonl"
+    file.write_text(json.dumps(rows, indent=indent))
+    assert ask("--input", str(file), base=base) == 0
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(r["id"], r["image"], r["answer"]) for r in records] == [(1, "0.png", alone), ("b", "0.png", alone)]
+
+
+def test_verbose_says_what_runs_where_and_how_fast(
+    base: str, images: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ask(images[0], "what is it", "-v", base=base) == 0
+    err = capsys.readouterr().err
+    assert re.search(r"on cpu in float32, \d+ threads? \(m2pt .*transformers .*\), ready in \d", err)
+    assert "template plain, image fit crop" in err and re.search(r"1 answer in \d", err)
+    file = tmp_path / "questions.jsonl"
+    file.write_text(json.dumps({"image": images[0], "question": "what is it"}) + "\n")
+    assert ask("--input", str(file), "-v", base=base) == 0
+    assert re.search(r"1 line in .* s \(.* lines/s\)", capsys.readouterr().err)
+
+
+def test_progress_is_on_a_terminal_s_stderr_while_answers_go_to_a_file(
+    base: str, images: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "questions.jsonl"
+    file.write_text(json.dumps({"image": images[0], "question": "what is it"}) + "\n")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert ask("--input", str(file), base=base) == 0
+    assert "1 line in" in capsys.readouterr().err
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)  # the answers themselves are on the screen
+    assert ask("--input", str(file), base=base) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_picture_that_pillow_warns_about_is_answered_in_silence(
+    base: str, images: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    palette = Image.open(images[0]).convert("P", palette=Image.Palette.ADAPTIVE)
+    palette.save(tmp_path / "p.png", transparency=bytes(range(100)))
+    Image.open(images[0]).save(tmp_path / "exif.png", exif=b"MM\0*\0\0")
+    for name in ("p.png", "exif.png"):
+        for flag in ("--quiet", "--json"):
+            assert ask(str(tmp_path / name), "what is it", flag, base=base) == 0
+            out, err = capsys.readouterr()
+            assert out.strip() and err == ""
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
         (["a.png"], 2, "without a question"),
+        (["a.png", "<image> or <image>"], 2, "2 <image> marks"),
         (["a.png", "b.png", "c.png"], 2, "-q"),
         (["a.png", "  "], 2, "empty"),
         ([], 2, "no image"),

@@ -13,7 +13,7 @@ from m2pt_cli.training.events import Finished, Notice, Saved, Started, Step, Val
 
 STARTED = Started(
     output_dir=Path("runs/x"), method="m2pt", base="nano", device="cpu", steps=40, first_step=0, samples=100,
-    validation=5, trainable=20_000, total=2_000_000,
+    validation=5, trainable=20_000, total=2_000_000, passes=6.4,
 )  # fmt: skip
 FINISHED = Finished(
     output_dir=Path("runs/x"), steps=40, best_step=20, loss=0.5, validation=0.75,
@@ -50,11 +50,11 @@ def test_plain_lines_off_a_terminal(capsys: pytest.CaptureFixture[str], monkeypa
     assert out == "" and "\x1b" not in err
     lines = err.splitlines()
     assert lines[0] == "output directory: runs/x"
-    assert "40 steps, 100 samples and 5 for validation, 20,000 of 2,000,000 parameters (1 %)" in lines[1]
+    assert "40 steps, 100 samples and 5 for validation (6.4 passes), 20,000 of 2,000,000 parameters (1 %)" in lines[1]
     assert "step 20: validation loss 0.8000, the best so far" in lines
     progress_lines = [line for line in lines if line.startswith("step") and "loss" in line and "tokens/s" in line]
     assert 3 <= len(progress_lines) <= 8  # a second a step: one line for several of them
-    assert "tokens/s 200" in progress_lines[0] and "memory 1.0 GiB" in progress_lines[0]
+    assert "tokens/s 200" in progress_lines[0] and "memory 1.1 GB" in progress_lines[0]
     assert "left 0:" in progress_lines[0] and progress_lines[-1].startswith("step 40/40")
     assert any("visual prompts" in line and "3,072" in line for line in lines)
     assert any("trained in all" in line and "8,192 (0.41 %)" in line for line in lines)

@@ -106,6 +106,81 @@ def test_every_fault_is_named(row: Any, said: str) -> None:
         sample_of(row, 1, find)
 
 
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (llava("<video>\nwhat is it?", "a.", video="a.mp4"), "'video' in it: only images are supported"),
+        (messages("what is it?", "a.", videos=["a.mp4"]), "'videos' in it: only images"),
+        (messages("<image>what is it?", "a.", images=["a"], audios=["a.wav"]), "'audios' in it: only images"),
+        (messages("what is it?", "a.", Audio={"bytes": b"x"}), "'Audio' in it: only images"),
+        (messages("what is it?", "a.", video_path="a.mp4"), "'video_path' in it: only images"),
+        (messages("what is it?", "a.", image_path="a.png"), "'image_path' in it: name the image with the key 'image'"),
+        (messages("what is it?", "a.", image_url="http://x/a"), "'image_url' in it: name the image"),
+        (messages("what is it?", "a.", img="a.png"), "'img' in it: name the image"),
+        (messages("what is it?", "a.", Image="a.png"), "'Image' in it: name the image"),
+        (messages("what is it?", "a.", file_name="a.PNG"), "'file_name' in it: name the image"),
+        (llava("<audio>\nwhat is said?", "a."), "the mark <audio> in a question: only images"),
+        (llava("<image>\n<video>\nwhat?", "a.", image="x"), "the mark <video> in a question: only images"),
+        (messages("<|image_pad|>what?", "a."), r"the mark <\|image_pad\|> in a question: <image> is the one"),
+        (messages("<image 1> what?", "a.", images=["x"]), "the mark <image 1> in a question: <image> is the one"),
+        (messages("<Image> what?", "a.", images=["x"]), "the mark <Image> in a question: <image> is the one"),
+        (messages("Where is <ref-object>?", "<bbox>", objects={"ref": ["a"], "bbox": [[1, 2, 3, 4]]}), "<ref-object>"),
+        (messages([{"type": "video", "video": "a.mp4"}], "a."), "turn 1 holds a part of type 'video'"),
+        (messages([{"type": "input_audio", "input_audio": {}}], "a."), "a part of type 'input_audio'"),
+        (messages([{"type": "video_url", "video_url": {"url": "u"}}], "a."), "a part of type 'video_url'"),
+        ({"messages": [{"role": "user", "content": "q", "images": ["a"]}]}, "turn 1 has an image beside its text"),
+        ({"messages": [{"role": "user", "content": "q", "video": "a"}]}, "turn 1 has 'video' in it: only images"),
+    ],
+)
+def test_media_that_would_be_dropped_are_refused_by_name(row: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidRow, match=said):
+        sample_of(row, 1, find)
+
+
+def test_notes_beside_an_image_and_empty_media_are_no_media() -> None:
+    notes = {
+        "image_path": "kept/a.png",
+        "image_url": "http://x",
+        "video": None,
+        "audios": [],
+        "image_id": 7,
+        "path": "x",
+    }
+    assert names(llava("<image>\nWhat?", "A cat.", image="a", **notes)) == ["found a"]
+    assert names(messages([{"type": "image", "image": "x"}, "?"], "A.", image_url="u")) == ["found x"]
+    assert names(messages("Hi", "Use the <video> tag.", source="notes.txt", file_name="talk.txt", image_id="7")) == []
+
+
+def trained(*values: Any, **extra: Any) -> list[bool]:
+    """Whether each turn is trained on, of a conversation whose second and fourth turns hold ``values``."""
+    row = messages("q", "a", "q", "b", **extra)
+    for place, value in zip((1, 3), values, strict=False):
+        row["messages"][place].update(value)
+    return [turn.supervised for turn in sample_of(row, 1, find).turns]
+
+
+@pytest.mark.parametrize("key", ["loss", "train", "training", "weight"])
+def test_an_answer_marked_as_not_trained_on_is_not(key: str) -> None:
+    assert trained({key: False}, {key: True}) == [True, False, True, True]
+    assert trained({key: 0}, {key: 1}) == [True, False, True, True]
+    assert trained({key: 0.0}, {key: None}) == [True, False, True, True]
+    assert trained() == [True] * 4
+    with pytest.raises(InvalidRow, match="no answer in it is trained"):
+        trained({key: False}, {key: False})
+    for value in (0.5, "false", 2, [0], float("nan")):
+        with pytest.raises(InvalidRow, match=f"turn 2 has '{key}': .* where true or false is supported"):
+            trained({key: value})
+
+
+def test_a_question_can_not_be_trained_on() -> None:
+    row = messages("q", "a")
+    row["messages"][0]["loss"] = False
+    assert sample_of(row, 1, find).turns == (Turn("user", "q"), Turn("assistant", "a"))
+    row["messages"][0]["loss"] = True
+    with pytest.raises(InvalidRow, match="turn 1 is a question with 'loss': only answers"):
+        sample_of(row, 1, find)
+
+
 def test_the_images_a_row_names() -> None:
     assert image_names(llava("q", "a", image="x")) == ["x"]
     assert image_names({"images": ["x", {"bytes": b""}, "y"]}) == ["x", "y"]

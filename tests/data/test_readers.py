@@ -32,6 +32,38 @@ def test_a_list_and_lines_give_the_same_rows(tmp_path: Path) -> None:
     assert [number for number, _ in read_rows(tmp_path / "a.jsonl", ValidationReport())] == [1, 3]
 
 
+ONE = json.dumps(ROW, ensure_ascii=False)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"{ONE}\n{ONE}\n",
+        f"[{ONE},\n{ONE}]",
+        f"[{ONE}, {ONE}]",
+        json.dumps([ROW, ROW], indent=2),
+        f"\ufeff\n[{ONE},{ONE}]\n",
+    ],
+    ids=["lines", "array", "one line", "indented", "mark"],
+)
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.ndjson"])
+def test_lists_and_lines_are_told_apart_by_the_content(tmp_path: Path, name: str, content: str) -> None:
+    faults = ValidationReport()
+    rows = read_rows(write(tmp_path, name, content), faults)
+    assert rows == [(1, ROW), (2, ROW)][: content.count("naïve") or 2] and not faults.total
+
+
+@pytest.mark.parametrize("content", [ONE, json.dumps(ROW, indent=2)], ids=["line", "indented"])
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_a_file_may_hold_a_single_sample(tmp_path: Path, name: str, content: str) -> None:
+    assert read_rows(write(tmp_path, name, content), ValidationReport()) == [(1, ROW)]
+
+
+def test_lines_that_are_lists_are_rows_of_the_wrong_kind(tmp_path: Path) -> None:
+    rows = read_rows(write(tmp_path, "a.jsonl", f"[{ONE}]\n[{ONE}]\n"), ValidationReport())
+    assert rows == [(1, [ROW]), (2, [ROW])]  # each is a faulty sample: a list instead of an object
+
+
 def test_faulty_lines_are_gathered(tmp_path: Path) -> None:
     faults = ValidationReport()
     file = write(tmp_path, "a.jsonl", f"{json.dumps(ROW)}\n{{broken\n{json.dumps(ROW)}\n" + "[" * 100_000)
@@ -50,7 +82,9 @@ def test_faulty_lines_are_gathered(tmp_path: Path) -> None:
         ("a.jsonl", "\n\n", "holds no samples"),
         ("a.json", '{"data": []}', "holds a JSON object with the keys data, not a list"),
         ("a.json", "3", "holds a JSON value, not a list"),
-        ("a.json", '{"id": 1}\n{"id": 2}', "more than one JSON value: a second begins at line 2"),
+        ("a.json", '{"id": 1}\n{"id": 2}', "has the columns id; conversations or messages was expected"),
+        ("a.json", '[{"id": 1}]\n[{"id": 2}]', "more than one JSON value: a second begins at line 2"),
+        ("a.jsonl", '[\n{"id": 1},\n', "a.jsonl is truncated: the JSON breaks off at line 3"),
         ("a.json", "[" * 100_000, "nested too deeply|is truncated"),
         ("a.json", '[{"question": "q", "answer": "a"}]', "has the columns question, answer; conversations or messages"),
         ("a.jsonl", '{"question": "q"}', "has the columns question; conversations or messages was expected"),

@@ -72,6 +72,16 @@ def test_every_answer_is_supervised_with_its_end_and_nothing_else(kind: str, nam
     assert own.image_token_id not in result.labels
 
 
+@pytest.mark.parametrize("kind", ["llama", "bytes"])
+@pytest.mark.parametrize("name", ["vicuna_v1", "base"])
+def test_an_answer_that_is_not_trained_on_keeps_its_ids_and_has_no_labels(kind: str, name: str) -> None:
+    own = processor(kind, jinja=LLAVA_JINJA)
+    turns = (CONVERSATION[0], Turn("assistant", CONVERSATION[1].text, supervised=False), *CONVERSATION[2:])
+    result = encoded(own, turns, name)
+    assert result.input_ids == encoded(own, CONVERSATION, name).input_ids
+    assert supervised(own, result).replace(" ", "") == "No.</s>"
+
+
 def test_a_template_with_its_own_end_is_supervised_to_that_end() -> None:
     own = processor("bytes", jinja=CHATML_JINJA)
     assert supervised(own, encoded(own, CONVERSATION[:2], "base")) == "12 dogs, naïve ones.</s>"
@@ -132,6 +142,20 @@ def test_a_cut_that_loses_the_image_or_every_answer_is_a_fault() -> None:
         with pytest.raises(InputError, match=f"its answer begins beyond {too_short} tokens"):
             encoded(own, CONVERSATION[:2], "plain", max_length=too_short)
     assert encoded(own, CONVERSATION[:2], "plain", max_length=answer + 1).labels[-1] != -100
+
+
+def test_supervised_tokens_are_counted_after_the_cut(tmp_path: Path) -> None:
+    own = processor("llama")
+    image = picture_file(tmp_path / "a.png")
+    turns = (Turn("user", "<image>\nHow many dogs?"), Turn("assistant", "many " * 200), *CONVERSATION[2:])
+    samples = [Sample("long", (image,), turns), Sample("short", (image,), CONVERSATION)]
+    found = encode_samples(
+        samples, get_template("plain"), own.tokenizer, image_token_id=own.image_token_id,
+        token_counts=lambda images: [9] * len(images), max_length=120,
+    )  # fmt: skip
+    trained = sum(label != -100 for item in found for label in item.encoded.labels)
+    assert found.num_cut == 1 and found.lengths[0] == 120
+    assert found.num_supervised == trained < 120 + found.lengths[1]
 
 
 def test_images_that_the_text_does_not_hold() -> None:

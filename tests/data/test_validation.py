@@ -9,7 +9,7 @@ from fixtures.pictures import picture, picture_file
 
 from m2pt_cli.data import validation as checks
 from m2pt_cli.data.sample import DecodedImage, FileImage, ImageReference, Sample, Turn
-from m2pt_cli.data.validation import SHOWN, ValidationReport, with_readable_images
+from m2pt_cli.data.validation import SHOWN, MissingImage, ValidationReport, with_readable_images
 from m2pt_cli.errors import InputError
 
 TURNS = (Turn("user", "<image>\nq"), Turn("assistant", "a"))
@@ -59,3 +59,29 @@ def test_twenty_faults_are_shown_and_all_counted() -> None:
     skipping.add("sample 1", "bad")
     skipping.raise_any("mend them")
     assert skipping.total == 1
+
+
+def test_many_missing_images_are_one_short_line_that_names_the_flag() -> None:
+    report = ValidationReport()
+    for number in range(40):
+        report.add(f"a.json sample {number + 1}", MissingImage(f"{number % 20}.jpg", "photos"))
+    with pytest.raises(InputError) as raised:
+        report.raise_any("mend them, or drop them with --skip-bad")
+    assert raised.value.message == (
+        "40 samples name images that do not exist in photos: 0.jpg, 1.jpg, 2.jpg and 17 more"
+    )
+    assert str(raised.value.hint).startswith("name the folder that holds them with --images DIR")
+
+
+def test_one_missing_image_is_named_and_other_faults_keep_their_words() -> None:
+    alone, mixed = ValidationReport(), ValidationReport()
+    alone.add("sample 1", MissingImage("a.jpg", "photos"))
+    with pytest.raises(InputError, match=r"^1 sample names an image that does not exist in photos: a\.jpg$"):
+        alone.raise_any("mend them")
+    mixed.add("sample 2", "conversations is empty")
+    mixed.take(alone)
+    with pytest.raises(
+        InputError, match="2 faulty samples: sample 2: conversations is empty; sample 1: image"
+    ) as raised:
+        mixed.raise_any("mend them")
+    assert raised.value.hint == "mend them; if the images lie elsewhere, name their folder with --images"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from fixtures.scored import assert_close, expected
 
-from m2pt_cli.evaluation.answer_parsing import first_yes_or_no, match_class, normalise, soft_accuracy
+from m2pt_cli.evaluation.answer_parsing import exact_class, first_yes_or_no, match_class, normalise, soft_accuracy
 from m2pt_cli.evaluation.tasks.cifar import CIFAR10_NAMES, CIFAR100_NAMES
 
 
@@ -25,6 +25,46 @@ from m2pt_cli.evaluation.tasks.cifar import CIFAR10_NAMES, CIFAR100_NAMES
         ("yesterday", None),
         ("", None),
         ("是", None),
+        # in other words
+        ("yep", "yes"),
+        ("Nope.", "no"),
+        ("**Yes**", "yes"),
+        ("_No_", "no"),
+        ("Ｙｅｓ", "yes"),
+        ("(y)", "yes"),
+        ("not really", "no"),
+        ("not at all", "no"),
+        ("isn’t", "no"),
+        ("I cannot see a dog", "no"),
+        ("There are none", "no"),
+        ("I don't think so", "no"),
+        ("It disagrees", "no"),
+        ("The image agrees", "yes"),
+        ("Yes, there isn't", "yes"),
+        ("No, there is no dog", "no"),
+        # the words around the answer
+        ("The answer is yes", "yes"),
+        ("The correct answer is no", "no"),
+        ("That's right.", "yes"),
+        ("The cat is right of the dog", None),
+        ("Answer yes or no.", None),
+        ("yes/no", None),
+        # denied denials, and assent
+        ("not false", "yes"),
+        ("It isn't wrong", "yes"),
+        ("not true", "no"),
+        ("Certainly", "yes"),
+        ("certainly not", "no"),
+        ("Of course!", "yes"),
+        ("of course not", "no"),
+        ("No doubt", "yes"),
+        # neither
+        ("not sure", None),
+        ("I can't tell", None),
+        ("I don't know", None),
+        ("unclear", None),
+        ("I am not certain, but yes", "yes"),
+        ("No, but it is not clear", "no"),
     ],
 )
 def test_the_first_word_that_says_it_decides(answer: str, said: str | None) -> None:
@@ -88,8 +128,25 @@ def test_the_longest_name_wins_and_then_the_first_one() -> None:
         ("mice", "mouse"),
         ("a submarine", None),
         ("manatee", None),
+        ("I can see a lion", "lion"),
+        ("It's a can.", "can"),
+        ("The image can't be read", None),
+        ("an orange butterfly", "butterfly"),
+        ("a sea turtle", "turtle"),
+        ("apple, orange", "apple"),
+        ("not a lion but a tiger", "tiger"),
+        ("It isn't a lion", None),
+        ("**aquarium_fish**", "aquarium_fish"),
+        ("an aquarium-fish", "aquarium_fish"),
         ("", None),
     ],
 )
 def test_plurals_joined_words_and_strangers(answer: str, name: str | None) -> None:
     assert match_class(answer, CIFAR100_NAMES) == name
+
+
+def test_a_reference_is_a_name_and_nothing_else() -> None:
+    assert exact_class("Lawn Mower.", CIFAR100_NAMES) == "lawn_mower"
+    assert (
+        exact_class("a dog", CIFAR10_NAMES) is exact_class("", CIFAR10_NAMES) is exact_class("3", CIFAR10_NAMES) is None
+    )

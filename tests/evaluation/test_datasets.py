@@ -56,7 +56,9 @@ def test_cells_that_can_not_be_right_are_named_with_their_row_and_file(tmp_path:
     table = dataclasses.replace(TABLE, checks={"question": validators.text})
     rows = [{"image": png((1, 1, 1)), "question": text} for text in ("What?", None, "Who?", " ")]
     write_parquet(tmp_path / "test-0.parquet", rows, images=("image",))
-    expected = r"test-0\.parquet holds .*: row 1: question is None, a text was expected; row 3: question is ' '"
+    expected = (
+        r"test-0\.parquet holds .*row is 1.: row 2: question is None, a text was expected; row 4: question is ' '"
+    )
     with pytest.raises(InputError, match=expected):
         table.rows(TaskOptions(source=str(tmp_path)))
     # What --limit cuts off is not looked at.

@@ -382,3 +382,82 @@ def test_two_processes_give_what_one_gives(settings: Callable[..., EvalSettings]
         "predictions-noise.jsonl",
         "results.json",
     ]
+
+
+def test_a_larger_limit_goes_on_and_equals_a_fresh_run(
+    settings: Callable[..., EvalSettings], questions: Path, tmp_path: Path
+) -> None:
+    out, fresh = tmp_path / "out", tmp_path / "fresh"
+    run_evaluation(settings(out, limit=11))
+    run_evaluation(settings(out, limit=25))
+    run_evaluation(settings(fresh, limit=25))
+    assert _resumed(out) == 11 and _resumed(fresh) == 0
+    assert _predictions(out) == _predictions(fresh) and _results(out) == _results(fresh)
+    assert _results(out)["settings"]["limit"] == 25 and _results(out)["benchmarks"]["noise"]["n"] == 25
+    before = _predictions(out), _results(out)
+    with pytest.raises(SettingsError, match="limit was 25, now 11"):
+        run_evaluation(settings(out, limit=11))
+    assert (_predictions(out), _results(out)) == before
+    # No limit is the largest one, and there is no way back from it.
+    run_evaluation(settings(out))
+    assert _resumed(out) == 25 and len(_predictions(out).splitlines()) == 36
+    with pytest.raises(SettingsError, match="limit was none, now 36"):
+        run_evaluation(settings(out, limit=36))
+
+
+def test_a_larger_limit_after_a_kill_keeps_both_journals(
+    settings: Callable[..., EvalSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, fresh = tmp_path / "out", tmp_path / "fresh"
+
+    def stop_after(count: int) -> Callable[[Notice | Progress], None]:
+        def stop(event: Notice | Progress) -> None:
+            if isinstance(event, Progress) and event.done == count:
+                raise KeyboardInterrupt
+
+        return stop
+
+    for limit, count in ((12, 7), (24, 17)):
+        with pytest.raises(Interrupted):
+            run_evaluation(settings(out, limit=limit), events=stop_after(count))
+    # The journal is that of 24 questions now: 12 would lose the answers behind them.
+    with pytest.raises(SettingsError, match="limit was 24, now 12"):
+        run_evaluation(settings(out, limit=12))
+    run_evaluation(settings(out, limit=24))
+    run_evaluation(settings(fresh, limit=24))
+    assert _resumed(out) == 17 and _predictions(out) == _predictions(fresh) and _results(out) == _results(fresh)
+
+
+def test_a_larger_limit_is_one_for_all_benchmarks_of_a_folder(
+    settings: Callable[..., EvalSettings], questions: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_text(questions.read_text())
+    both = {"bench": (str(questions), str(other)), "images": (questions.parent,)}
+    out = tmp_path / "out"
+    run_evaluation(settings(out, limit=4, shuffle_images=True, **both))
+    with pytest.raises(SettingsError, match="holds other as well, with another --limit"):
+        run_evaluation(settings(out, limit=8, images=both["images"]))
+    events: list[Notice | Progress] = []
+    run_evaluation(settings(out, limit=8, **both), events=events.append)
+    blocks = _results(out)["benchmarks"]
+    # A blind score of four questions does not stand beside one of eight.
+    assert [(block["n"], block["shuffled"]) for block in blocks.values()] == [(8, None), (8, None)]
+    assert any("--shuffle-images were those of fewer questions" in e.text for e in events if isinstance(e, Notice))
+
+
+def test_a_question_with_two_references_is_refused_and_a_repeated_one_named(
+    settings: Callable[..., EvalSettings], questions: Path, tmp_path: Path
+) -> None:
+    lines = questions.read_text().splitlines(keepends=True)
+    file = tmp_path / "noise.jsonl"
+    make = {"bench": (str(file),), "images": (questions.parent,)}
+    file.write_text("".join([*lines[:3], lines[0].replace('"answer": "yes"', '"answer": "no"')]))
+    with pytest.raises(InputError, match=r"same question with different references: 1 .* \(row 1, row 4\)"):
+        run_evaluation(settings(tmp_path / "out", **make))
+    assert not (tmp_path / "out").exists()
+    file.write_text("".join([*lines[:3], lines[0]]))
+    events: list[Notice | Progress] = []
+    run_evaluation(settings(tmp_path / "out", **make), events=events.append)
+    notices = [event.text for event in events if isinstance(event, Notice) and event.is_warning]
+    assert len(notices) == 1 and "the data of noise holds 1 question more than once" in notices[0]

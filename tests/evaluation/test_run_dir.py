@@ -82,9 +82,14 @@ def test_the_key_depends_on_everything_that_decides_an_answer() -> None:
         answer_key("demo", dataclasses.replace(base, image=Drawn("other.png")), RUN),
         answer_key("demo", base, {**RUN, "adapter": "retrained"}),
         answer_key("demo", base, {**RUN, "max_new_tokens": 3}),
+        answer_key("demo", base, {**RUN, "protocol": "lmms-eval"}),
     ]
     assert len(set(changed)) == len(changed)
     assert answer_key("demo", base, dict(reversed(RUN.items()))) == changed[0]
+    # How many questions are asked decides no answer.
+    assert (
+        answer_key("demo", base, {**RUN, "limit": 40}) == answer_key("demo", base, {**RUN, "limit": None}) == changed[0]
+    )
     # The reference answer and the category decide the score, not the answer.
     assert answer_key("demo", dataclasses.replace(base, answer="no", category=None), RUN) == changed[0]
 
@@ -219,3 +224,36 @@ def test_a_run_killed_before_its_first_whole_line_goes_on(tmp_path: Path, torn: 
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(SettingsError, match="not empty"):
         folder.claim(FOLDER_RUN, overwrite=False)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "limit", "goes_on"),
+    [(40, 80, True), (40, None, True), (40, 40, True), (None, None, True), (80, 40, False), (None, 40, False)],
+)
+def test_a_folder_takes_a_larger_limit(tmp_path: Path, earlier: int | None, limit: int | None, goes_on: bool) -> None:
+    folder = EvaluationFolder(tmp_path)
+    with Journal(tmp_path, {**FOLDER_RUN, "limit": earlier}):
+        pass
+    if goes_on:
+        folder.claim({**FOLDER_RUN, "limit": limit}, overwrite=False)
+    else:
+        with pytest.raises(SettingsError, match=r"holds another evaluation: limit was \w+, now 40$"):
+            folder.claim({**FOLDER_RUN, "limit": limit}, overwrite=False)
+
+
+def test_a_journal_belongs_to_the_last_run_that_wrote_to_it(tmp_path: Path) -> None:
+    for limit in (40, 40, 80):
+        with Journal(tmp_path, {**FOLDER_RUN, "limit": limit}) as journal:
+            _append(journal, f"k{limit}", "yes")
+    assert journal_run(tmp_path) == {**FOLDER_RUN, "limit": 80} and set(journal.answers) == {"k40", "k80"}
+    assert [record["run"]["limit"] for record in read_records(journal.file) if "run" in record] == [40, 80]
+
+
+def test_a_folder_of_several_runs_is_told_from_a_folder_of_other_things(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        EvaluationFolder(tmp_path / name).create()
+        EvaluationFolder(tmp_path / name).write_results(RESULTS)
+    (tmp_path / "results.json").write_text('{"runs": []}')
+    with pytest.raises(SettingsError, match="holds 2 evaluations, each in a folder of its own: a, b") as caught:
+        EvaluationFolder(tmp_path).claim(FOLDER_RUN, overwrite=False)
+    assert f"--output-dir {tmp_path / 'a'}" in str(caught.value.hint)

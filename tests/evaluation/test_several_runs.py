@@ -60,6 +60,12 @@ def test_each_adapter_answers_as_it_does_alone(
         "lora",
         None,
     ]
+    assert [run["name"] for run in content["runs"]] == ["patches", "official", "lora", "tiny"]
+    # One of them alone goes on in its own folder; in the folder of all it is told where.
+    with pytest.raises(SettingsError, match="holds 4 evaluations, each in a folder of its own: lora, official"):
+        run_evaluation(_settings(questions, together, base=str(tiny_base), adapter=(names[2],)))
+    again = run_evaluation(_settings(questions, folders["lora"], base=str(tiny_base), adapter=(names[2],)))
+    assert again.runs[0].resumed == 36
     assert content["runs"][0] == json.loads((folders["patches"] / "results.json").read_text())
     assert content["runs"][1]["settings"]["visual_tokens"] == "official"
     # The base is the adapter's own where none is named.

@@ -37,6 +37,20 @@ def test_minimal_rows_get_unique_ids(tmp_path: Path) -> None:
     assert rows[0].image is None and not rows[0].failed
 
 
+@pytest.mark.parametrize("indent", [None, 2])
+def test_an_array_is_read_as_its_members_are_as_lines(tmp_path: Path, indent: int | None) -> None:
+    rows = [
+        {"question_id": n, "category": None, "question": "naïve?", "answer": "no", "prediction": "No"} for n in "ab"
+    ]
+    lines, array = tmp_path / "lines.jsonl", tmp_path / "array.jsonl"
+    lines.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    array.write_text(json.dumps(rows, indent=indent, ensure_ascii=False), encoding="utf-8")
+    assert read_rows(array) == read_rows(lines) and len(read_rows(array)) == 2
+    array.write_text(json.dumps([rows[0], [rows[1]]], indent=indent), encoding="utf-8")
+    with pytest.raises(InputError, match="holds 1 bad lines: line 2"):
+        read_rows(array)
+
+
 def test_every_fault_of_a_file_is_named(tmp_path: Path) -> None:
     file = tmp_path / "bad.jsonl"
     file.write_text('{"question_id": 1}\nnot json\n[]\n{"question_id":1,"question":"?","answer":3,"prediction":"x"}\n')

@@ -33,7 +33,7 @@ def test_progress_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_sizes_for_people() -> None:
-    assert [gigabytes(size) for size in (1234, 3.2e6, 14.1e9)] == ["0.0 MB", "3.2 MB", "14.1 GB"]
+    assert [gigabytes(size) for size in (1234, 3.2e6, 14.1e9)] == ["1.2 kB", "3.2 MB", "14.1 GB"]
 
 
 def test_errors_of_every_http_library_are_network_errors() -> None:

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from m2pt_cli.generation.question_lines import MAX_LINE_BYTES, arriving, parse_line
+from m2pt_cli.generation.question_lines import MAX_LINE_BYTES, array_members, arriving, parse_line
 
 
 def test_a_full_line_keeps_its_id_and_unknown_keys() -> None:
@@ -27,8 +27,24 @@ def test_the_id_defaults_to_the_line_number() -> None:
     [
         (b'{"image": "x.png", "question"', "not valid JSON"),
         (b"\xff\xfe{}", "not valid JSON"),
-        (b"[1, 2]", "not a JSON object"),
+        (b"[1, 2]", "is a list: one JSON object a line was expected"),
+        (b"7", "not a JSON object"),
         (b'{"image": "x.png"}', "no 'question'"),
+        (b'{"image": ["a.png", "b.png"], "question": "What?"}', "'image' holds 2 images: a question is about one"),
+        (b'{"images": ["a.png", "b.png"], "question": "What?"}', "'images' holds 2 images"),
+        (b'{"image": "a.png", "images": ["b.png"], "question": "What?"}', "both 'image' and 'images' in it"),
+        (b'{"image": [["a.png"]], "question": "What?"}', "'image' is not a path"),
+        (b'{"image": {"path": "a.png"}, "question": "What?"}', "'image' is not a path"),
+        (b'{"video": "a.mp4", "question": "What?"}', "'video' in it: only images are supported"),
+        (b'{"image": "a.png", "audio": "a.wav", "question": "What?"}', "'audio' in it: only images"),
+        (b'{"image_url": "http://x/a.png", "question": "What?"}', "'image_url' in it: name the image with the key"),
+        (b'{"image_path": "a.png", "question": "What?"}', "'image_path' in it"),
+        (b'{"img": "a.png", "question": "What?"}', "'img' in it"),
+        (b'{"Image": "a.png", "question": "What?"}', "'Image' in it"),
+        (b'{"image": "a.png", "question": "<video> What?"}', "the mark <video> in a question"),
+        (b'{"image": "a.png", "question": "<image><image> What?"}', "holds 2 <image> marks for 1 images"),
+        (b'{"question": "<image> What?"}', "holds 1 <image> marks for 0 images"),
+        (b'{"question": "half \\ud83d"}', "holds what is no character"),
         (b'{"image": "x.png", "question": "  "}', "no 'question'"),
         (b'{"image": 7, "question": "What?"}', "'image' is not a path"),
         (b"[" * 100_000, "not valid JSON"),
@@ -41,6 +57,33 @@ def test_a_bad_line_is_described_not_raised(raw: bytes, words: str) -> None:
     assert line.error is not None
     assert words in line.error
     assert "line 3" in line.error
+
+
+@pytest.mark.parametrize("key", ["image", "images"])
+@pytest.mark.parametrize("value", ["x.png", ["x.png"]])
+def test_a_list_of_one_image_is_that_image(key: str, value: object) -> None:
+    line = parse_line(json.dumps({key: value, "question": "What?", "image_url": "kept"}).encode(), 1)
+    assert (line.image, line.error, line.extra) == ("x.png", None, {"image_url": "kept"})
+
+
+@pytest.mark.parametrize("record", [{"image": None}, {"image": []}, {"images": []}, {}])
+def test_a_question_may_have_no_image(record: dict[str, object]) -> None:
+    line = parse_line(json.dumps({**record, "question": "What?"}).encode(), 1)
+    assert (line.image, line.error) == (None, None)
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_json_array_is_its_members(indent: int | None) -> None:
+    rows = [{"question": "What?"}, ["no"], {"question": "naïve?"}]
+    content = "\ufeff" + json.dumps(rows, indent=indent, ensure_ascii=False)
+    members = array_members(content.encode())
+    assert members is not None
+    lines = [parse_line(line, number) for number, line in members]
+    assert [line.question for line in lines] == ["What?", None, "naïve?"]
+    assert lines[1].error == "line 2 is a list: one JSON object a line was expected"
+    assert array_members(b'{"question": "What?"}\n') is None
+    assert array_members(b"[1]\n[2]\n") is None
+    assert array_members(b"[\xff]") is None
 
 
 def test_lines_are_numbered_over_blank_ones_and_the_last_needs_no_newline() -> None:

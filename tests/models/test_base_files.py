@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from m2pt_cli.errors import UnavailableError
-from m2pt_cli.models.base_files import base_tensors, current_name, missing_base_files, require_base_files, weight_files
+from m2pt_cli.models.base_files import base_tensors, missing_base_files, require_base_files, weight_files
 from m2pt_cli.models.catalog import read_geometry
 
 
@@ -54,23 +54,3 @@ def test_damaged_weights(copied: Path) -> None:
     (copied / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UnavailableError, match="cut short"):
         base_tensors(copied, read_geometry(copied))
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("language_model.lm_head.weight", "lm_head.weight"),
-        ("lm_head.weight", "lm_head.weight"),
-        ("language_model.model.layers.0.mlp.up_proj.weight", "model.language_model.layers.0.mlp.up_proj.weight"),
-        ("model.language_model.layers.0.mlp.up_proj.weight", "model.language_model.layers.0.mlp.up_proj.weight"),
-        ("vision_tower.vision_model.pre_layrnorm.bias", "model.vision_tower.pre_layrnorm.bias"),
-        ("model.vision_tower.vision_model.pre_layrnorm.bias", "model.vision_tower.pre_layrnorm.bias"),
-        ("vision_tower.encoder.layers.1.mlp.fc1.bias", "model.vision_tower.encoder.layers.1.mlp.fc1.bias"),
-        ("multi_modal_projector.linear_1.bias", "model.multi_modal_projector.linear_1.bias"),
-        ("model.multi_modal_projector.weight", "model.multi_modal_projector.weight"),
-        ("image_newline", "model.image_newline"),
-        ("model.image_newline", "model.image_newline"),
-    ],
-)
-def test_names_of_every_age(old: str, new: str) -> None:
-    assert current_name(old) == new

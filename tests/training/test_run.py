@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -15,15 +17,17 @@ import torch
 from safetensors.torch import load_file
 from torch._utils import ExceptionWrapper
 
-from m2pt_cli.errors import DeviceError, InputError, Interrupted, SettingsError
+from m2pt_cli.errors import AdapterError, DeviceError, InputError, Interrupted, SettingsError
+from m2pt_cli.models import catalog
 from m2pt_cli.models.adapters import attach_adapter, read_adapter
 from m2pt_cli.models.load import load_base
 from m2pt_cli.records import TrainResult
 from m2pt_cli.settings import TrainSettings, read_yaml
-from m2pt_cli.training import checkpoints, trainer
+from m2pt_cli.training import checkpoints, plan, trainer
 from m2pt_cli.training import report as finish
 from m2pt_cli.training.events import Event, Finished, Notice, Started, Step
 from m2pt_cli.training.run import broken_sample, run_training
+from m2pt_cli.training.run_dir import settings_file
 
 Run = Callable[..., TrainResult]
 
@@ -85,7 +89,7 @@ def test_writes_a_run_directory(run: Run, tmp_path: Path, base_folder: Path, dat
     assert [event.step for event in events if isinstance(event, Step)] == [1, 2, 3, 4, 5, 6]
 
     record = read_yaml(folder / "run.yaml")
-    assert record["settings"]["data"] == [str(data_file)] and record["settings"]["learning_rate"] == 7e-4
+    assert record["settings"]["data"] == ["./data/data.json"] and record["settings"]["learning_rate"] == 7e-4
     assert record["data"]["samples"] == 12 and record["result"]["steps"] == 6
     assert {"m2pt", "torch", "transformers", "peft"} <= record["versions"].keys()
 
@@ -150,6 +154,241 @@ def test_a_finished_run_is_not_run_again(run: Run) -> None:
     events: list[Event] = []
     assert run(resume=True, events=events.append) == result
     assert not [event for event in events if isinstance(event, Step)]
+
+
+def test_seconds_tokens_and_losses_are_of_the_whole_run(run: Run, tmp_path: Path) -> None:
+    whole: list[Event] = []
+    run(output_dir=tmp_path / "whole", epochs=2, events=whole.append)
+    with pytest.raises(Interrupted):
+        run(epochs=2, events=stop_after(4))
+    file = tmp_path / "run/metrics.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for index, row in enumerate(rows):  # as if every step had taken 100 seconds
+        row["seconds"] = 100.0 * (index + 1)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    events: list[Event] = []
+    result = run(epochs=2, resume=True, events=events.append)
+    started = next(event for event in events if isinstance(event, Started))
+    assert (started.first_step, started.passes) == (4, 2.0)
+    assert list(started.losses) == [row["loss"] for row in rows[:4]]
+    steps = [event for event in events if isinstance(event, Step)]
+    assert [step.seconds > 400 for step in steps] == [True] * 8
+    finished = next(event for event in events if isinstance(event, Finished))
+    assert finished.seconds > 400 and result.seconds > 400
+    same = next(event for event in whole if isinstance(event, Finished))
+    assert finished.tokens == same.tokens == steps[-1].tokens
+    seconds = next(line for line in (tmp_path / "run/README.md").read_text().splitlines() if "| seconds |" in line)
+    assert int(seconds.split("|")[2]) >= 400
+
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-5])
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize(
+    ("name", "hurt", "said"),
+    [
+        (WEIGHTS, Path.unlink, "is missing"),
+        (WEIGHTS, cut, "instead of"),
+        (WEIGHTS, flip, "was changed"),
+        ("adapter_config.json", Path.unlink, "is missing"),
+        ("adapter_config.json", cut, "is damaged"),
+    ],
+)
+def test_a_finished_run_that_lost_its_adapter_is_finished_again(
+    run: Run, tmp_path: Path, name: str, hurt: Callable[[Path], None], said: str
+) -> None:
+    result = run(keep=5)
+    files = {file: (tmp_path / "run" / file).read_bytes() for file in (WEIGHTS, "adapter_config.json")}
+    hurt(tmp_path / "run" / name)
+    if not (tmp_path / "run" / name).exists():
+        with pytest.raises(AdapterError) as caught:
+            read_adapter(str(tmp_path / "run"))
+        assert f"m2pt train --resume --output-dir {tmp_path / 'run'}" in (caught.value.hint or "")
+    events: list[Event] = []
+    again = run(keep=5, resume=True, events=events.append)
+    warnings = [event.text for event in events if isinstance(event, Notice) and event.is_warning]
+    assert len(warnings) == 1 and name in warnings[0] and said in warnings[0] and "last checkpoint" in warnings[0]
+    assert not [event for event in events if isinstance(event, Step)]  # nothing is trained again
+    assert {file: (tmp_path / "run" / file).read_bytes() for file in files} == files
+    assert (again.steps, again.loss) == (result.steps, result.loss)
+    assert run(keep=5, resume=True).bytes == result.bytes
+
+
+def test_a_damaged_last_checkpoint_leads_to_the_one_before(run: Run, tmp_path: Path) -> None:
+    run(keep=5, save_steps=2)
+    before = (tmp_path / "run" / WEIGHTS).read_bytes()
+    (tmp_path / "run" / WEIGHTS).unlink()
+    cut(tmp_path / "run/checkpoint-6/optimizer.pt")
+    events: list[Event] = []
+    run(keep=5, save_steps=2, resume=True, events=events.append)
+    assert [event.step for event in events if isinstance(event, Step)] == [5, 6]
+    assert (tmp_path / "run" / WEIGHTS).read_bytes() == before
+
+
+def test_without_a_checkpoint_it_is_trained_again_and_said(run: Run, tmp_path: Path) -> None:
+    run()
+    before = (tmp_path / "run" / WEIGHTS).read_bytes()
+    (tmp_path / "run" / WEIGHTS).unlink()
+    events: list[Event] = []
+    run(resume=True, events=events.append)
+    assert any("no checkpoint was kept" in event.text for event in events if isinstance(event, Notice))
+    assert (tmp_path / "run" / WEIGHTS).read_bytes() == before
+
+
+def test_a_finished_run_that_lost_its_card_and_curve(run: Run, tmp_path: Path) -> None:
+    run()
+    folder = tmp_path / "run"
+    card = (folder / "README.md").read_text()
+    (folder / "README.md").unlink()
+    (folder / "loss.png").write_bytes(b"")
+    events: list[Event] = []
+    run(resume=True, events=events.append)
+    assert not [event for event in events if isinstance(event, Started | Step)]
+    assert (folder / "README.md").read_text() == card
+    assert (folder / "loss.png").stat().st_size > 1000
+    (folder / "metrics.jsonl").unlink()
+    events.clear()
+    run(resume=True, events=events.append)
+    warnings = [event.text for event in events if isinstance(event, Notice) and event.is_warning]
+    assert warnings == ["metrics.jsonl is missing and can't be made again without training; the weights are complete"]
+
+
+@pytest.mark.parametrize("hurt", [Path.unlink, cut])
+def test_a_lost_record_comes_back_from_the_last_checkpoint(
+    run: Run, tmp_path: Path, hurt: Callable[[Path], None]
+) -> None:
+    result = run(keep=1)
+    folder = tmp_path / "run"
+    before = (folder / WEIGHTS).read_bytes()
+    metrics = (folder / "metrics.jsonl").read_text()
+    hurt(folder / "run.yaml")
+    (folder / "metrics.jsonl").unlink()
+    file = settings_file(None, output_dir=folder, resume=True)
+    assert file == folder / "checkpoint-6/run.yaml"
+    settings = TrainSettings.from_sources(file, {"output_dir": folder, "resume": True})
+    events: list[Event] = []
+    again = run_training(settings, events=events.append)
+    assert not [event for event in events if isinstance(event, Step)]
+    assert (folder / WEIGHTS).read_bytes() == before and (folder / "metrics.jsonl").read_text() == metrics
+    assert (again.loss, read_yaml(folder / "run.yaml")["result"]["steps"]) == (result.loss, 6)
+    # Without a checkpoint the adapter is as good as ever, but its settings are not known.
+    shutil.rmtree(folder / "checkpoint-6")
+    (folder / "run.yaml").unlink()
+    with pytest.raises(SettingsError, match="no run to continue, but README"):
+        run(resume=True)
+    assert (folder / WEIGHTS).read_bytes() == before
+
+
+def test_resume_passes_over_a_checkpoint_whose_best_step_is_lost(run: Run, tmp_path: Path, data_file: Path) -> None:
+    other = data_file.with_name("other.json")
+    other.write_text(data_file.read_text().replace('"yes"', '"?"').replace('"no"', '"yes"').replace('"?"', '"no"'))
+    options: dict[str, Any] = {"validation": str(other), "save_steps": 2, "keep": 9, "learning_rate": 0.1, "epochs": 3}
+    run(**options)
+    record = read_yaml(tmp_path / "run/run.yaml")
+    best = record["result"]["best_step"]
+    assert 2 < best < record["result"]["steps"]
+    before = (tmp_path / "run" / WEIGHTS).read_bytes()
+    (tmp_path / "run" / WEIGHTS).unlink()
+    shutil.rmtree(tmp_path / f"run/checkpoint-{best}")
+    events: list[Event] = []
+    run(**options, resume=True, events=events.append)
+    assert next(event.step for event in events if isinstance(event, Step)) == best - 1
+    assert (tmp_path / "run" / WEIGHTS).read_bytes() == before
+
+
+def test_resume_begins_a_run_where_there_is_none(run: Run, tmp_path: Path) -> None:
+    events: list[Event] = []
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/job-17.out").write_text("the scheduler's log")
+    assert run(resume=True, events=events.append).steps == 6
+    assert "there is no run to resume: starting one" in [e.text for e in events if isinstance(e, Notice)]
+    assert (tmp_path / "run/job-17.out").read_text() == "the scheduler's log"
+
+
+def test_a_run_that_never_finished_a_step_counts_as_empty(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: Any) -> None:
+        raise OSError("the machine is switched off")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="switched off"):
+        patch.setattr(trainer, "supervised_loss", crash)
+        run()
+    assert (tmp_path / "run/run.yaml").is_file()
+    with pytest.raises(
+        SettingsError, match=r"not empty: it holds a run with other settings \(--seed is 5 here"
+    ) as said:
+        run(seed=5)
+    assert "--overwrite" in (said.value.hint or "")
+    assert run().steps == 6
+    with pytest.raises(SettingsError, match=r"is not empty$"):  # once a step is done, it is a run
+        run()
+
+
+def test_two_runs_do_not_write_into_one_folder(run: Run, tmp_path: Path) -> None:
+    refused: list[str] = []
+
+    def events(event: Event) -> None:
+        if isinstance(event, Started) and not refused:
+            with pytest.raises(SettingsError) as caught:
+                run()
+            refused.append(caught.value.message)
+
+    run(events=events)
+    assert refused == [f"another m2pt train is writing to {tmp_path / 'run'}"]
+
+
+def test_resumed_and_repeated_from_another_working_directory(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Interrupted):
+        run(output_dir=Path("runs/a"), images=(Path("data"),), events=stop_after(3))
+    text = (tmp_path / "runs/a/run.yaml").read_text()
+    assert "working_directory: ../..\n" in text and "- ./data/data.json\n" in text
+    assert str(tmp_path / "data") not in text and str(tmp_path / "runs") not in text
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    folder = Path("../runs/a")
+    file = settings_file(None, output_dir=folder, resume=True)
+    run_training(TrainSettings.from_sources(file, {"output_dir": folder, "resume": True}))
+    run_training(TrainSettings.from_sources(folder / "run.yaml", {"output_dir": Path("again")}))
+    first, second = ((place / WEIGHTS).read_bytes() for place in (folder, Path("again")))
+    assert first == second
+    monkeypatch.chdir(tmp_path)  # a project that is moved takes its runs along
+    (tmp_path / "project").mkdir()
+    for name in ("data", "runs"):
+        (tmp_path / name).rename(tmp_path / "project" / name)
+    settings = TrainSettings.from_sources(tmp_path / "project/runs/a/run.yaml", {})
+    assert settings.data == (str(tmp_path / "project/data/data.json"),)
+
+
+def test_few_samples_for_the_default_number_of_steps_are_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[Event] = []
+    options: dict[str, Any] = {"base": "nano", "template": None, "epochs": None, "batch_size": None}
+    monkeypatch.setattr(plan, "_MANY_PASSES", 2)
+    defaults = dataclasses.replace(catalog.NANO_DEFAULTS, max_steps=3, batch_size=12)
+    entry = dataclasses.replace(catalog.entry_of("nano"), defaults=defaults)
+    monkeypatch.setattr(plan, "entry_of", lambda base: entry)
+    run(**options, events=events.append)
+    warnings = [event.text for event in events if isinstance(event, Notice) and event.is_warning]
+    assert len(warnings) == 1 and warnings[0].startswith(
+        "12 samples are few for the 3 steps that nano takes by default"
+    )
+    assert "each is trained on 3 times" in warnings[0] and "--epochs" in warnings[0]
+    events.clear()
+    run(**options | {"max_steps": 3}, output_dir=Path("said"), events=events.append)
+    assert not [event for event in events if isinstance(event, Notice) and event.is_warning]
 
 
 def test_overwrite_starts_anew(run: Run, tmp_path: Path) -> None:
@@ -222,7 +461,9 @@ def test_faulty_data_leaves_no_folder_behind(run: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
     with pytest.raises(InputError):
         run(data=("missing.json",), output_dir=None)
-    assert list((tmp_path / "runs").iterdir()) == []
+    with pytest.raises(InputError):
+        run(data=("missing.json",), output_dir=tmp_path / "a/b/c")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
 
 
 def break_images(data_file: Path) -> Callable[[Event], None]:

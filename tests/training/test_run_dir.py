@@ -47,11 +47,14 @@ def test_default_folders_are_counted() -> None:
 
 
 def test_resume_without_a_name_takes_the_newest() -> None:
-    with pytest.raises(SettingsError, match="there is no run runs/m2pt-nano-demo-N"):
-        claim(settings(resume=True), "nano")
-    folder = claim(settings(), "nano")
+    folder = claim(settings(resume=True), "nano")  # there is none: one is begun
+    assert str(folder) == "runs/m2pt-nano-demo-1"
+    assert claim(settings(resume=True), "nano") == folder  # it was killed before its first line
     write_run_file(folder, {"settings": {}})
     assert claim(settings(resume=True), "nano") == folder
+    newer = claim(settings(), "nano")
+    (newer / "notes.txt").write_text("not a run")
+    assert str(claim(settings(resume=True), "nano")) == "runs/m2pt-nano-demo-3"
 
 
 def test_a_folder_that_is_not_empty_is_refused() -> None:
@@ -63,8 +66,12 @@ def test_a_folder_that_is_not_empty_is_refused() -> None:
         claim(settings(output_dir=folder), "nano")
     assert "--resume" in (raised.value.hint or "") and "--overwrite" in (raised.value.hint or "")
     assert claim(settings(output_dir=folder, overwrite=True), "nano") == folder
-    with pytest.raises(SettingsError, match="no run to continue"):
+    # `--resume` begins a run where there is none, but replaces nothing that is there.
+    assert claim(settings(output_dir=folder, resume=True), "nano") == folder
+    (folder / "README.md").write_text("of somebody's repository")
+    with pytest.raises(SettingsError, match=r"no run to continue, but README\.md, which a new run would replace"):
         claim(settings(output_dir=folder, resume=True), "nano")
+    (folder / "README.md").unlink()
     with pytest.raises(SettingsError, match="is a file"):
         claim(settings(output_dir=folder / "notes.txt"), "nano")
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from m2pt_cli.evaluation import validators
-from m2pt_cli.evaluation.answer_parsing import match_class
+from m2pt_cli.evaluation.answer_parsing import exact_class, match_class
 from m2pt_cli.evaluation.datasets import Table
 from m2pt_cli.evaluation.metrics import accuracy_by_category
+from m2pt_cli.evaluation.references import read_reference
 from m2pt_cli.evaluation.task import Example, Prediction, Score, TaskOptions
 
 CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -69,6 +70,9 @@ class CIFAR:
             for number, row in enumerate(self.table.rows(request))
         ]
 
+    def reference(self, row: Prediction) -> str:
+        return read_reference(row, lambda text: exact_class(text, self.names), f"one of its {len(self.names)} classes")
+
     def mark(self, row: Prediction, protocol: str) -> Score:
         parsed = match_class(row.prediction or "", self.names)
         return Score(parsed, parsed == row.answer)
@@ -88,6 +92,7 @@ CIFAR10 = CIFAR(
         image="img",
         label_names=False,
         checks={"label": validators.label(len(CIFAR10_NAMES))},
+        classes={"label": CIFAR10_NAMES},
     ),
 )
 CIFAR100 = CIFAR(
@@ -101,5 +106,6 @@ CIFAR100 = CIFAR(
         image="img",
         label_names=False,
         checks={"fine_label": validators.label(len(CIFAR100_NAMES))},
+        classes={"fine_label": CIFAR100_NAMES},
     ),
 )

@@ -1,4 +1,4 @@
-"""demo: questions of seen and unseen task families about drawn scenes and handwritten digits; needs no network."""
+"""demo: drawn scenes and real handwritten digits, questions of seen and unseen task families; built in, no network."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from m2pt_cli.demo.dataset import EVAL_COUNT, DemoQuestion, demo_eval_questions,
 from m2pt_cli.demo.questions import FAMILIES
 from m2pt_cli.errors import InputError
 from m2pt_cli.evaluation.metrics import accuracy
+from m2pt_cli.evaluation.references import one_text, read_reference, require_category
 from m2pt_cli.evaluation.task import Example, Prediction, Score, TaskOptions, answered, unique_ids
 from m2pt_cli.evaluation.tasks.mme import BENCHMARK as MME
 from m2pt_cli.evaluation.tasks.mme import mme_scores
@@ -22,7 +23,7 @@ from m2pt_cli.evaluation.tasks.pope import SPLITS, pope_scores
 
 
 class Demo:
-    """Accuracy per task family, over the families in the training data (seen) and over the others (unseen)."""
+    """Accuracy per task, over the families that training shows and over those it never shows."""
 
     name = "demo"
     source = "built in"
@@ -33,12 +34,20 @@ class Demo:
     has_protocols = False
 
     def items(self, request: TaskOptions) -> list[Example]:
-        questions = _questions()[: request.limit]
+        questions = _questions()
+        if request.limit is not None and request.limit < len(questions):
+            questions = _spread_questions()[: request.limit]
         ids = unique_ids(question.question_id for question in questions)
         return [
             Example(identity, question.question_id, question.family, question.image, question.question, question.answer)
             for identity, question in zip(ids, questions, strict=True)
         ]
+
+    def reference(self, row: Prediction) -> str:
+        require_category(row, FAMILIES)
+        family = str(row.category)
+        read_reference(row, lambda text: parse_demo_answer(family, text), f"an answer of {family}")
+        return one_text(row)  # in a sentence where the family asks for one
 
     def mark(self, row: Prediction, protocol: str) -> Score:
         family = _family(row)
@@ -46,22 +55,21 @@ class Demo:
         return Score(parsed, parsed is not None and parsed == parse_demo_answer(family, str(row.answer)))
 
     def scores(self, rows: Sequence[Prediction], protocol: str) -> dict[str, Any]:
-        """Compute accuracies with intervals, and MME's and POPE's scores of the families that imitate them.
+        """The block of ``results.json``, with intervals, and what the code of MME and POPE makes of their likes.
 
-        ``majority`` is the accuracy of guessing: always the most frequent answer, or a random choice, whichever is
-        higher.
+        ``majority`` is what guessing scores: always the commonest answer, or any choice.
         """
         good = answered(rows)
-        guesses = _guess_accuracies()
+        guesses = _guesses()
         sizes = Counter(_family(row) for row in good)
-        kinds = {kind: [row for row in good if FAMILIES[_family(row)].seen is (kind == "seen")] for kind in _GROUPS}
+        kinds = {kind: [row for row in good if FAMILIES[_family(row)].seen is (kind == "seen")] for kind in _KINDS}
         parts = {kind: accuracy(members) for kind, members in kinds.items()}
         total = accuracy(good)
         return {
             "accuracy": total["accuracy"],
             "seen": parts["seen"]["accuracy"],
             "unseen": parts["unseen"]["accuracy"],
-            "majority": {kind: _weighted_guess(guesses, sizes, kind == "seen") for kind in _GROUPS},
+            "majority": {kind: _weighted(guesses, sizes, kind == "seen") for kind in _KINDS},
             "intervals": {"accuracy": total["interval"], **{kind: part["interval"] for kind, part in parts.items()}},
             "tasks": {
                 name: {
@@ -78,15 +86,24 @@ class Demo:
         }
 
 
-_GROUPS = ("seen", "unseen")
+_KINDS = ("seen", "unseen")
 
 
-def _interleaved(questions: Iterable[DemoQuestion]) -> list[DemoQuestion]:
-    """Take one question (or pair) of each family in turn, so that a ``--limit`` keeps equal parts of all families."""
+def _interleaved(questions: Iterable[DemoQuestion], *, spread: bool = False) -> list[DemoQuestion]:
+    """The families in turn, pairs kept together: whatever ``--limit`` cuts off, each family has its part.
+
+    Args:
+        spread: seen and unseen families alternate in each turn, in proportion; else the seen ones come first.
+    """
     by_family: dict[str, dict[str, list[DemoQuestion]]] = {}
     for question in questions:
         by_family.setdefault(question.family, {}).setdefault(question.question_id, []).append(question)
-    rounds = zip_longest(*(groups.values() for groups in by_family.values()), fillvalue=[])
+    families = list(by_family)
+    if spread:
+        kinds = [[name for name in families if FAMILIES[name].seen is seen] for seen in (True, False)]
+        places = {name: (place + 0.5) / len(kind) for kind in kinds for place, name in enumerate(kind)}
+        families.sort(key=lambda name: places[name])
+    rounds = zip_longest(*(by_family[name].values() for name in families), fillvalue=[])
     return [question for turn in rounds for group in turn for question in group]
 
 
@@ -100,25 +117,31 @@ def _family(row: Prediction) -> str:
 
 @lru_cache(maxsize=1)
 def _questions() -> list[DemoQuestion]:
-    """Return all questions, interleaved; the same in every process."""
+    """All questions, interleaved; the same in every process."""
     return _interleaved(demo_eval_questions())
 
 
 @lru_cache(maxsize=1)
-def _guess_accuracies() -> dict[str, float]:
-    """Return the accuracy of guessing per family, over all questions: it would be too high over a small subset."""
+def _spread_questions() -> list[DemoQuestion]:
+    """The order from which ``--limit`` takes: a few questions are already of both kinds."""
+    return _interleaved(demo_eval_questions(), spread=True)
+
+
+@lru_cache(maxsize=1)
+def _guesses() -> dict[str, float]:
+    """What guessing scores per family, over all questions: a few of them would flatter it."""
     return majority_guess(_questions())
 
 
-def _weighted_guess(guesses: dict[str, float], sizes: Counter[str], seen: bool) -> float | None:
-    """Return the accuracy of guessing over seen or unseen families, weighted by their number of questions."""
+def _weighted(guesses: dict[str, float], sizes: Counter[str], seen: bool) -> float | None:
+    """What guessing scores over the questions of a kind, families counted as often as they were asked."""
     names = [name for name in sizes if FAMILIES[name].seen is seen]
     n = sum(sizes[name] for name in names)
     return sum(guesses[name] * sizes[name] for name in names) / n if n else None
 
 
 def _as_mme(rows: Sequence[Prediction]) -> dict[str, Any] | None:
-    """Score the paired families as MME's subtasks of the same names."""
+    """The paired families by MME's score, as its subtasks of the same names."""
     pairs = [
         dataclasses.replace(row, category=str(row.category).removeprefix("mme-"))
         for row in rows
@@ -129,10 +152,10 @@ def _as_mme(rows: Sequence[Prediction]) -> dict[str, Any] | None:
 
 @lru_cache(maxsize=1)
 def _splits() -> dict[str, str]:
-    """Return the POPE split of each question of the POPE-like family, by question id.
+    """The split of each POPE-like question by its id, over all questions.
 
-    A question about an absent object belongs to the split by which the object was chosen. POPE asks about present
-    objects in every split; here they are assigned to the splits in turn, so that each split has about as many of both.
+    A question about an absent thing is of the split that the thing was chosen by. POPE asks about present things in
+    every split; here they are dealt out in turn, so that each split has about as many of both.
     """
     asked = [question for question in _questions() if FAMILIES[question.family].imitates == "POPE"]
     turns = itertools.cycle(SPLITS)
@@ -140,7 +163,7 @@ def _splits() -> dict[str, str]:
 
 
 def _as_pope(rows: Sequence[Prediction]) -> dict[str, Any] | None:
-    """Score the POPE-like family as POPE, per split."""
+    """The POPE-like family by POPE's score, split by split."""
     asked = [
         dataclasses.replace(row, category=_splits().get(row.question_id))
         for row in rows

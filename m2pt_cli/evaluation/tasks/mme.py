@@ -11,6 +11,7 @@ from m2pt_cli.evaluation import answer_parsing as yes_no
 from m2pt_cli.evaluation import validators
 from m2pt_cli.evaluation.datasets import SharedImages, Table
 from m2pt_cli.evaluation.metrics import mean
+from m2pt_cli.evaluation.references import read_reference, require_category
 from m2pt_cli.evaluation.task import SHORT_ANSWER, Example, Prediction, Score, TaskOptions, answered, unique_ids
 
 PERCEPTION = (
@@ -47,7 +48,7 @@ class MME:
             "question_id": validators.identifier,
             "question": validators.text,
             "answer": validators.yes_or_no,
-            "category": validators.text,
+            "category": validators.one_of(*PERCEPTION, *COGNITION),
         },
     )
     patterns = table.patterns
@@ -63,13 +64,17 @@ class MME:
                 category=str(row["category"]),
                 image=images.one(str(row["question_id"]), row["image"]),
                 question=self._ask(str(row["question"]), request.wording),
-                answer=str(row["answer"]).strip().rstrip("."),
+                answer=str(yes_no.exact_yes_or_no(row["answer"])),
             )
             for identity, row in zip(ids, rows, strict=True)
         ]
 
     def _ask(self, question: str, wording: str) -> str:
         return question if wording == "stored" else question.strip().replace(_STORED_REQUEST, "") + SHORT_ANSWER
+
+    def reference(self, row: Prediction) -> str:
+        require_category(row, (*PERCEPTION, *COGNITION))
+        return read_reference(row, yes_no.exact_yes_or_no, "yes or no")
 
     def mark(self, row: Prediction, protocol: str) -> Score:
         parsed = _READERS[protocol](row.prediction or "")

@@ -9,12 +9,19 @@ from typing import Any
 from m2pt_cli.evaluation import validators
 from m2pt_cli.evaluation.datasets import Table
 from m2pt_cli.evaluation.metrics import accuracy_by_category
+from m2pt_cli.evaluation.references import read_reference
 from m2pt_cli.evaluation.task import Example, Prediction, Score, TaskOptions
 
 _QUESTION = "Which digit is shown in this image?\nAnswer with a single digit."
 _WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-_NUMBER = re.compile(r"\d+")
-_WORD = re.compile(rf"\b({'|'.join(_WORDS)})\b", re.IGNORECASE)
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_TENS = "twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
+_WORD = re.compile(rf"\b(?:({_TENS})[ -]?)?({'|'.join(_WORDS)})(?:e?s)?\b", re.IGNORECASE)
+# "This one is a seven", "one digit: seven": words about the picture, and no digit in it.
+_NOT_THE_DIGIT = re.compile(
+    r"\b(?:this|that|which|each|no|any|every) one\b|\b(?:one|1) (?:digit|number|numeral|image)s?\b|\bone of\b",
+    re.IGNORECASE,
+)
 
 
 def read_digit(answer: str) -> str | None:
@@ -22,11 +29,21 @@ def read_digit(answer: str) -> str | None:
 
     Numbers take precedence over words: in "This one is a 7" the digit is 7. A number of several digits gives None.
     """
-    number = _NUMBER.search(answer)
+    text = _NOT_THE_DIGIT.sub(" ", " ".join(answer.replace("_", " ").split()))
+    number = _NUMBER.search(text)
     if number is not None:
-        return number.group() if len(number.group()) == 1 else None
-    word = _WORD.search(answer)
-    return None if word is None else str(_WORDS.index(word.group().lower()))
+        whole, _, fraction = number.group().partition(".")
+        return str(int(whole)) if len(whole) == 1 and not fraction.strip("0") else None
+    word = _WORD.search(text)
+    return None if word is None or word[1] else str(_WORDS.index(word[2].lower()))
+
+
+def _exact_digit(text: str) -> str | None:
+    """The digit where a text is nothing else: ``7``, ``7.`` or ``seven``."""
+    word = text.strip().rstrip(".").lower()
+    if word in _WORDS:
+        return str(_WORDS.index(word))
+    return word if len(word) == 1 and word.isascii() and word.isdigit() else None
 
 
 class MNIST:
@@ -44,6 +61,7 @@ class MNIST:
         ("image", "label"),
         label_names=False,
         checks={"label": validators.label(10)},
+        classes={"label": tuple("0123456789")},
     )
     patterns = table.patterns
 
@@ -60,6 +78,9 @@ class MNIST:
             )
             for number, row in enumerate(self.table.rows(request))
         ]
+
+    def reference(self, row: Prediction) -> str:
+        return read_reference(row, _exact_digit, "a digit")
 
     def mark(self, row: Prediction, protocol: str) -> Score:
         parsed = read_digit(row.prediction or "")

@@ -1,25 +1,25 @@
-"""The user's own benchmark: a file of questions with answers."""
+"""A benchmark of one's own: a file of questions with answers."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from m2pt_cli.data.media import one_image, unsupported_marks
 from m2pt_cli.data.sample import IMAGE_MARK
+from m2pt_cli.data.validation import InvalidRow
 from m2pt_cli.errors import InputError
 from m2pt_cli.evaluation import validators
 from m2pt_cli.evaluation.datasets import read_json_objects
 from m2pt_cli.evaluation.images import BenchmarkImages
 from m2pt_cli.evaluation.metrics import accuracy_by_category, mean
+from m2pt_cli.evaluation.normal_form import is_blank, normal_form
 from m2pt_cli.evaluation.task import Example, Prediction, Score, TaskOptions, answered, unique_ids
 
-_WORD = re.compile(r"\w+", re.UNICODE)
-_ARTICLES = frozenset(("a", "an", "the"))
-_VALIDATORS: dict[str, validators.Check] = {
+_LINE: dict[str, validators.Check] = {
     "image": validators.text,
     "question": validators.text,
     "answer": validators.answer,
@@ -27,12 +27,11 @@ _VALIDATORS: dict[str, validators.Check] = {
 
 
 class OwnBenchmark:
-    """A benchmark from a file or folder of questions, each about one image, with answers.
+    """Questions of a file or folder, each about one image, with answers.
 
-    The data is JSONL (or a JSON array) of ``{"image", "question", "answer"}``, where ``answer`` is a text or a list of
-    accepted ones, and ``id`` and ``category`` are optional. It may also be in any format of ``m2pt train --data``
-    (LLaVA JSON, messages): the first two turns of each sample are the question and its answer. Images are searched in
-    ``--images``, else in the file's folder.
+    JSONL (or a JSON array) of ``{"image", "question", "answer"}``: ``answer`` is a text or a list of accepted ones;
+    ``id`` and ``category`` are optional. Or whatever ``m2pt train --data`` reads (LLaVA JSON, messages): the first
+    exchange of each sample is the question and its answer. Images are looked for in ``--images``, else beside the file.
 
     Args:
         path: the file or folder.
@@ -56,7 +55,7 @@ class OwnBenchmark:
         return items
 
     def _holds_question_lines(self) -> bool:
-        """Return whether the first object of the file is a question, and not a training conversation."""
+        """Whether the first object, of lines or of an array, is a question, and not a conversation."""
         suffix = self.path.suffix.lower()
         if suffix not in (".json", ".jsonl"):
             return False
@@ -64,14 +63,14 @@ class OwnBenchmark:
             text = self.path.read_text(encoding="utf-8-sig").lstrip()
             first, _ = json.JSONDecoder().raw_decode(text.removeprefix("[").lstrip())
         except (OSError, ValueError, RecursionError):
-            return suffix == ".jsonl"  # `read_json_objects` reports its invalid lines
+            return suffix == ".jsonl"  # whose faulty lines are counted
         if not isinstance(first, dict):
             return suffix == ".jsonl"
         return not {"messages", "conversations"} & first.keys()
 
     def _question_lines(self, request: TaskOptions) -> list[Example]:
         folders = BenchmarkImages(request.images or (self.path.parent,), request.allow_url, needed_by=self.name)
-        rows = read_json_objects(self.path, _VALIDATORS)[: request.limit]
+        rows = read_json_objects(self.path, _LINE, prepare=_prepared)[: request.limit]
         names = [str(row.get("id", row.get("question_id", number))) for number, row in enumerate(rows, start=1)]
         return [
             Example(
@@ -98,6 +97,12 @@ class OwnBenchmark:
                 f"{len(strange)} samples of {self.path} are not about one image, the first is {strange[0]}",
                 "a benchmark asks about one image at a time",
             )
+        blank = [sample.id for sample in samples if is_blank(sample.turns[1].text)]
+        if blank:
+            raise InputError(
+                f"{len(blank)} samples of {self.path} have a blank answer, the first is {blank[0]}",
+                "a benchmark needs an answer to compare with",
+            )
         return [
             Example(
                 id=identity,
@@ -110,39 +115,57 @@ class OwnBenchmark:
             for identity, sample in zip(unique_ids(sample.id for sample in samples), samples, strict=True)
         ]
 
+    def reference(self, row: Prediction) -> str | list[str]:
+        return row.answer
+
     def mark(self, row: Prediction, protocol: str) -> Score:
-        parsed = _normalise(row.prediction or "")
-        return Score(parsed, parsed in {_normalise(answer) for answer in _answers(row)})
+        if is_blank(row.prediction or ""):
+            return Score(None, False)
+        words = normal_form(row.prediction or "")
+        return Score(words, words in {normal_form(answer) for answer in _answers(row)})
 
     def scores(self, rows: Sequence[Prediction], protocol: str) -> dict[str, Any]:
-        """Compute accuracy (normalised match), exact match, containment and token F1, each for the best answer."""
+        """Accuracy = normalised match; exact match, contains and token F1 beside it, each the best over the answers."""
         good = answered(rows)
         has_categories = any(row.category is not None for row in good)
         return {
             **accuracy_by_category(rows, "categories" if has_categories else None),
-            "exact": mean(float((row.prediction or "").strip() in _answers(row)) for row in good),
+            "exact": mean(float(_is_exact(row)) for row in good),
             "contains": mean(float(_contains(row)) for row in good),
             "token_f1": mean(max(token_f1(row.prediction or "", answer) for answer in _answers(row)) for row in good),
         }
 
 
+def _prepared(row: dict[str, Any]) -> dict[str, Any]:
+    """A line with its only image under ``image``. Raises InvalidRow for media and marks that nobody would look at."""
+    image, fault = one_image(row)
+    if fault is not None:
+        raise InvalidRow(fault)
+    question = row.get("question")
+    if isinstance(question, str):
+        fault = unsupported_marks([question])
+        if fault is not None or (marks := question.count(IMAGE_MARK)) > 1:
+            raise InvalidRow(fault or f"{marks} {IMAGE_MARK} marks in its question for 1 image")
+    return {**row, "image": image} if image is not None else row
+
+
 def token_f1(prediction: str, answer: str) -> float:
-    """Return the harmonic mean of token precision and recall of two normalised texts, as in SQuAD."""
-    predicted, reference = Counter(_normalise(prediction).split()), Counter(_normalise(answer).split())
-    if not predicted or not reference:
-        return float(predicted == reference)
-    common = sum((predicted & reference).values())
-    return 2 * common / (predicted.total() + reference.total())
+    """The harmonic mean of token precision and recall of two texts in normal form (as SQuAD scores); 0 for none."""
+    said, wanted = Counter(normal_form(prediction).split()), Counter(normal_form(answer).split())
+    if not said or not wanted:
+        return 0.0
+    common = sum((said & wanted).values())
+    return 2 * common / (said.total() + wanted.total())
+
+
+def _is_exact(row: Prediction) -> bool:
+    said = (row.prediction or "").strip()
+    return bool(said) and said in {answer.strip() for answer in _answers(row)}
 
 
 def _contains(row: Prediction) -> bool:
-    prediction = f" {_normalise(row.prediction or '')} "
-    return any(f" {words} " in prediction for answer in _answers(row) if (words := _normalise(answer)))
-
-
-def _normalise(text: str) -> str:
-    """Normalise a text: lower case, words only, no articles."""
-    return " ".join(word for word in _WORD.findall(text.lower()) if word not in _ARTICLES)
+    said = f" {normal_form(row.prediction or '')} "
+    return any(f" {words} " in said for answer in _answers(row) if (words := normal_form(answer)))
 
 
 def _answers(row: Prediction) -> list[str]:

@@ -11,6 +11,7 @@ from m2pt_cli.evaluation import validators
 from m2pt_cli.evaluation.datasets import SharedImages, Table, local_files, read_json_objects
 from m2pt_cli.evaluation.images import BenchmarkImages
 from m2pt_cli.evaluation.metrics import BinaryCounts, accuracy, mean, ratio
+from m2pt_cli.evaluation.references import read_reference, require_category
 from m2pt_cli.evaluation.task import SHORT_ANSWER, Example, Prediction, Score, TaskOptions, answered, unique_ids
 
 SPLITS = ("random", "popular", "adversarial")
@@ -58,7 +59,7 @@ class POPE:
                 category=row["category"],
                 image=row["image"],
                 question=str(row["question"]) + suffix,
-                answer=str(row["answer"]).strip().rstrip(".").lower(),
+                answer=str(yes_no.exact_yes_or_no(row["answer"])),
             )
             for identity, row in zip(ids, rows, strict=True)
         ]
@@ -87,6 +88,10 @@ class POPE:
                         }
                     )
         return rows[: request.limit]
+
+    def reference(self, row: Prediction) -> str:
+        require_category(row, SPLITS)
+        return read_reference(row, yes_no.exact_yes_or_no, "yes or no")
 
     def mark(self, row: Prediction, protocol: str) -> Score:
         parsed = _READERS[protocol](row.prediction or "")

@@ -29,7 +29,7 @@ class TextVQA:
             "image_id": validators.identifier,
             "question_id": validators.identifier,
             "question": validators.text,
-            "answers": validators.texts,
+            "answers": validators.annotators,
             "ocr_tokens": validators.tokens,
         },
     )
@@ -51,6 +51,12 @@ class TextVQA:
             )
             for identity, row in zip(ids, rows, strict=True)
         ]
+
+    def reference(self, row: Prediction) -> list[str]:
+        wanted = validators.annotators(row.answer)
+        if wanted is not None or isinstance(row.answer, str):
+            raise ValueError(f"answer is {validators.shown(row.answer)}, {wanted} was expected")
+        return row.answer
 
     def mark(self, row: Prediction, protocol: str) -> Score:
         answers = [row.answer] if isinstance(row.answer, str) else row.answer

@@ -8,11 +8,14 @@ from typing import Any
 
 from m2pt_cli.errors import InputError
 from m2pt_cli.evaluation import validators
-from m2pt_cli.evaluation.answer_parsing import first_yes_or_no
+from m2pt_cli.evaluation.answer_parsing import exact_yes_or_no, first_yes_or_no
 from m2pt_cli.evaluation.datasets import local_source, read_json_objects
 from m2pt_cli.evaluation.images import BenchmarkImages
 from m2pt_cli.evaluation.metrics import BinaryCounts, accuracy_by_category
+from m2pt_cli.evaluation.references import read_reference
 from m2pt_cli.evaluation.task import Example, Prediction, Score, TaskOptions, answered
+from m2pt_cli.evaluation.tasks.mme import COGNITION, PERCEPTION
+from m2pt_cli.evaluation.tasks.pope import SPLITS
 from m2pt_cli.files.hub import download_matching
 
 _VALIDATORS: dict[str, validators.Check] = {
@@ -21,6 +24,12 @@ _VALIDATORS: dict[str, validators.Check] = {
     "label": validators.label(2),
     "relation": validators.text,
 }
+
+
+# Its labels are numbers, and "true" and "false" in the authors' code.
+_LABELS = {"1": "yes", "true": "yes", "0": "no", "false": "no"}
+# MME and POPE have the same references, and categories that are no relations.
+_OTHERS = frozenset((*SPLITS, *PERCEPTION, *COGNITION))
 
 
 class VSR:
@@ -62,6 +71,11 @@ class VSR:
             return source
         return download_matching(request.source or self.source, self.patterns, report=request.report)[0]
 
+    def reference(self, row: Prediction) -> str:
+        if row.category in _OTHERS:
+            raise ValueError(f"category is {validators.shown(row.category)}, a relation in space was expected")
+        return read_reference(row, _read_label, "yes or no (true or false, 1 or 0)")
+
     def mark(self, row: Prediction, protocol: str) -> Score:
         parsed = first_yes_or_no(row.prediction or "")
         return Score(parsed, parsed == row.answer)
@@ -70,6 +84,10 @@ class VSR:
         """Compute accuracy, also per relation; precision, recall, F1 and yes ratio count an unparsed answer as no."""
         counts = BinaryCounts.of((row.answer == "yes", row.parsed == "yes") for row in answered(rows))
         return {**counts.to_dict(), **accuracy_by_category(rows, "relations")}
+
+
+def _read_label(text: str) -> str | None:
+    return _LABELS.get(text.strip().rstrip(".").lower()) or exact_yes_or_no(text)
 
 
 def _ask(caption: str, wording: str) -> str:

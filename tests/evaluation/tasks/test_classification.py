@@ -81,6 +81,18 @@ def test_mnist_items(tmp_path: Path) -> None:
         ("17", None),
         ("seventeen", None),
         ("none of them", None),
+        ("7.", "7"),
+        ("7.0", "7"),
+        ("0.7", None),
+        ("７", "7"),
+        ("the number seven", "7"),
+        ("This one is seven", "7"),
+        ("one digit: seven", "7"),
+        ("It's a one", "1"),
+        ("no one", None),
+        ("twenty-one", None),
+        ("_seven_", "7"),
+        ("sevens", "7"),
         ("", None),
     ],
 )
@@ -94,5 +106,15 @@ def test_a_row_without_a_class_is_refused_by_name(tmp_path: Path, bench: Any, la
     column = "img" if bench is CIFAR10 else "image"
     rows = [{column: png((0, 0, 0)), "label": number} for number in (3, label)]
     write_parquet(tmp_path / "test-0.parquet", rows, images=(column,))
-    with pytest.raises(InputError, match=rf"test-0\.parquet holds .*row 1: label is {label}, a number from 0 to 9"):
+    with pytest.raises(InputError, match=rf"test-0\.parquet holds .*row 2: label is {label}, a number from 0 to 9"):
         bench.items(TaskOptions(source=str(tmp_path)))
+
+
+def test_another_data_set_with_the_same_columns_is_refused(tmp_path: Path) -> None:
+    rows = [{"image": png(200, "L"), "label": n} for n in range(3)]
+    file = tmp_path / "mnist" / "test-00000-of-00001.parquet"
+    clothes = ["T - shirt / top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Boot"]
+    for names in (clothes, ["entailment", "neutral", "contradiction"]):
+        write_parquet(file, rows, images=("image",), labels={"label": names})
+        with pytest.raises(InputError, match=r"has the classes .*it is not ylecun/mnist"):
+            MNIST.items(TaskOptions(source=str(tmp_path)))

@@ -27,14 +27,23 @@ def test_two_thousand_questions_of_each_kind(items: list[Example]) -> None:
     kinds = Counter(FAMILIES[str(item.category)].seen for item in items)
     assert kinds == {True: 2000, False: 2000} and BENCHMARK.size == 4000
     assert len({item.id for item in items}) == 4000
-    assert items[:40] == BENCHMARK.items(TaskOptions(limit=40))
+    assert items == BENCHMARK.items(TaskOptions(limit=4000)) == BENCHMARK.items(TaskOptions(limit=5000))
 
 
 def test_a_limit_keeps_every_family_and_whole_pairs(items: list[Example]) -> None:
-    first = items[: len(FAMILIES) + 2]
-    assert {item.category for item in first} == set(FAMILIES)
+    first = BENCHMARK.items(TaskOptions(limit=len(FAMILIES) + 2))
+    assert {item.category for item in first} == {item.category for item in items[: len(FAMILIES) + 2]} == set(FAMILIES)
+    by_id = {item.id: item for item in items}
+    assert all(by_id[item.id] == item for item in first)
+    assert first[:16] == BENCHMARK.items(TaskOptions(limit=16))  # a larger limit goes on where a smaller one ended
     pairs = Counter(item.question_id for item in items if FAMILIES[str(item.category)].paired)
     assert set(pairs.values()) == {2}
+
+
+@pytest.mark.parametrize(("limit", "least"), [(2, 0), (4, 1), (16, 4), (40, 11)])
+def test_a_small_limit_asks_families_of_both_kinds(limit: int, least: int) -> None:
+    kinds = Counter(FAMILIES[str(item.category)].seen for item in BENCHMARK.items(TaskOptions(limit=limit)))
+    assert kinds[False] >= least and kinds[True] >= kinds[False]
 
 
 def test_the_reference_answers_are_all_right(items: list[Example]) -> None:

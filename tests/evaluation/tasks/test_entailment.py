@@ -88,7 +88,7 @@ def test_snli_ve_refuses_unknown_labels(tmp_path: Path) -> None:
     rows = [{"image": png((5, 5, 5)), "hypothesis": "A dog runs.", "label": "-"}]
     write_parquet(tmp_path / "data" / "test-00000-of-00001.parquet", rows, images=("image",))
     with pytest.raises(
-        InputError, match=r"test-00000-of-00001\.parquet holds .*row 0: label is '-', one of entailment"
+        InputError, match=r"test-00000-of-00001\.parquet holds .*row 1: label is '-', one of entailment"
     ):
         SNLI_VE.items(TaskOptions(source=str(tmp_path)))
 
@@ -106,6 +106,20 @@ def test_snli_ve_refuses_unknown_labels(tmp_path: Path) -> None:
         ("This contradicts it", "contradiction"),
         ("Neutral", "neutral"),
         ("a dog", None),
+        *(
+            (answer, "neutral")
+            for answer in ("not certain", "not sure.", "**Not sure**", "uncertain", "unsure", "maybe")
+        ),
+        *((answer, "neutral") for answer in ("can't tell", "can’t tell", "cannot be determined", "Cannot determine")),
+        *((answer, "neutral") for answer in ("It is not clear", "It isn't clear", "I don't know", "not necessarily")),
+        *((answer, "neutral") for answer in ("unable to tell", "not enough information", "neither", "It might be")),
+        *((answer, "neutral") for answer in ("not completely certain", "no way to know", "It is possible")),
+        *((answer, "contradiction") for answer in ("no", "not at all", "certainly not", "not true", "contradiction")),
+        *((answer, "contradiction") for answer in ("does not entail", "I can't see a dog", "It's not possible")),
+        *((answer, "contradiction") for answer in ("Yes, it contradicts", "No, he might be asleep")),
+        *((answer, "entailment") for answer in ("Sure", "true", "It is entailed", "no contradiction, so yes")),
+        *((answer, None) for answer in ("yes, no or not sure", "entailment, neutral or contradiction")),
+        *((answer, None) for answer in ("It does not contradict", "no contradiction", "")),
     ],
 )
 def test_the_three_sides_of_an_answer(answer: str, label: str | None) -> None:
@@ -132,3 +146,11 @@ def test_a_vsr_line_that_can_not_be_asked_is_named(tmp_path: Path) -> None:
     (item,) = VSR.items(TaskOptions(source=str(tmp_path), allow_url=True))
     with pytest.raises(InputError, match="is in none of"):
         item.image.open()
+
+
+def test_labels_in_other_cases_are_read(tmp_path: Path) -> None:
+    rows = [
+        {"image": png((5, 5, 5)), "hypothesis": "A dog runs.", "label": label} for label in ("Neutral", "ENTAILMENT")
+    ]
+    write_parquet(tmp_path / "data" / "test-00000-of-00001.parquet", rows, images=("image",))
+    assert [item.answer for item in SNLI_VE.items(TaskOptions(source=str(tmp_path)))] == ["neutral", "entailment"]

@@ -94,3 +94,10 @@ def test_items_of_the_true_columns(tmp_path: Path) -> None:
 def test_rows_of_another_benchmark_are_refused() -> None:
     with pytest.raises(InputError, match="no row has a category of mme"):
         BENCHMARK.scores([Prediction("1#0", "1", "adversarial", None, "Is it?", "yes", "yes")], "official")
+
+
+def test_the_data_of_another_benchmark_are_refused(tmp_path: Path) -> None:
+    row = {"question_id": "1", "image": png((9, 9, 9)), "question": "Is it?", "answer": "yes", "category": "random"}
+    write_parquet(tmp_path / "data" / "test-00000-of-00001.parquet", [row], images=("image",))
+    with pytest.raises(InputError, match="row 0: category is 'random', one of existence"):
+        BENCHMARK.items(TaskOptions(source=str(tmp_path)))

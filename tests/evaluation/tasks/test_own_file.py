@@ -85,10 +85,38 @@ def test_the_four_scores() -> None:
 
 @pytest.mark.parametrize(
     ("said", "wanted", "score"),
-    [("a red car", "red car", 1.0), ("red", "blue", 0.0), ("red red", "red", 2 / 3), ("", "the", 1.0), ("", "x", 0.0)],
+    [("a red car", "red car", 1.0), ("red", "blue", 0.0), ("red red", "red", 2 / 3), ("", "the", 0.0), ("", "x", 0.0)],
 )
 def test_token_f1(said: str, wanted: str, score: float) -> None:
     assert token_f1(said, wanted) == pytest.approx(score)
+
+
+@pytest.mark.parametrize("said", ["", " ", "\u200b", "B", "the"])
+def test_an_empty_answer_is_never_right(said: str) -> None:
+    bench = OwnBenchmark(Path("mine.jsonl"))
+    row = Prediction("1#0", "1", None, None, "?", ["A", "the A"], said)
+    scores = bench.scores([row.marked(bench.mark(row, "official"))], "official")
+    assert [scores[key] for key in ("accuracy", "exact", "contains", "token_f1")] == [0.0] * 4
+    assert scores["unparsed"] == (said not in ("B", "the"))
+    right = Prediction("1#0", "1", None, None, "?", "A", " a. ")
+    assert bench.mark(right, "official").correct is True
+
+
+@pytest.mark.parametrize(("answer", "said"), [("👍", "👎"), ("-5", "5"), (".5", "5"), ("C++", "C#"), ("की", "का")])
+def test_all_four_scores_tell_different_answers_apart(answer: str, said: str) -> None:
+    bench = OwnBenchmark(Path("mine.jsonl"))
+    row = Prediction("1#0", "1", None, None, "?", answer, said)
+    scores = bench.scores([row.marked(bench.mark(row, "official"))], "official")
+    assert [scores[key] for key in ("accuracy", "exact", "contains", "token_f1")] == [0.0] * 4
+
+
+def test_blank_references_are_refused(tmp_path: Path) -> None:
+    good = {"image": "a.png", "question": "What?", "answer": "a cat"}
+    file = tmp_path / "mine.jsonl"
+    for blank in ("", " ", "\u200b", ["a cat", ""]):
+        file.write_text(json.dumps(good) + "\n" + json.dumps({**good, "answer": blank}) + "\n")
+        with pytest.raises(InputError, match=r"line 2: answer is .*, an answer that is not blank was expected"):
+            OwnBenchmark(file).items(TaskOptions())
 
 
 @pytest.mark.parametrize("kind", ["llava", "messages"])
@@ -119,7 +147,7 @@ def test_a_sample_without_an_image_is_no_question(tmp_path: Path) -> None:
 
 def test_a_line_that_can_not_be_asked_is_named(tmp_path: Path) -> None:
     good = {"image": "a.png", "question": "What?", "answer": "a cat"}
-    bad = [{"answer": float("nan")}, {"question": None}, {"image": ["a.png"]}, {"answer": []}, {"question": "\ud83d"}]
+    bad = [{"answer": float("nan")}, {"question": None}, {"image": ["a", "b"]}, {"answer": []}, {"question": "\ud83d"}]
     file = tmp_path / "mine.jsonl"
     file.write_text("".join(json.dumps({**good, **change}) + "\n" for change in [{}, *bad]))
     with pytest.raises(InputError, match=r"mine\.jsonl holds 5 bad lines: line 2: answer is nan, .*; line 3") as caught:
@@ -127,6 +155,42 @@ def test_a_line_that_can_not_be_asked_is_named(tmp_path: Path) -> None:
     assert "line 6: question is '\\ud83d', whole characters" in caught.value.message
     file.write_text(json.dumps({**good, "answer": 7}) + "\n")
     assert OwnBenchmark(file).items(TaskOptions())[0].answer == "7"
+
+
+def test_a_list_of_one_image_is_that_image(tmp_path: Path) -> None:
+    expected = OwnBenchmark(_file(tmp_path)).items(TaskOptions())[0]
+    for change in ({"image": ["a.png"]}, {"image": None, "images": ["a.png"]}, {"image": None, "images": "a.png"}):
+        line = {"image": "a.png", "question": "What?", "answer": "a cat", "category": "animals", **change}
+        (tmp_path / "one.jsonl").write_text(json.dumps(line) + "\n")
+        assert OwnBenchmark(tmp_path / "one.jsonl").items(TaskOptions()) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"image": ["a.png", "b.png"]}, "'image' holds 2 images"),
+        ({"images": ["b.png"]}, "both 'image' and 'images'"),
+        ({"video": "a.mp4"}, "'video' in it: only images"),
+        ({"audios": ["a.wav"]}, "'audios' in it: only images"),
+        ({"image": None, "image_path": "a.png"}, "'image_path' in it: name the image with the key 'image'"),
+        ({"question": "<video>What?"}, "the mark <video> in a question"),
+        ({"question": "<image> or <image>?"}, "2 <image> marks in its question for 1 image"),
+    ],
+)
+def test_media_that_would_be_dropped_are_refused_by_name(tmp_path: Path, change: dict[str, object], said: str) -> None:
+    file = tmp_path / "mine.jsonl"
+    good = {"image": "a.png", "question": "What?", "answer": "a cat"}
+    file.write_text(json.dumps(good) + "\n" + json.dumps({**good, **change}) + "\n")
+    with pytest.raises(InputError, match=f"holds 1 bad lines: line 2: {said}"):
+        OwnBenchmark(file).items(TaskOptions())
+
+
+def test_lines_that_are_lists_say_so(tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text("[1]\n[2]\n")
+    with pytest.raises(
+        InputError, match="holds 2 bad lines: line 1 is a list, an object was expected; line 2 is a list"
+    ):
+        OwnBenchmark(tmp_path / "mine.jsonl").items(TaskOptions())
 
 
 def test_images_with_impossible_names_fail_alone(tmp_path: Path) -> None:

@@ -46,10 +46,19 @@ def test_the_score_is_the_mean_soft_accuracy() -> None:
     assert scores["accuracy"] == pytest.approx(sum(case["exact_match"] for case in cases) / len(cases), abs=1e-6)
 
 
-@pytest.mark.parametrize(("column", "value"), [("answers", None), ("answers", []), ("ocr_tokens", None)])
+@pytest.mark.parametrize(
+    ("column", "value"), [("answers", None), ("answers", []), ("answers", ["x"] * 9), ("ocr_tokens", None)]
+)
 def test_a_row_without_answers_or_tokens_is_refused_by_name(tmp_path: Path, column: str, value: Any) -> None:
     row = {"image_id": "a", "question_id": 1, "question": "what?", "answers": ["x"] * 10, "ocr_tokens": ["X"]}
     rows = [{**one, "image": png((1, 2, 3))} for one in (row, {**row, column: value})]
     write_parquet(tmp_path / "validation-0.parquet", rows, images=("image",))
-    with pytest.raises(InputError, match=rf"row 1: {column} is .*, a list of texts was expected"):
+    with pytest.raises(InputError, match=rf"row 2: {column} is .*, a list of .*texts.* was expected"):
         BENCHMARK.items(TaskOptions(source=str(tmp_path), ocr=True))
+
+
+def test_the_test_split_has_no_references(tmp_path: Path) -> None:
+    row = {"image_id": "a", "question_id": 1, "question": "what?", "answers": [""] * 10, "image": png((1, 2, 3))}
+    write_parquet(tmp_path / "validation-0.parquet", [row], images=("image",))
+    with pytest.raises(InputError, match=r"row 1: answers is .*10 answers of which none is blank \(10 are\)"):
+        BENCHMARK.items(TaskOptions(source=str(tmp_path)))

@@ -1,0 +1,58 @@
+"""Text in figures: without control characters, measured, and cut to the room there is."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+
+def readable(text: str) -> str:
+    """Text without control characters: a font draws them as boxes, and an SVG that holds them can't be parsed."""
+    return "".join(character if character.isprintable() or character == "\n" else " " for character in text)
+
+
+@lru_cache(maxsize=4096)
+def text_width(text: str, size: float, *, bold: bool = False) -> float:
+    """Width of one line of text in inches, at ``size`` points."""
+    import warnings
+
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")  # a script without a font is drawn as boxes
+        font = FontProperties(size=size, weight="bold" if bold else "normal")
+        return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]) / 72
+
+
+def fit(text: str, width: float, size: float, *, lines: int = 1, bold: bool = False) -> str:
+    """Text in at most ``lines`` lines of ``width`` inches; what does not fit ends in an ellipsis."""
+    words = readable(text).split()
+    found: list[str] = []
+    while words and len(found) < lines:
+        line = ""
+        last = len(found) == lines - 1
+        while words:
+            longer = f"{line} {words[0]}".strip()
+            if text_width(longer, size, bold=bold) > width:
+                break
+            line = longer
+            words.pop(0)
+        if words and (last or not line):
+            # The last line takes the rest, cut; a word wider than a line is broken.
+            rest = f"{line} {' '.join(words)}".strip() if last else words[0]
+            mark = "…" if last else ""
+            count = len(rest)
+            while count > 1 and text_width(rest[:count].rstrip() + mark, size, bold=bold) > width:
+                count -= 1
+            line = rest[:count].rstrip() + mark
+            words = [] if last else [words[0][count:], *words[1:]]
+        found.append(line)
+    return "\n".join(found)
+
+
+def cut_middle(text: str, most: int) -> str:
+    """Text of at most ``most`` characters, cut in the middle: names of runs often differ at their ends alone."""
+    if len(text) <= most:
+        return text
+    tail = (most - 1) // 2
+    return f"{text[: most - 1 - tail]}…{text[-tail:]}"

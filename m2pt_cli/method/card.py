@@ -1,0 +1,145 @@
+"""What every model card of this package says: the Hub's front matter, how an adapter is loaded, whom to cite."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+_QUESTION = '"What is in this image?"'
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# Bases without a repository of their own that m2pt has by these names, on any machine.
+_KNOWN = ("nano", "llava-v1-7b")
+# What PEFT's template leaves to be filled in.
+_UNWRITTEN = "[More Information Needed]"
+
+CITATION = (
+    "## Citation",
+    "",
+    "The method is M²PT, [arXiv:2409.15657](https://arxiv.org/abs/2409.15657):",
+    "",
+    "```bibtex",
+    "@inproceedings{wang2024m2pt,",
+    "  title     = {{M$^2$PT}: Multimodal Prompt Tuning for Zero-shot Instruction Learning},",
+    "  author    = {Wang and others},",
+    "  booktitle = {EMNLP},",
+    "  year      = {2024},",
+    "  note      = {arXiv:2409.15657}",
+    "}",
+    "```",
+    "",
+)
+LICENCE = (
+    "## Licence",
+    "",
+    "Not chosen yet: add `license:` to the first lines of this file before you publish it. The licences of the base "
+    "and of the training data apply to what was trained on them.",
+    "",
+)
+
+
+def front_matter(
+    *, base_models: Sequence[str], tags: Sequence[str], library: str = "peft", datasets: Sequence[str] = ()
+) -> list[str]:
+    """The lines of YAML that the Hub reads.
+
+    Args:
+        base_models: Hub ids of the base, or of the parts it is assembled from; empty where it is on no Hub.
+        tags: beside ``m2pt`` and ``llava``.
+        datasets: Hub ids of the training data.
+    """
+    lines = ["---"]
+    if base_models:
+        lines.append(f"base_model: {json.dumps(base_models[0] if len(base_models) == 1 else list(base_models))}")
+    if datasets:
+        lines.append(f"datasets: {json.dumps(list(datasets))}")
+    lines.append(f"library_name: {library}")
+    lines.append("pipeline_tag: image-text-to-text")
+    lines.append(f"tags: [{', '.join(dict.fromkeys(['m2pt', 'llava', *tags]))}]")
+    return [*lines, "---", ""]
+
+
+def shown_base(name: str) -> str:
+    """A base's name for readers elsewhere: a folder without its place on this machine."""
+    return name if name in _KNOWN or _is_on_hub(name) else Path(name).name
+
+
+def usage(base: str, *, is_m2pt: bool) -> list[str]:
+    """The section that loads an adapter in three ways: the command line, Python, and PEFT alone.
+
+    Args:
+        base: an alias, a Hub id, or a folder.
+        is_m2pt: M²PT, which must be registered with PEFT; else LoRA.
+    """
+    if _is_on_hub(base):
+        first = ["from transformers import AutoModelForImageTextToText"]
+        model = f"base = AutoModelForImageTextToText.from_pretrained({json.dumps(base)})"
+    else:  # the embedded base, one that m2pt assembles, or a folder
+        first = ["from m2pt_cli import load"]
+        model = f"base, processor = load(base={json.dumps(shown_base(base))})"
+    register = ["import m2pt_cli.method  # registers M2PT with PEFT: needed before from_pretrained"] if is_m2pt else []
+    explained = []
+    if base not in _KNOWN and not _is_on_hub(base):
+        explained = [f"`{shown_base(base)}` stands for the folder of the base, which is on no Hub."]
+    return [
+        "## Use",
+        "",
+        "`.` is this folder; give its path, or its id on the Hub.",
+        *explained,
+        "",
+        "```bash",
+        f"m2pt infer image.jpg {_QUESTION} --adapter .",
+        "```",
+        "",
+        "In Python:",
+        "",
+        "```python",
+        "from m2pt_cli import answer, load",
+        "",
+        f'model, processor = load(base={json.dumps(shown_base(base))}, adapter=".")',
+        f'print(answer(model, "image.jpg", {_QUESTION}))',
+        "```",
+        "",
+        "With PEFT alone:",
+        "",
+        "```python",
+        *register,
+        *first,
+        "from peft import PeftModel",
+        "",
+        model,
+        'model = PeftModel.from_pretrained(base, ".")',
+        "```",
+        "",
+    ]
+
+
+def method_card(config: Mapping[str, object]) -> str:
+    """The card that ``save_pretrained`` of an M²PT adapter leaves, from the fields of its config alone."""
+    base = str(config.get("base_model_name_or_path") or "")
+    lines = front_matter(base_models=[base] if _is_on_hub(base) else [], tags=[])
+    lines += [
+        f"# M²PT adapter{f' on {shown_base(base)}' if base else ''}",
+        "",
+        f"Multimodal prompt tuning of a frozen LLaVA: {config['num_visual_prompts']} visual prompts in each layer of "
+        f"the vision tower, {config['num_textual_prompts']} textual prompts in each layer of the language model, "
+        f"interaction layer `{config['interaction']}`.",
+        "",
+        *(usage(base, is_m2pt=True) if base else []),
+        *LICENCE,
+        *CITATION,
+    ]
+    return "\n".join(lines)
+
+
+def is_unwritten(card: Path) -> bool:
+    """Whether a card is PEFT's template, in which nothing was filled in."""
+    try:
+        return _UNWRITTEN in card.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _is_on_hub(base: str) -> bool:
+    return bool(_HUB_ID.fullmatch(base)) and not Path(base).exists()
