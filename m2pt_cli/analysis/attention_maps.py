@@ -96,7 +96,8 @@ class LanguageAttention(PartAttention):
 
     def overlays(self) -> Array:
         """``answer`` on the patches alone: ``(layers, heads, answer tokens, grid, grid)``."""
-        patches = self.tokens.places(IMAGE)[: self.grid**2]
+        # Tokens of tiles have other labels than those of the whole image, see `tokens.patch_label`.
+        patches = [place for place in self.tokens.places(IMAGE) if not self.tokens.labels[place].startswith("tile")]
         return self.answer[..., patches].reshape(*self.answer.shape[:3], self.grid, self.grid)
 
     def overlay_uniform(self) -> float:

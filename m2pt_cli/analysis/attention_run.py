@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +17,7 @@ from m2pt_cli.analysis.tokens import language_tokens, uniform_causal, vision_tok
 from m2pt_cli.data.chat import question_turn
 from m2pt_cli.data.sample import ImageReference, image_reference
 from m2pt_cli.errors import SettingsError
+from m2pt_cli.families.family import family_of
 from m2pt_cli.generation.adapter_switcher import AdapterSwitcher
 from m2pt_cli.generation.candidates import BASE_MODEL, Candidate
 from m2pt_cli.settings import AttnMapSettings, InferSettings
@@ -91,8 +94,9 @@ def _run(candidate: Candidate, engine: AnswerEngine, image: ImageReference, sett
     label = settings.labels().get(candidate.name or BASE_MODEL)
     question = Question("1", settings.question, (image,))
     picture = engine.images.picture(image, side=_PICTURE_SIDE)
-    vision = loaded.model.config.vision_config
-    grid = vision.image_size // vision.patch_size
+    geometry, family = loaded.entry.geometry, family_of(loaded.entry.geometry.model_type)
+    grid = geometry.vision.image_size // geometry.vision.patch_size
+    text_grid = grid // math.isqrt(geometry.merged)
     has_visual_prompts = candidate.info is not None and candidate.info.num_visual_prompts > 0
     looks_at_vision = settings.looks_at("vision") or (settings.looks_at("prompts") and has_visual_prompts)
 
@@ -105,6 +109,8 @@ def _run(candidate: Candidate, engine: AnswerEngine, image: ImageReference, sett
     prompt, inputs, answer = engine.run_one(question)
     tokenizer = loaded.processor.tokenizer
     text = tokenizer.decode(answer, skip_special_tokens=True).strip()
+    # A model without sense may answer with the token of an image, which would ask for one more image.
+    answer = list(itertools.takewhile(lambda token: token != loaded.model.config.image_token_id, answer))
     # An empty answer is the end of the sequence alone.
     answer = answer or [min(engine.eos_ids)]
     _require_tokens(settings.token, len(answer), candidate)
@@ -127,8 +133,9 @@ def _run(candidate: Candidate, engine: AnswerEngine, image: ImageReference, sett
         word,
         num_prompts=weights.num_prompts,
         image_token_id=loaded.model.config.image_token_id,
-        grid=grid,
+        grid=text_grid,
         is_tiled=engine.images.is_tiled,
+        overview=family.overview,
     )
     language = LanguageAttention(
         tokens=tokens,
@@ -137,7 +144,7 @@ def _run(candidate: Candidate, engine: AnswerEngine, image: ImageReference, sett
         by_head=weights.received,
         answer=weights.answer,
         heads=settings.head or (None,),
-        grid=grid,
+        grid=text_grid,
     )
     words = tuple(word(token) for token in answer)
     vision = None if tower is None else _vision(tower, grid, settings.vision_head)

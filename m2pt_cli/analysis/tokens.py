@@ -50,6 +50,7 @@ def language_tokens(
     image_token_id: int,
     grid: int,
     is_tiled: bool = False,
+    overview: str = "first",
 ) -> Tokens:
     """Return the tokens of the language model: textual prompts, the question's prompt with its image, the answer.
 
@@ -62,23 +63,27 @@ def language_tokens(
         word: returns the text of a token id.
         num_prompts: k_t.
         image_token_id: the id of image tokens.
-        grid: patches along a side of the vision tower's image.
+        grid: image tokens along a side of the vision tower's image.
         is_tiled: the image is split into tiles (LLaVA-NeXT), and has more tokens than one grid of patches.
+        overview: whether the tokens of the whole image come ``first`` or ``last`` among those of its tiles.
     """
     groups = [TEXTUAL] * num_prompts
     labels = [f"t{number}" for number in range(num_prompts)]
     image = [place for place, token in enumerate(prompt) if token == image_token_id]
     # With visual_tokens="official", the visual prompts except the first, then the class token, precede the patches.
+    numbers = {place: number for number, place in enumerate(image)}
     front = 0 if is_tiled else len(image) - grid * grid
+    tiles = len(image) - grid * grid if is_tiled and overview == "last" else 0
     for place, token in enumerate(prompt):
         if token == image_token_id:
-            number = place - image[0]
+            number = numbers[place]
             if number < front:
                 groups.append(CLASS if number == front - 1 else VISUAL)
                 labels.append("CLS" if number == front - 1 else f"v{number + 1}")
             else:
                 groups.append(IMAGE)
-                labels.append(patch_label(number - front, grid))
+                own = number - tiles if number >= tiles else number + grid * grid  # the overview counts from 0
+                labels.append(patch_label(own - front, grid))
             continue
         groups.append(FIRST if place == 0 else SYSTEM if image and place < image[0] else QUESTION)
         labels.append(word(token))
