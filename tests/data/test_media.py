@@ -41,8 +41,8 @@ def test_a_file_s_name_counts_where_it_is_a_medium_s() -> None:
 @pytest.mark.parametrize(
     "mark",
     ["<video>", "<audio>", "<|video|>", "<|image|>", "<|image_pad|>", "<image_1>", "<image1>", "<image 1>",
-     "<|image_1|>", "<IMAGE>", "<img>", "<ImageHere>", "<image_soft_token>",
-     "<start_of_image>", "<image_placeholder>", "<bbox>"],
+     "<|image_1|>", "<IMAGE>", "<img>", "<ImageHere>", "<image_soft_token>", "<start_of_image>",
+     "<image_placeholder>", "<bbox>"],
 )  # fmt: skip
 def test_marks_of_other_tools_are_refused(mark: str) -> None:
     assert f"the mark {mark} in a question" in str(unsupported_marks(["What?", f"<image>\nIs {mark} here?"]))

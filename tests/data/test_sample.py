@@ -42,6 +42,22 @@ def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
     assert FileImage("a", tmp_path / f"a.{suffix}").open().mode == "RGB"
 
 
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "AVIF", "TIFF"])
+def test_of_an_animation_the_first_image_is_taken(tmp_path: Path, kind: str) -> None:
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a", kind, save_all=True, append_images=frames[1:])
+    image = FileImage("a", tmp_path / "a")
+    red, green, blue = np.asarray(image.open())[8, 8].tolist()
+    assert red > 240 and green < 15 and blue < 15 and image.size() == (16, 16)
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "JPEG2000", "BMP", "PPM", "ICO"])
+def test_other_formats_are_read(tmp_path: Path, kind: str) -> None:
+    Image.new("RGB", (32, 32), (200, 100, 50)).save(tmp_path / "a", kind)
+    pixel = np.asarray(FileImage("a", tmp_path / "a").open()).astype(int)[8, 8]
+    assert np.abs(pixel - (200, 100, 50)).max() <= 3
+
+
 def test_sixteen_bit_grey_keeps_its_levels(tmp_path: Path) -> None:
     levels = np.array([[0, 256 * 100, 65535]], np.uint16)
     Image.fromarray(levels).save(tmp_path / "a.png")
