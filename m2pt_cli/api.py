@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -11,21 +12,29 @@ from weakref import WeakKeyDictionary
 from m2pt_cli.errors import GenerationError, SettingsError
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from PIL.Image import Image
+    from transformers import PreTrainedModel, ProcessorMixin
 
     from m2pt_cli.analysis.attention_maps import AttentionMaps
+    from m2pt_cli.evaluation.events import Notice, Progress
     from m2pt_cli.evaluation.results import EvalResult
     from m2pt_cli.models.load import LoadedBase
     from m2pt_cli.records import TrainResult
     from m2pt_cli.settings import AttnMapSettings, EvalSettings, TrainSettings
+    from m2pt_cli.training.events import Event
 
 # What `load` knows of each model beside the model itself, so that a model alone can be handed to `answer`.
 _LOADED: WeakKeyDictionary[Any, LoadedBase] = WeakKeyDictionary()
 
 
 def load(
-    base: str | None = None, adapter: str | None = None, *, device: str | None = None, dtype: str = "auto"
-) -> tuple[Any, Any]:
+    base: str | Path | None = None,
+    adapter: str | Path | None = None,
+    *,
+    device: str | None = None,
+    dtype: str = "auto",
+) -> tuple[PreTrainedModel | PeftModel, ProcessorMixin]:
     """A base on a device with an adapter attached to it, and its processor.
 
     Args:
@@ -48,7 +57,7 @@ def load(
     from m2pt_cli.models.adapters import attach_adapter
     from m2pt_cli.models.load import load_base
 
-    found = read_candidates(() if adapter is None else (adapter,), base)
+    found = read_candidates(() if adapter is None else (str(adapter),), None if base is None else str(base))
     info = found.members[0].info
     loaded = load_base(found.base, device=device, dtype=dtype)
     model = loaded.model if info is None else attach_adapter(loaded, info)
@@ -59,8 +68,8 @@ def load(
 
 def answer(
     model: Any,
-    images: Sequence[str | Path | Image],
-    questions: Sequence[str],
+    images: str | Path | Image | Sequence[str | Path | Image],
+    questions: str | Sequence[str],
     *,
     max_new_tokens: int = 64,
     temperature: float = 0.0,
@@ -70,13 +79,20 @@ def answer(
 
     Args:
         model: what `load` returned.
-        images: paths or PIL images.
-        questions: one per image.
+        images: a path or PIL image, or several.
+        questions: one, or several.
+
+    Returns:
+        A list of answers, also for one image and one question.
 
     Raises:
         SettingsError: the numbers of images and questions do not fit, or the model is not from `load`.
         InputError: an image can't be read.
         GenerationError: a question failed.
+
+    Example:
+        >>> answer(model, "photo.jpg", ["What is this?", "Where is it?"])
+        ['a circle', 'at the top']
     """
     from m2pt_cli.data.sample import image_reference
     from m2pt_cli.generation.candidates import build_engine
@@ -84,6 +100,10 @@ def answer(
 
     if model not in _LOADED:
         raise SettingsError(f"this {type(model).__name__} was not loaded by m2pt", "model, processor = load(base=...)")
+    if isinstance(questions, str):
+        questions = [questions]
+    if isinstance(images, (str, Path)) or not isinstance(images, Sequence):  # a PIL image is no sequence
+        images = [images]
     loaded = dataclasses.replace(_LOADED[model], model=model)
     most = max(len(images), len(questions))
     if not images or not questions or len({len(images), len(questions), most} - {1}) > 1:
@@ -105,32 +125,69 @@ def answer(
     return answers
 
 
-def train(settings: TrainSettings) -> TrainResult:
-    """Train as ``m2pt train`` does, silently; the result names the folder that holds the adapter.
+def train(
+    settings: TrainSettings,
+    *,
+    progress: Callable[[Event], None] | AbstractContextManager[Callable[[Event], None]] | None = None,
+) -> TrainResult:
+    """Train as ``m2pt train`` does; the result names the folder that holds the adapter.
+
+    Args:
+        progress: told of every event (`m2pt_cli.training.events`); ``show_progress()`` shows them, None stays silent.
 
     Example:
-        >>> train(TrainSettings(base="nano", data=("demo",), output_dir=Path("runs/demo"))).output_dir
+        >>> train(TrainSettings(base="nano", data="demo", output_dir="runs/demo")).output_dir
         'runs/demo'
     """
+    from m2pt_cli.training.events import ignore
     from m2pt_cli.training.run import run_training
 
-    return run_training(settings)
+    with _entered(progress) as events:
+        return run_training(settings, events=events or ignore)
 
 
-def evaluate(settings: EvalSettings) -> EvalResult:
-    """Evaluate as ``m2pt eval`` does, silently; the result holds the content of ``results.json``."""
-    from m2pt_cli.evaluation.run import run_evaluation
+def evaluate(
+    settings: EvalSettings,
+    *,
+    progress: Callable[[Notice | Progress], None]
+    | AbstractContextManager[Callable[[Notice | Progress], None]]
+    | None = None,
+) -> EvalResult:
+    """Evaluate as ``m2pt eval`` does; the result holds the content of ``results.json``.
 
-    return run_evaluation(settings)
-
-
-def attention_map(settings: AttnMapSettings) -> AttentionMaps:
-    """Look at attention as ``m2pt attn-map`` does, silently; writes the files that the settings name.
+    Args:
+        progress: told of every event (`m2pt_cli.evaluation.events`); ``show_progress()`` shows them, None stays silent.
 
     Example:
-        >>> maps = attention_map(AttnMapSettings(image="photo.jpg", question="Is there a chair?", adapter=("runs/a",)))
+        >>> evaluate(EvalSettings(bench="demo", adapter="runs/demo")).runs[0].benchmarks["demo"]["accuracy"]
+    """
+    from m2pt_cli.evaluation.events import ignore
+    from m2pt_cli.evaluation.run import run_evaluation
+
+    with _entered(progress) as events:
+        return run_evaluation(settings, events=events or ignore)
+
+
+def attention_map(
+    settings: AttnMapSettings,
+    *,
+    progress: Callable[[str], None] | AbstractContextManager[Callable[[str], None]] | None = None,
+) -> AttentionMaps:
+    """Look at attention as ``m2pt attn-map`` does; writes the files that the settings name.
+
+    Args:
+        progress: told in a line what is done or doubtful; ``show_progress()`` shows it, None stays silent.
+
+    Example:
+        >>> maps = attention_map(AttnMapSettings(image="photo.jpg", question="Is there a chair?", adapter="runs/a"))
         >>> maps.runs[0].language.shares()["textual_prompts"]  # a share per layer
     """
     from m2pt_cli.analysis.attention_run import run_attention
 
-    return run_attention(settings)
+    with _entered(progress) as report:
+        return run_attention(settings, report=report)
+
+
+def _entered(progress: Any) -> AbstractContextManager[Any]:
+    """A display is opened for the work and closed after it, however it ends; a plain function needs neither."""
+    return progress if isinstance(progress, AbstractContextManager) else nullcontext(progress)
