@@ -18,6 +18,7 @@ from m2pt_cli.version import __version__
 
 if TYPE_CHECKING:
     from m2pt_cli.api import answer, attention_map, evaluate, load, train
+    from m2pt_cli.cli.progress import show_progress
     from m2pt_cli.method import M2PTConfig, M2PTModel
     from m2pt_cli.settings import AttnMapSettings, EvalSettings, TrainSettings
 
@@ -30,6 +31,7 @@ _EXPORTS = {
     "train": "m2pt_cli.api",
     "evaluate": "m2pt_cli.api",
     "attention_map": "m2pt_cli.api",
+    "show_progress": "m2pt_cli.cli.progress",
     "AttnMapSettings": "m2pt_cli.settings",
     "TrainSettings": "m2pt_cli.settings",
     "EvalSettings": "m2pt_cli.settings",
@@ -46,6 +48,7 @@ __all__ = [
     "attention_map",
     "evaluate",
     "load",
+    "show_progress",
     "train",
 ]
 

@@ -1,9 +1,10 @@
-"""The commands as Python functions, for notebooks and scripts; all are importable from ``m2pt_cli``."""
+"""The commands as functions, for notebooks and scripts; every name is importable from ``m2pt_cli`` itself."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -11,35 +12,43 @@ from weakref import WeakKeyDictionary
 from m2pt_cli.errors import GenerationError, SettingsError
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from PIL.Image import Image
+    from transformers import PreTrainedModel, ProcessorMixin
 
     from m2pt_cli.analysis.attention_maps import AttentionMaps
+    from m2pt_cli.evaluation.events import Notice, Progress
     from m2pt_cli.evaluation.results import EvalResult
     from m2pt_cli.models.load import LoadedBase
     from m2pt_cli.records import TrainResult
     from m2pt_cli.settings import AttnMapSettings, EvalSettings, TrainSettings
+    from m2pt_cli.training.events import Event
 
-# What `load` knows about each model, so that `answer` needs only the model.
+# What `load` knows of each model beside the model itself, so that a model alone can be handed to `answer`.
 _LOADED: WeakKeyDictionary[Any, LoadedBase] = WeakKeyDictionary()
 
 
 def load(
-    base: str | None = None, adapter: str | None = None, *, device: str | None = None, dtype: str = "auto"
-) -> tuple[Any, Any]:
-    """Load a base onto a device, attach an adapter, and return the model with its processor.
+    base: str | Path | None = None,
+    adapter: str | Path | None = None,
+    *,
+    device: str | None = None,
+    dtype: str = "auto",
+) -> tuple[PreTrainedModel | PeftModel, ProcessorMixin]:
+    """A base on a device with an adapter attached to it, and its processor.
 
     Args:
-        base: alias, Hub id or folder; by default the adapter's base, then ``$M2PT_BASE``, then ``llava-1.5-7b``.
-        adapter: folder or Hub id of an M²PT or LoRA adapter; None loads the base alone.
-        device: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; by default the best available.
+        base: alias, Hub id or folder; by default the adapter's own, then ``$M2PT_BASE``, then ``llava-1.5-7b``.
+        adapter: folder or Hub id of an M²PT or LoRA adapter; None loads the bare base.
+        device: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; by default the best there is.
         dtype: ``auto`` (bfloat16 on CUDA, else float32), ``float32``, ``bfloat16`` or ``float16``.
 
     Returns:
         The model (transformers' LLaVA, or a PeftModel of it, in eval mode) and transformers' processor.
 
     Raises:
-        AdapterError: the adapter is missing, damaged, or was trained on another base.
-        UnavailableError, DeviceError: the base or the device is not available.
+        AdapterError: the adapter is missing, damaged, or of another base.
+        UnavailableError, DeviceError: the base or the device can't be had.
 
     Example:
         >>> model, processor = load(base="nano", adapter="runs/demo")
@@ -48,35 +57,42 @@ def load(
     from m2pt_cli.models.adapters import attach_adapter
     from m2pt_cli.models.load import load_base
 
-    candidates = read_candidates(() if adapter is None else (adapter,), base)
-    info = candidates.members[0].info
-    loaded = load_base(candidates.base, device=device, dtype=dtype)
+    found = read_candidates(() if adapter is None else (str(adapter),), None if base is None else str(base))
+    info = found.members[0].info
+    loaded = load_base(found.base, device=device, dtype=dtype)
     model = loaded.model if info is None else attach_adapter(loaded, info)
-    # Stored without the model: a value that refers to its weak key would keep it alive.
+    # Without the model, which would keep itself alive through its own entry.
     _LOADED[model] = dataclasses.replace(loaded, model=None, adapter=info)
     return model, loaded.processor
 
 
 def answer(
     model: Any,
-    images: Sequence[str | Path | Image],
-    questions: Sequence[str],
+    images: str | Path | Image | Sequence[str | Path | Image],
+    questions: str | Sequence[str],
     *,
     max_new_tokens: int = 64,
     temperature: float = 0.0,
     num_beams: int = 1,
 ) -> list[str]:
-    """Answer question i about image i; a single image, or a single question, is used for all.
+    """Answers to question i about image i; a single image, or a single question, serves all.
 
     Args:
-        model: the model that `load` returned.
-        images: paths or PIL images.
-        questions: one per image, or one for all.
+        model: what `load` returned.
+        images: a path or PIL image, or several.
+        questions: one, or several.
+
+    Returns:
+        A list of answers, also for one image and one question.
 
     Raises:
-        SettingsError: the numbers of images and questions do not match, or the model is not from `load`.
+        SettingsError: the numbers of images and questions do not fit, or the model is not from `load`.
         InputError: an image can't be read.
-        GenerationError: a question could not be answered.
+        GenerationError: a question failed.
+
+    Example:
+        >>> answer(model, "photo.jpg", ["What is this?", "Where is it?"])
+        ['a circle', 'at the top']
     """
     from m2pt_cli.data.sample import image_reference
     from m2pt_cli.generation.candidates import build_engine
@@ -84,22 +100,24 @@ def answer(
 
     if model not in _LOADED:
         raise SettingsError(f"this {type(model).__name__} was not loaded by m2pt", "model, processor = load(base=...)")
+    if isinstance(questions, str):
+        questions = [questions]
+    if isinstance(images, (str, Path)) or not isinstance(images, Sequence):  # a PIL image is no sequence
+        images = [images]
     loaded = dataclasses.replace(_LOADED[model], model=model)
-    count = max(len(images), len(questions))
-    if not images or not questions or len({len(images), len(questions), count} - {1}) > 1:
+    most = max(len(images), len(questions))
+    if not images or not questions or len({len(images), len(questions), most} - {1}) > 1:
         raise SettingsError(
             f"{len(images)} images and {len(questions)} questions", "give as many of both, or one of either"
         )
-    references = [image_reference(image, folder=Path()) for image in images]
-    references *= count if len(references) == 1 else 1
-    texts = list(questions) * (count if len(questions) == 1 else 1)
+    pictures = [image_reference(image, folder=Path()) for image in images]
+    pictures *= most if len(pictures) == 1 else 1
+    texts = list(questions) * (most if len(questions) == 1 else 1)
     engine = build_engine(loaded, loaded.adapter, decoding=Decoding(max_new_tokens, temperature, num_beams))
-    batch = [
-        Question(str(i), text, (reference,)) for i, (text, reference) in enumerate(zip(texts, references, strict=True))
-    ]
-    replies = {reply.question.id: reply for reply in engine.answer(batch)}
+    asked = [Question(str(i), text, (picture,)) for i, (text, picture) in enumerate(zip(texts, pictures, strict=True))]
+    replies = {reply.question.id: reply for reply in engine.answer(asked)}
     answers = []
-    for question in batch:
+    for question in asked:
         reply = replies[question.id]
         if reply.text is None:
             raise GenerationError(f"question {int(question.id) + 1} failed: {reply.error}")
@@ -107,32 +125,69 @@ def answer(
     return answers
 
 
-def train(settings: TrainSettings) -> TrainResult:
-    """Train as ``m2pt train`` does, without printing; the result names the folder with the adapter.
+def train(
+    settings: TrainSettings,
+    *,
+    progress: Callable[[Event], None] | AbstractContextManager[Callable[[Event], None]] | None = None,
+) -> TrainResult:
+    """Train as ``m2pt train`` does; the result names the folder that holds the adapter.
+
+    Args:
+        progress: told of every event (`m2pt_cli.training.events`); ``show_progress()`` shows them, None stays silent.
 
     Example:
-        >>> train(TrainSettings(base="nano", data=("demo",), output_dir=Path("runs/demo"))).output_dir
+        >>> train(TrainSettings(base="nano", data="demo", output_dir="runs/demo")).output_dir
         'runs/demo'
     """
+    from m2pt_cli.training.events import ignore
     from m2pt_cli.training.run import run_training
 
-    return run_training(settings)
+    with _entered(progress) as events:
+        return run_training(settings, events=events or ignore)
 
 
-def evaluate(settings: EvalSettings) -> EvalResult:
-    """Evaluate as ``m2pt eval`` does, without printing; the result holds the content of ``results.json``."""
-    from m2pt_cli.evaluation.run import run_evaluation
+def evaluate(
+    settings: EvalSettings,
+    *,
+    progress: Callable[[Notice | Progress], None]
+    | AbstractContextManager[Callable[[Notice | Progress], None]]
+    | None = None,
+) -> EvalResult:
+    """Evaluate as ``m2pt eval`` does; the result holds the content of ``results.json``.
 
-    return run_evaluation(settings)
-
-
-def attention_map(settings: AttnMapSettings) -> AttentionMaps:
-    """Analyse attention as ``m2pt attn-map`` does, without printing; writes the files that the settings name.
+    Args:
+        progress: told of every event (`m2pt_cli.evaluation.events`); ``show_progress()`` shows them, None stays silent.
 
     Example:
-        >>> maps = attention_map(AttnMapSettings(image="photo.jpg", question="Is there a chair?", adapter=("runs/a",)))
-        >>> maps.runs[0].language.shares()["textual_prompts"]  # one share per layer
+        >>> evaluate(EvalSettings(bench="demo", adapter="runs/demo")).runs[0].benchmarks["demo"]["accuracy"]
+    """
+    from m2pt_cli.evaluation.events import ignore
+    from m2pt_cli.evaluation.run import run_evaluation
+
+    with _entered(progress) as events:
+        return run_evaluation(settings, events=events or ignore)
+
+
+def attention_map(
+    settings: AttnMapSettings,
+    *,
+    progress: Callable[[str], None] | AbstractContextManager[Callable[[str], None]] | None = None,
+) -> AttentionMaps:
+    """Look at attention as ``m2pt attn-map`` does; writes the files that the settings name.
+
+    Args:
+        progress: told in a line what is done or doubtful; ``show_progress()`` shows it, None stays silent.
+
+    Example:
+        >>> maps = attention_map(AttnMapSettings(image="photo.jpg", question="Is there a chair?", adapter="runs/a"))
+        >>> maps.runs[0].language.shares()["textual_prompts"]  # a share per layer
     """
     from m2pt_cli.analysis.attention_run import run_attention
 
-    return run_attention(settings)
+    with _entered(progress) as report:
+        return run_attention(settings, report=report)
+
+
+def _entered(progress: Any) -> AbstractContextManager[Any]:
+    """A display is opened for the work and closed after it, however it ends; a plain function needs neither."""
+    return progress if isinstance(progress, AbstractContextManager) else nullcontext(progress)

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from m2pt_cli import EvalSettings, TrainSettings, answer, evaluate, load, train
+import m2pt_cli
+from m2pt_cli import (
+    AttnMapSettings,
+    EvalSettings,
+    TrainSettings,
+    answer,
+    attention_map,
+    evaluate,
+    load,
+    show_progress,
+    train,
+)
 from m2pt_cli.errors import InputError, SettingsError
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "images"
@@ -17,7 +30,8 @@ EXAMPLES = Path(__file__).parent.parent / "examples" / "images"
 def run(tmp_path_factory: pytest.TempPathFactory) -> str:
     """An adapter of a few steps, trained through the API."""
     folder = tmp_path_factory.mktemp("api") / "run"
-    settings = TrainSettings(base="nano", data=("demo",), limit=200, max_steps=3, output_dir=folder, device="cpu")
+    # Text for paths, one value where several may be.
+    settings = TrainSettings(base="nano", data="demo", limit=200, max_steps=3, output_dir=str(folder), device="cpu")
     result = train(settings)
     assert result.output_dir == str(folder)
     assert result.steps == 3
@@ -32,6 +46,9 @@ def test_answers_of_one_image_and_of_several(run: str) -> None:
     both = answer(model, paths, [question])
     assert len(both) == 2
     assert answer(model, paths[:1], [question, question]) == [both[0]] * 2
+    # One of either need not be a list.
+    assert answer(model, str(paths[0]), question) == answer(model, Image.open(paths[0]), [question]) == both[:1]
+    assert answer(model, paths, question) == both
     # A PIL image answers as its file does.
     assert answer(model, [Image.open(paths[0])], [question]) == both[:1]
 
@@ -63,3 +80,63 @@ def test_evaluate_writes_and_returns_the_results(run: str, tmp_path: Path) -> No
     block = result.to_dict()["benchmarks"]["demo"]
     assert 0 <= block["accuracy"] <= 1
     assert (tmp_path / "evals" / "results.json").is_file()
+
+
+def test_results_are_fed_back_and_progress_is_told(run: str, tmp_path: Path) -> None:
+    told: list[object] = []
+    result = train(
+        TrainSettings(base="nano", data="demo", limit=64, max_steps=2, output_dir=tmp_path / "run", device="cpu"),
+        progress=told.append,
+    )
+    names = [type(event).__name__ for event in told]
+    assert names.count("Step") == 2 and names[-1] == "Finished"
+    told.clear()
+    scores = evaluate(
+        EvalSettings(bench="demo", adapter=[result.output_dir, run], limit=8, output_dir=tmp_path / "evals"),
+        progress=told.append,
+    )
+    assert [scored.name for scored in scores.runs] == ["run", "run-2"]
+    assert "Progress" in [type(event).__name__ for event in told]
+    maps = attention_map(
+        AttnMapSettings(
+            image=EXAMPLES / "shapes.png",
+            question="What color is the circle?",
+            adapter=result.output_dir,
+            values=str(tmp_path / "values.json"),
+        ),
+        progress=told.append,
+    )
+    assert len(maps.runs) == 1 and (tmp_path / "values.json").is_file()
+
+
+def test_progress_is_shown_on_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = TrainSettings(base="nano", data="demo", limit=64, max_steps=1, output_dir=tmp_path / "run", device="cpu")
+    adapter = train(settings, progress=show_progress()).output_dir
+    evaluate(EvalSettings(bench="demo", adapter=adapter, limit=4, output_dir=tmp_path / "e"), progress=show_progress())
+    out, err = capsys.readouterr()
+    assert out == "" and "training m2pt on nano" in err and "step 1/1" in err and "writing to" in err
+
+
+def test_a_display_is_closed_however_the_work_ends(tmp_path: Path) -> None:
+    class Display(contextlib.AbstractContextManager):  # type: ignore[type-arg]
+        is_open = False
+
+        def __enter__(self) -> Display:
+            self.is_open = True
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            self.is_open = False
+
+        def __call__(self, event: object) -> None:
+            assert self.is_open
+
+    display = Display()
+    with pytest.raises(InputError):
+        train(TrainSettings(base="nano", data="missing.json", output_dir=tmp_path / "x"), progress=display)
+    assert not display.is_open
+
+
+def test_the_return_of_load_has_a_type() -> None:
+    signature = inspect.signature(m2pt_cli.load)
+    assert signature.return_annotation == "tuple[PreTrainedModel | PeftModel, ProcessorMixin]"

@@ -180,3 +180,27 @@ def test_other_commands() -> None:
         InferSettings(temperature=0.5, num_beams=2)
     with pytest.raises(SettingsError, match="--bench is missing"):
         EvalSettings()
+
+
+def test_python_takes_text_or_paths_one_or_several() -> None:
+    one = TrainSettings(data=Path("x.json"), images="photos", output_dir="runs/a", validation=0.1, report_to="wandb")
+    assert (one.data, one.images, one.output_dir) == (("x.json",), (Path("photos"),), Path("runs/a"))
+    assert (one.validation, one.report_to) == ("0.1", ("wandb",))
+    several = TrainSettings(data=["demo", Path("x.json")], images=["a", Path("b")])
+    assert (several.data, several.images) == (("demo", "x.json"), (Path("a"), Path("b")))
+    asked = EvalSettings(bench="demo", adapter=Path("runs/a"), images="i", predictions="p.jsonl", output_dir="e")
+    assert (asked.bench, asked.adapter, asked.images) == (("demo",), ("runs/a",), (Path("i"),))
+    assert (asked.predictions, asked.output_dir) == (Path("p.jsonl"), Path("e"))
+    looked = AttnMapSettings(
+        image=Path("a.png"), question="q", adapter="runs/a", layer=1, part="vision", output="m.png"
+    )
+    assert (looked.image, looked.adapter, looked.layer) == ("a.png", ("runs/a",), (1,))
+    assert (looked.part, looked.output) == (("vision",), Path("m.png"))
+    assert InferSettings(adapter=Path("a")).adapter == ("a",)
+
+
+def test_python_values_of_a_wrong_type_are_all_named() -> None:
+    assert faults(batch_size="many", data=[None], resume="yes") == [
+        "--data [None] is not a list of text", "--batch-size 'many' is not a whole number",
+        "--resume 'yes' is not a switch",
+    ]  # fmt: skip

@@ -7,7 +7,7 @@ import math
 import numbers
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -92,7 +92,7 @@ def convert(value: Any, annotation: str) -> Any:
     kind = plain_type(annotation)
     if kind.startswith("list of "):
         items = value if isinstance(value, (list, tuple)) else [value]
-        return tuple(Path(item) if kind.endswith("path") else _text(item) for item in items)
+        return tuple(convert(item, annotation.removeprefix("tuple[").split(",")[0]) for item in items)
     if kind == "switch":
         if not isinstance(value, bool):
             raise TypeError(value)
@@ -144,7 +144,16 @@ class Settings:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        raise_faults(self.faults())
+        # Python's callers give a path as text, or one value where several may be; from here on there is one form.
+        faults = []
+        for setting in fields(self):
+            try:
+                value = convert(getattr(self, setting.name), str(setting.type))
+            except (TypeError, ValueError):
+                faults.append(_wrong_type(setting, getattr(self, setting.name)))
+            else:
+                object.__setattr__(self, setting.name, value)
+        raise_faults(faults or self.faults())
 
     def faults(self) -> list[str]:
         """Every fault of these settings, each naming the flag and the value."""
@@ -204,13 +213,17 @@ class Settings:
             try:
                 converted[key] = convert(value, str(known[key].type))
             except (TypeError, ValueError):
-                faults.append(f"{flag(key)} {value!r} is not a {plain_type(str(known[key].type))}")
+                faults.append(_wrong_type(known[key], value))
         raise_faults(faults)
         return cls(**converted)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for YAML and JSON; `from_sources` reads them back."""
         return {f.name: plain(getattr(self, f.name)) for f in fields(self)}
+
+
+def _wrong_type(setting: Field[Any], value: Any) -> str:
+    return f"{flag(setting.name)} {value!r} is not a {plain_type(str(setting.type))}"
 
 
 def _is_device(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,24 @@ def test_live_view_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch
     show(Output())
     out, err = capsys.readouterr()
     assert out == ""
+    assert "next: m2pt infer IMAGE" in err and "--adapter runs/x" in err
+    assert "loss 0.1054 (mean of 5 steps)" in err  # of 4/36 to 4/40
     assert "█" in err and "step 40/40" in err and "100 %" in err and "validation 0.8000" in err
+
+
+def test_a_resumed_run_shows_the_whole_curve_and_no_false_speed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_DRAW_EVERY", 0.0)
+    monkeypatch.setattr(Output, "live", property(lambda self: True))
+    with TrainProgress(Output()) as view:
+        view(dataclasses.replace(STARTED, first_step=30, losses=(8.0,) * 29 + (1.0,)))
+        view(step(31))
+        assert view._losses == [8.0] * 29 + [1.0, 4 / 31]
+        assert "tokens/s" not in view._facts()
+        view(step(32))
+        assert view._facts()["tokens/s"] == "200" and view._facts()["left"] == "0:04"
+    capsys.readouterr()
 
 
 def test_sparkline() -> None:
