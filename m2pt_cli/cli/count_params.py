@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.console import Group, RenderableType
+from rich.text import Text
 
 from m2pt_cli.cli import options
 from m2pt_cli.cli.output import Output
+from m2pt_cli.cli.tables import FittingTable
 from m2pt_cli.errors import SettingsError
 from m2pt_cli.records import ParameterCounts
 
@@ -25,16 +27,16 @@ _LABELS = {
 }
 
 
-def count_table(counts: ParameterCounts, base_sizes: Mapping[str, int]) -> Table:
+def count_table(counts: ParameterCounts, base_sizes: Mapping[str, int]) -> RenderableType:
     """Trained parts with their share of the base, then the base's own parts, then the size of the adapter.
 
     Args:
         base_sizes: parameters of the base by part; they sum to ``counts.total``.
     """
-    table = Table(title=f"{counts.method} on {counts.base}", title_justify="left")
-    table.add_column("part")
-    table.add_column("parameters", justify="right")
-    table.add_column("of the base", justify="right")
+    table = FittingTable()
+    table.add_column("part", left=True)
+    table.add_column("parameters")
+    table.add_column("of the base")
     for group, label in _LABELS.items():
         if counts.groups[group] or group in ("visual_prompts", "textual_prompts", "interaction"):
             table.add_row(label, f"{counts.groups[group]:,}", share(counts.groups[group], counts.total))
@@ -46,7 +48,7 @@ def count_table(counts: ParameterCounts, base_sizes: Mapping[str, int]) -> Table
     table.add_row("base", f"{counts.total:,}", "")
     table.add_section()
     table.add_row("saved" if counts.method == "full" else "saved adapter", f"{counts.bytes:,} bytes", "")
-    return table
+    return Group(Text(f"{counts.method} on {counts.base}", style="italic"), table)
 
 
 def share(part: int, total: int) -> str:
