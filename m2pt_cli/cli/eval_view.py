@@ -14,7 +14,7 @@ from m2pt_cli.analysis.figure_text import cut_middle
 from m2pt_cli.cli.output import Output
 from m2pt_cli.cli.tables import FittingTable
 from m2pt_cli.evaluation.events import Notice, Progress
-from m2pt_cli.evaluation.results import LEVEL, Comparison, EvalResult, EvalRun
+from m2pt_cli.evaluation.results import LEVEL, Comparison, EvalResult, EvalRun, Headline, headlines
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -181,43 +181,23 @@ def _table(*columns: str, left: int = 1, spare: Sequence[str] = ()) -> FittingTa
 
 def _summary(runs: Sequence[EvalRun]) -> RenderableType:
     """A row per run, a column per score; the best of several runs is marked."""
-    rows = [_headlines(run) for run in runs]
+    rows = [headlines(run) for run in runs]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     table = _table("run", *(Output.clean(column) for column in columns))
     for run, row in zip(runs, rows, strict=True):
         cells = []
         for column in columns:
-            value = row.get(column)
-            others = [score for other in rows if (score := other.get(column)) is not None]
+            found = row.get(column, Headline(None))
+            value = found.value
+            others = [score for other in rows if column in other and (score := other[column].value) is not None]
             is_best = value is not None and value == max(others) > min(others)  # where all are equal, none is best
             mark = " *" if is_best else ""
-            interval = _interval(run, column) if len(runs) == 1 else None
+            interval = found.interval if len(runs) == 1 else None
             cells.append((points(value) if column.split()[0] in _POINTS else percent(value, interval)) + mark)
         table.add_row(Output.clean(run.name), *cells)
     return _titled(
         "Scores, in percent (95 % interval); MME in points", table, "* best of its column" if len(runs) > 1 else None
     )
-
-
-def _headlines(run: EvalRun) -> dict[str, float | None]:
-    """The numbers of a run that stand for its benchmarks, as the paper's table 1 has them."""
-    row: dict[str, float | None] = {}
-    for name, block in run.benchmarks.items():
-        keys = [key for key in ("perception", "cognition", "total", "seen", "unseen", "accuracy", "f1") if key in block]
-        keys = [key for key in keys if not (key == "f1" and "splits" not in block)]
-        row |= {name if key == "accuracy" else f"{name} {key}": block[key] for key in keys}
-        if (blind := block["shuffled"]) is not None:
-            row[f"{name} blind"] = blind["total" if "perception" in blind else "accuracy"]
-    if run.mmavg is not None:
-        row["mmavg"] = run.mmavg
-    return row
-
-
-def _interval(run: EvalRun, column: str) -> list[float] | None:
-    """The interval of a benchmark's accuracy; the other columns have none of their own."""
-    block = run.benchmarks.get(column, {})
-    interval: list[float] | None = block.get("interval") or block.get("intervals", {}).get("accuracy")
-    return interval
 
 
 def _tasks_table(runs: Sequence[EvalRun]) -> RenderableType:
