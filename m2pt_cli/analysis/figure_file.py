@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,16 +26,27 @@ def save_figure(figure: Figure, file: Path, *, program: str = "m2pt") -> None:
     Args:
         program: kept in the file as what made it.
     """
-    import matplotlib
-
     suffix = file.suffix.lower()
     partial = file.with_name(f".{file.name}.partial")
     try:
-        # An SVG names its parts at random unless it is told from what; publishers refuse a PDF's Type 3 fonts.
-        options: Any = {"svg.hashsalt": program, "pdf.fonttype": 42}
-        with warnings.catch_warnings(), matplotlib.rc_context(options):
-            warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")  # a script without a font is drawn as boxes
-            figure.savefig(partial, format=suffix[1:], metadata={**_METADATA[suffix], _PROGRAM[suffix]: program})
+        _write(figure, partial, suffix, program)
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def svg_of(figure: Figure, *, program: str = "m2pt") -> bytes:
+    """A figure as the content of an SVG file."""
+    buffer = BytesIO()
+    _write(figure, buffer, ".svg", program)
+    return buffer.getvalue()
+
+
+def _write(figure: Figure, file: Path | BytesIO, suffix: str, program: str) -> None:
+    import matplotlib
+
+    # An SVG names its parts at random unless it is told from what; publishers refuse a PDF's Type 3 fonts.
+    options: Any = {"svg.hashsalt": program, "pdf.fonttype": 42}
+    with warnings.catch_warnings(), matplotlib.rc_context(options):
+        warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")  # a script without a font is drawn as boxes
+        figure.savefig(file, format=suffix[1:], metadata={**_METADATA[suffix], _PROGRAM[suffix]: program})

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from m2pt_cli.analysis.figure_file import save_figure
+from m2pt_cli.analysis.figure_file import save_figure, svg_of
 from m2pt_cli.analysis.figure_text import cut_middle, readable
 from m2pt_cli.errors import SettingsError
 from m2pt_cli.settings.base import FIGURE_SUFFIXES
@@ -200,6 +200,12 @@ def draw_scores(runs: Mapping[str, Blocks], file: Path) -> str | None:
             note = f"a radar needs {FEWEST_AXES} scores that all runs have: {file} shows bars"
     save_figure(figure or bars(runs), file, program=_PROGRAM)
     return note
+
+
+def score_images(runs: Mapping[str, Blocks]) -> list[tuple[str, bytes]]:
+    """The figures as SVG for a page, each with what it shows: a radar where there are axes enough, and bars."""
+    figures = [("Radar of the scores of each run", radar(runs)), ("Bars of the scores of each run", bars(runs))]
+    return [(said, svg_of(figure, program=_PROGRAM)) for said, figure in figures if figure is not None]
 
 
 def radar(runs: Mapping[str, Blocks]) -> Figure | None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from m2pt_cli.analysis.attention_maps import AttentionMaps, AttentionRun, PartAttention
 from m2pt_cli.analysis.tokens import TEXTUAL, VISUAL
 from m2pt_cli.cli.output import Output
+from m2pt_cli.cli.tables import FittingTable
 
 
 def attention_tables(maps: AttentionMaps) -> list[RenderableType]:
@@ -31,10 +31,10 @@ def _heads(heads: Sequence[int]) -> str:
 
 def _table(run: AttentionRun, part: PartAttention, name: str) -> RenderableType:
     shares, uniform = part.shares(), part.uniform_shares()
-    table = Table()
-    table.add_column("layer", justify="right")
+    table = FittingTable()
+    table.add_column("layer")
     for group in shares:
-        table.add_column(f"{group.replace('_', ' ')} ({len(part.tokens.places(group))})", justify="right")
+        table.add_column(f"{group.replace('_', ' ')} ({len(part.tokens.places(group))})")
     for layer in range(part.num_layers):
         table.add_row(str(layer), *(f"{100 * share[layer]:.2f}" for share in shares.values()))
     table.add_section()

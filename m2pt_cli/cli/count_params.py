@@ -1,4 +1,4 @@
-"""``m2pt count-params``: count parameters by part, from the geometry of the base alone."""
+"""m2pt count-params: parameters by part, from arithmetic alone."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.console import Group, RenderableType
+from rich.text import Text
 
 from m2pt_cli.cli import options
 from m2pt_cli.cli.output import Output
+from m2pt_cli.cli.tables import FittingTable
 from m2pt_cli.errors import SettingsError
-from m2pt_cli.records import ParameterCounts, format_bytes
+from m2pt_cli.records import ParameterCounts
 
 _LABELS = {
     "visual_prompts": "visual prompts",
@@ -25,17 +27,16 @@ _LABELS = {
 }
 
 
-def count_table(counts: ParameterCounts, base_sizes: Mapping[str, int]) -> Table:
-    """Build the table: trained parts and their share of the base, parts of the base, size of the adapter.
+def count_table(counts: ParameterCounts, base_sizes: Mapping[str, int]) -> RenderableType:
+    """Trained parts with their share of the base, then the base's own parts, then the size of the adapter.
 
     Args:
-        counts: the counted parameters.
         base_sizes: parameters of the base by part; they sum to ``counts.total``.
     """
-    table = Table(title=f"{counts.method} on {counts.base}", title_justify="left")
-    table.add_column("part")
-    table.add_column("parameters", justify="right")
-    table.add_column("of the base", justify="right")
+    table = FittingTable()
+    table.add_column("part", left=True)
+    table.add_column("parameters")
+    table.add_column("of the base")
     for group, label in _LABELS.items():
         if counts.groups[group] or group in ("visual_prompts", "textual_prompts", "interaction"):
             table.add_row(label, f"{counts.groups[group]:,}", share(counts.groups[group], counts.total))
@@ -46,12 +47,12 @@ def count_table(counts: ParameterCounts, base_sizes: Mapping[str, int]) -> Table
             table.add_row(f"base: {_LABELS[group]}", f"{size:,}", share(size, counts.total))
     table.add_row("base", f"{counts.total:,}", "")
     table.add_section()
-    table.add_row("saved" if counts.method == "full" else "saved adapter", format_bytes(counts.bytes), "")
-    return table
+    table.add_row("saved" if counts.method == "full" else "saved adapter", f"{counts.bytes:,} bytes", "")
+    return Group(Text(f"{counts.method} on {counts.base}", style="italic"), table)
 
 
 def share(part: int, total: int) -> str:
-    """Format a percentage with the digits of the paper: ``0.085 %``, ``1.95 %``."""
+    """Percent with as many digits as the paper prints: ``0.085 %``, ``1.95 %``."""
     percent = 100 * part / total
     return f"{percent:.3f} %" if percent < 1 else f"{percent:.2f} %"
 
@@ -64,7 +65,7 @@ EPILOG = "\n\n".join(
         "  m2pt count-params --base llava-v1-7b --visual-prompts 20 --textual-prompts 10",
         "  m2pt count-params --base llava-v1-7b --method lora --lora-rank 16",
         "  m2pt count-params --adapter runs/demo --json",
-        "Percentages are of the base's parameters. Frozen parts are listed for comparison.",
+        "A share is of the base's own parameters. Frozen parts are listed for comparison.",
     ]
 )
 
@@ -85,42 +86,31 @@ def command(
     ] = None,
     visual_prompts: Annotated[
         int | None,
-        typer.Option("--visual-prompts", metavar="K", help="Prompts in each vision layer.", rich_help_panel=_METHOD),
+        typer.Option("--visual-prompts", metavar="K", help="Prompts per vision layer.", rich_help_panel=_METHOD),
     ] = None,
     textual_prompts: Annotated[
         int | None,
-        typer.Option("--textual-prompts", metavar="K", help="Prompts in each LLM layer.", rich_help_panel=_METHOD),
+        typer.Option("--textual-prompts", metavar="K", help="Prompts per LLM layer.", rich_help_panel=_METHOD),
     ] = None,
     interaction: Annotated[
         str | None,
-        typer.Option(
-            "--interaction",
-            metavar="I",
-            help="Interaction layer: auto, projector, residual or none.",
-            rich_help_panel=_METHOD,
-        ),
+        typer.Option("--interaction", metavar="I", help="auto, projector, residual, none.", rich_help_panel=_METHOD),
     ] = None,
     visual_tokens: Annotated[
-        str | None,
-        typer.Option(
-            "--visual-tokens",
-            metavar="V",
-            help="Vision tokens that the LLM gets: patches, or official (patches and prompts).",
-            rich_help_panel=_METHOD,
-        ),
+        str | None, typer.Option("--visual-tokens", metavar="V", help="patches or official.", rich_help_panel=_METHOD)
     ] = None,
     train_lm_head: Annotated[
         bool, typer.Option("--train-lm-head", help="Train lm_head as well.", rich_help_panel=_METHOD)
     ] = False,
     lora_rank: Annotated[
-        int | None, typer.Option("--lora-rank", metavar="R", help="LoRA rank. Default: 16.", rich_help_panel=_METHOD)
+        int | None, typer.Option("--lora-rank", metavar="R", help="Rank of lora (16).", rich_help_panel=_METHOD)
     ] = None,
     json: options.JsonOption = False,
     quiet: options.QuietOption = False,
     verbose: options.VerboseOption = False,
 ) -> None:
     output = Output.configure(json=json, quiet=quiet, verbose=verbose)
-    given: dict[str, Any] = {
+    said: dict[str, Any] = {
         "method": method,
         "visual_prompts": visual_prompts,
         "textual_prompts": textual_prompts,
@@ -129,23 +119,23 @@ def command(
         "train_lm_head": train_lm_head or None,
         "lora_rank": lora_rank,
     }
-    given = {name: value for name, value in given.items() if value is not None}
-    if adapter is not None and given:
-        flag = "--" + next(iter(given)).replace("_", "-")
-        raise SettingsError(f"--adapter determines what is trained, so {flag} means nothing", f"leave {flag} out")
+    said = {name: value for name, value in said.items() if value is not None}
+    if adapter is not None and said:
+        flag = "--" + next(iter(said)).replace("_", "-")
+        raise SettingsError(f"--adapter says itself what it trains, so {flag} means nothing", f"leave {flag} out")
     from m2pt_cli.models.adapters import read_adapter
     from m2pt_cli.models.catalog import entry_of, resolve_base_name
     from m2pt_cli.models.count import Recipe, count_adapter, count_parameters
 
-    recipe = Recipe(**given)
+    recipe = Recipe(**said)
     for kind, count in zip(("visual", "textual"), recipe.prompts, strict=True):
-        # Refuse this as `train` does; the table would not show that the number was ignored.
-        if given.get(f"{kind}_prompts", 0) != 0 and not count:
+        # As train says it: a number that is not counted would look as if it were.
+        if said.get(f"{kind}_prompts", 0) != 0 and not count:
             raise SettingsError(
-                f"--{kind}-prompts {given[f'{kind}_prompts']}: --method {recipe.method} has no {kind} prompts",
+                f"--{kind}-prompts {said[f'{kind}_prompts']}: --method {recipe.method} has no {kind} prompts",
                 f"leave --{kind}-prompts out, or choose another --method",
             )
-    if adapter is None and not given and base is None:
+    if adapter is None and not said and base is None:
         adapter = os.environ.get("M2PT_ADAPTER")
     info = None if adapter is None else read_adapter(adapter)
     entry = entry_of(resolve_base_name(base, None if info is None else info.base))
@@ -153,7 +143,7 @@ def command(
         counts = count_adapter(entry.name, entry.geometry, info)
     else:
         defaults = entry.defaults.for_method(recipe.method)
-        counts = count_parameters(entry.name, entry.geometry, Recipe(**(_prompts(defaults) | given)))
+        counts = count_parameters(entry.name, entry.geometry, Recipe(**(_prompts(defaults) | said)))
     if output.is_json:
         output.json(counts)
         return

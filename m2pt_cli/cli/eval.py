@@ -233,7 +233,7 @@ def command(
         flags["adapter"] = [os.environ["M2PT_ADAPTER"]]
     settings = EvalSettings.from_sources(config, flags)
 
-    from m2pt_cli.analysis.score_figure import draw_scores, require_plot_place
+    from m2pt_cli.analysis.score_figure import draw_scores, require_plot_place, score_images
     from m2pt_cli.cli.eval_view import EvalProgress, failures_table, result_tables
     from m2pt_cli.evaluation.html_report import gallery_page, require_page_place
     from m2pt_cli.evaluation.run import run_evaluation
@@ -253,7 +253,8 @@ def command(
     if not is_first:
         return
     if html is not None:
-        write_text(html, gallery_page(result))
+        plots = score_images({run.name: run.benchmarks for run in result.runs})
+        write_text(html, gallery_page(result, plots))
         output.status(f"gallery written to {html}")
     for file in plot or ():
         if (note := draw_scores({run.name: run.benchmarks for run in result.runs}, file)) is not None:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from m2pt_cli.analysis.figure_text import cut_middle
 from m2pt_cli.cli.output import Output
+from m2pt_cli.cli.tables import FittingTable
 from m2pt_cli.evaluation.events import Notice, Progress
-from m2pt_cli.evaluation.results import LEVEL, Comparison, EvalResult, EvalRun
+from m2pt_cli.evaluation.results import LEVEL, Comparison, EvalResult, EvalRun, Headline, headlines
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -25,6 +26,7 @@ _DRAW_EVERY = 0.25
 # On a terminal narrower than this, columns that a person can spare make room for the others.
 _NARROW = 72
 _SPARED = ("questions/s", "failed")
+_LEAST_NAME = 8
 
 
 class EvalProgress:
@@ -88,10 +90,13 @@ class EvalProgress:
         titles = ("run", "benchmark", "done", "questions/s", "score", "failed", "left")
         shown = [place for place, title in enumerate(titles) if width >= _NARROW or title not in _SPARED]
         for place in shown:
-            table.add_column(titles[place], justify="left" if place < 2 else "right")
-        for line in self._lines.values():
-            cells = line.cells()
-            table.add_row(*(self._output.clean(cells[place]) for place in shown))
+            table.add_column(titles[place], justify="left" if place < 2 else "right", no_wrap=True)
+        rows = [[self._output.clean(line.cells()[place]) for place in shown] for line in self._lines.values()]
+        # The numbers keep their room. Names of runs often differ at their ends alone, and are cut in the middle.
+        columns = list(zip([titles[place] for place in shown], *rows, strict=True))
+        taken = sum(max(map(len, column)) + 2 for column in columns[1:])
+        for run, *cells in rows:
+            table.add_row(cut_middle(run, max(_LEAST_NAME, width - taken)), *cells)
         return table
 
 
@@ -162,7 +167,7 @@ def percent(share: float | None, interval: Sequence[float] | None = None) -> str
     return text if interval is None else f"{text} ({100 * interval[0]:.1f}-{100 * interval[1]:.1f})"
 
 
-def _titled(title: str, table: Table, caption: str | None = None) -> RenderableType:
+def _titled(title: str, table: FittingTable, caption: str | None = None) -> RenderableType:
     """A table between lines of its own; rich would break a title at the table's width."""
     return Group(Text(title, style="bold"), table, *([] if caption is None else [Text(caption)]))
 
@@ -172,28 +177,29 @@ def points(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def _table(*columns: str, left: int = 1) -> Table:
-    """A table whose first ``left`` columns hold words, the others numbers; on a narrow screen no cell is cut off."""
-    table = Table()
+def _table(*columns: str, left: int = 1, spare: Sequence[str] = ()) -> FittingTable:
+    """A table whose first ``left`` columns hold words, the others numbers; ``spare`` ones are left out first."""
+    table = FittingTable()
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < left else "right", overflow="fold")
+        table.add_column(column, left=number < left, spare=column in spare)
     return table
 
 
 def _summary(runs: Sequence[EvalRun]) -> RenderableType:
     """A row per run, a column per score; the best of several runs is marked."""
-    rows = [_headlines(run) for run in runs]
+    rows = [headlines(run) for run in runs]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     table = _table("run", *(Output.clean(column) for column in columns))
     has_interval = has_mark = False
     for run, row in zip(runs, rows, strict=True):
         cells = []
         for column in columns:
-            value = row.get(column)
-            others = [score for other in rows if (score := other.get(column)) is not None]
+            found = row.get(column, Headline(None))
+            value = found.value
+            others = [score for other in rows if column in other and (score := other[column].value) is not None]
             is_best = value is not None and value == max(others) > min(others)  # where all are equal, none is best
             mark = " *" if is_best else ""
-            interval = _interval(run, column) if len(runs) == 1 else None
+            interval = found.interval if len(runs) == 1 else None
             has_interval |= interval is not None
             has_mark |= is_best
             cells.append((points(value) if column.split()[0] in _POINTS else percent(value, interval)) + mark)
@@ -206,34 +212,13 @@ def _summary(runs: Sequence[EvalRun]) -> RenderableType:
     return _titled(title, table, "* best of its column" if has_mark else None)
 
 
-def _headlines(run: EvalRun) -> dict[str, float | None]:
-    """The numbers of a run that stand for its benchmarks, as the paper's table 1 has them."""
-    row: dict[str, float | None] = {}
-    for name, block in run.benchmarks.items():
-        keys = [key for key in ("perception", "cognition", "total", "seen", "unseen", "accuracy", "f1") if key in block]
-        keys = [key for key in keys if not (key == "f1" and "splits" not in block)]
-        row |= {name if key == "accuracy" else f"{name} {key}": block[key] for key in keys}
-        if (blind := block["shuffled"]) is not None:
-            row[f"{name} blind"] = blind["total" if "perception" in blind else "accuracy"]
-    if run.mmavg is not None:
-        row["mmavg"] = run.mmavg
-    return row
-
-
-def _interval(run: EvalRun, column: str) -> list[float] | None:
-    """The interval of a benchmark's accuracy; the other columns have none of their own."""
-    block = run.benchmarks.get(column, {})
-    interval: list[float] | None = block.get("interval") or block.get("intervals", {}).get("accuracy")
-    return interval
-
-
 def _tasks_table(runs: Sequence[EvalRun]) -> RenderableType:
     """demo: every task with what guessing scores, and each run; a single run with intervals and its blind score."""
     blocks = [run.benchmarks["demo"] for run in runs]
     blind = blocks[0]["shuffled"] if len(runs) == 1 else None
     columns = ["right % (95 % interval)"] if len(runs) == 1 else [Output.clean(run.name) for run in runs]
     columns += [] if blind is None else ["blind %"]
-    table = _table("task", "", "questions", "majority %", *columns, left=2)
+    table = _table("task", "", "questions", "majority %", *columns, left=2, spare=[""])
 
     def scores(task: str, kind: str) -> list[str]:
         """The cells of one task; ``""`` is all of a kind."""

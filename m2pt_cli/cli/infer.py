@@ -168,9 +168,11 @@ def _write_answers(answers: Sequence[Answer], num_images: int, num_candidates: i
         for answer in answers
     ]
     if sys.stdout.isatty():
-        from rich.table import Table
+        from m2pt_cli.cli.tables import FittingTable
 
-        table = Table(*header)
+        table = FittingTable()
+        for title in header:
+            table.add_column(title, left=True)
         for row in rows:
             table.add_row(*row)
         output.table(table)

@@ -261,6 +261,8 @@ class TrainProgress:
         from rich.table import Table
         from rich.text import Text
 
+        from m2pt_cli.cli.tables import lines_of
+
         assert self._started is not None and self._step is not None and self._live is not None
         width = max(20, min(self._live.console.width - 12, 80))
         grid = Table.grid(padding=(0, 2))
@@ -269,8 +271,8 @@ class TrainProgress:
             ProgressBar(total=self._started.steps, completed=self._step.step, width=width),
         )
         grid.add_row(Text("loss"), Text(sparkline(self._losses, width), style="cyan"))
-        facts = "   ".join(f"{name} {value}" for name, value in self._facts().items())
-        return Group(grid, Text(facts, no_wrap=True, overflow="ellipsis"))
+        facts = [f"{name} {value}" for name, value in self._facts().items()]
+        return Group(grid, *map(Text, lines_of(facts, "   ", self._live.console.width)))
 
     def _stop(self) -> None:
         if self._live is not None:

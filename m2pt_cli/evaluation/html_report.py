@@ -1,4 +1,4 @@
-"""The HTML report: questions, images and answers of all runs in one file."""
+"""A page with scores, figures, questions, images and answers, in one file."""
 
 from __future__ import annotations
 
@@ -11,30 +11,59 @@ from pathlib import Path
 
 from m2pt_cli.data.sample import ImageReference
 from m2pt_cli.errors import InputError, SettingsError
+from m2pt_cli.evaluation.html_scores import breakable, score_sections
 from m2pt_cli.evaluation.results import EvalResult
 from m2pt_cli.evaluation.task import Prediction
 
+# Colours of text have a contrast of 4.5 or more to their ground in both schemes (WCAG 2, AA). Marks and words say what
+# colours say. Nothing is wider than the screen: tables scroll by themselves, and names break behind - _ / . alone.
 STYLE = """
-:root { color-scheme: light dark; --line: #8884; --right: #1a7f37; --wrong: #cf222e; --failed: #9a6700; }
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; }
-h1 { font-size: 1.4rem; overflow-wrap: anywhere; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; }
-.scores th, .scores td { border: 1px solid var(--line); padding: .25rem .6rem; text-align: right; font-size: .85rem; }
+:root { color-scheme: light dark; --ground: #ffffff; --raised: #f6f8fa; --text: #1f2328; --muted: #57606a;
+  --line: #d0d7de; --link: #0550ae; --right: #116329; --wrong: #a40e26; --failed: #7d4e00; }
+@media (prefers-color-scheme: dark) { :root { --ground: #0d1117; --raised: #161b22; --text: #e6edf3;
+  --muted: #a0aab4; --line: #3d444d; --link: #79b8ff; --right: #56d364; --wrong: #ff9492; --failed: #e3b341; } }
+*, *::before { box-sizing: border-box; }
+body { font: 1rem/1.5 system-ui, sans-serif; margin: 1.5rem auto; max-width: 76rem; padding: 0 1rem;
+  background: var(--ground); color: var(--text); overflow-wrap: break-word; }
+h1 { font-size: 1.4rem; line-height: 1.3; } h2 { font-size: 1.2rem; margin-top: 2rem; }
+h3 { font-size: 1.05rem; margin-bottom: .4rem; } small { color: var(--muted); white-space: nowrap; }
+:focus-visible { outline: 3px solid var(--link); outline-offset: 2px; }
+.skip { position: absolute; left: -99rem; } .skip:focus { position: static; }
+a { color: var(--link); } .note, .id { color: var(--muted); font-size: .875rem; margin: .3rem 0; }
+.wide { overflow-x: auto; max-width: 100%; margin-bottom: .6rem; } table { border-collapse: collapse; }
+th, td { border: 1px solid var(--line); padding: .25rem .6rem; text-align: right; font-size: .875rem;
+  vertical-align: top; }
+thead th { background: var(--raised); vertical-align: bottom; min-width: 4rem; max-width: 12rem; }
+tbody th, thead th:first-child { text-align: left; min-width: 7rem; max-width: 15rem; }
+thead th.long { min-width: 9rem; } tbody th.long { min-width: 10rem; } tbody th { font-weight: 400; }
+.scores tbody th, .whole th, .whole td, .best { font-weight: 700; }
+td small { display: block; font-weight: 400; }
+.plots { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(30rem, 100%), 1fr)); }
+.plots img { width: 100%; min-width: 30rem; max-width: 44rem; height: auto; display: block;
+  background: #ffffff; border-radius: .4rem; }
 pre { overflow-x: auto; font-size: .8rem; border: 1px solid var(--line); padding: .75rem; }
-.filters { display: flex; flex-wrap: wrap; gap: 1rem; align-items: center; position: sticky; top: 0;
-  background: Canvas; padding: .5rem 0; border-bottom: 1px solid var(--line); }
-select, input { font: inherit; } .note, .id { opacity: .7; font-size: .8rem; margin: .2rem 0; }
-main { display: grid; grid-template-columns: repeat(auto-fill, minmax(22rem, 1fr)); gap: 1rem; }
-article { display: flex; align-items: start; gap: .9rem; border: 1px solid var(--line); border-radius: .5rem;
-  padding: .8rem; }
-article[hidden] { display: none; } article > div { min-width: 0; flex: 1; overflow-wrap: anywhere; }
-article img { width: 7rem; height: 7rem; object-fit: contain; background: #8882; border-radius: .3rem; flex: none;
-  image-rendering: auto; }
-.missing { width: 7rem; font-size: .75rem; opacity: .7; overflow-wrap: anywhere; flex: none; margin: 0; }
-.question { white-space: pre-wrap; margin: .2rem 0; } .answer { margin: .2rem 0; }
-article td, article th { padding: .1rem .6rem .1rem 0; text-align: left; vertical-align: top; font-size: .9rem; }
-article th { font-weight: 600; } .right td { color: var(--right); } .wrong td { color: var(--wrong); }
-.failed td { color: var(--failed); }
+summary { cursor: pointer; padding: .3rem 0; }
+.filters { display: flex; flex-wrap: wrap; gap: .6rem 1rem; align-items: end; background: var(--ground);
+  padding: .5rem 0; border-bottom: 1px solid var(--line); } .filters[hidden] { display: none; }
+.filters label { display: grid; font-size: .875rem; max-width: 100%; }
+select, input { font: inherit; max-width: 100%; min-width: 0; color: inherit; background: var(--raised);
+  border: 1px solid var(--muted); border-radius: .3rem; padding: .2rem .4rem; }
+@media (min-width: 48rem) and (min-height: 30rem) { .filters { position: sticky; top: 0; } }
+main { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(22rem, 100%), 1fr)); gap: 1rem; }
+article { display: grid; grid-template-columns: 7rem minmax(0, 1fr); gap: .5rem .9rem; align-content: start;
+  border: 1px solid var(--line); border-radius: .5rem; padding: .8rem; }
+@media (max-width: 30rem) { article { grid-template-columns: 5rem minmax(0, 1fr); } }
+article[hidden] { display: none; } article > div { min-width: 0; }
+article img { width: 100%; height: auto; max-height: 7rem; object-fit: contain; background: var(--raised);
+  border-radius: .3rem; }
+.missing { font-size: .8rem; color: var(--muted); overflow-wrap: anywhere; margin: 0; }
+.question { white-space: pre-wrap; margin: .2rem 0; overflow-wrap: anywhere; }
+.answer { margin: .2rem 0; overflow-wrap: anywhere; }
+.said { grid-column: 1 / -1; list-style: none; margin: 0; padding: 0; }
+.said li { border-top: 1px solid var(--line); padding: .3rem 0; overflow-wrap: anywhere; }
+.run { display: block; color: var(--muted); font-size: .875rem; overflow-wrap: break-word; }
+.right .says { color: var(--right); } .wrong .says { color: var(--wrong); } .failed .says { color: var(--failed); }
+@media print { .filters, .skip { display: none; } article { break-inside: avoid; } }
 """
 
 SCRIPT = """
@@ -52,33 +81,38 @@ function show() {
   }
   count.textContent = shown + ' shown';
 }
+document.getElementById('filters').hidden = false;
 for (const field of [bench, state, words]) field.addEventListener('input', show);
 show();
 """
 
 
-# Identifies a page that this tool wrote, which it may therefore overwrite.
+# Marks a page as this tool's own, which may be written again.
 GENERATOR = '<meta name="generator" content="m2pt eval">'
 # Longest side of an image in the page, in pixels.
 _SIDE = 224
-# Limits that keep a page small enough for an e-mail: questions per benchmark, and bytes of all images.
+# A page stays small enough to be sent by mail: questions per benchmark, and bytes of images in all.
 _MOST_QUESTIONS = 200
 _MOST_IMAGE_BYTES = 8_000_000
-_SYMBOLS = {"right": "✓", "wrong": "✗", "failed": "!"}
+_MARKS = {"right": "✓", "wrong": "✗", "failed": "!"}
+
+# What an image shows, and the SVG itself.
+Plot = tuple[str, bytes]
 
 
-def gallery_page(result: EvalResult) -> str:
-    """Return the page's HTML.
+def gallery_page(result: EvalResult, plots: Sequence[Plot] = ()) -> str:
+    """The page's HTML, which needs no other file.
 
     Args:
-        result: the runs with their predictions and images; if an image is not available, its name is shown.
+        plots: figures of the scores, as SVG.
+        result: the runs, with their rows and images; a question without an image shows its image's name.
     """
     store = _ImageStore()
     names = list(dict.fromkeys(bench for run in result.rows.values() for bench in run))
     cards = [
         _card(bench, question, store, result.images.get(bench, {}).get(question[0][1].id))
         for bench in names
-        for question in _shown_questions(bench, result)
+        for question in _chosen(bench, result)
     ]
     title = "m2pt eval: " + ", ".join(run.name for run in result.runs)
     benches = "".join(f'<option value="{escape(name)}">{escape(name)}</option>' for name in names)
@@ -89,11 +123,14 @@ def gallery_page(result: EvalResult) -> str:
 <meta http-equiv="Content-Security-Policy"
  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
 <title>{escape(title)}</title><style>{STYLE}</style></head><body>
-<h1>{escape(title)}</h1>
-{_score_table(result)}
-<details><summary>Settings</summary><pre>{escape(_settings(result))}</pre></details>
-<h2>Answers</h2>
-<p class="filters"><label>benchmark <select id="bench"><option value="">all</option>{benches}</select></label>
+<a class="skip" href="#answers">to the answers</a>
+<h1>{breakable(title)}</h1>
+{score_sections(result.runs)}
+{_figures(plots)}
+<details><summary>Settings and versions</summary><pre tabindex="0">{escape(_settings(result))}</pre></details>
+<h2 id="answers">Answers</h2>
+<p class="filters" id="filters" hidden>
+<label>benchmark <select id="bench"><option value="">all</option>{benches}</select></label>
 <label>show <select id="state"><option value="">all</option><option value="wrong">any wrong</option>
 <option value="right">all right</option><option value="differ">runs differ</option>
 <option value="failed">failed</option></select></label>
@@ -104,11 +141,20 @@ def gallery_page(result: EvalResult) -> str:
 """
 
 
+def _figures(plots: Sequence[Plot]) -> str:
+    images = "".join(
+        f'<div class="wide" tabindex="0" role="region" aria-label="{escape(said)}"><img alt="{escape(said)}" '
+        f'src="data:image/svg+xml;base64,{base64.b64encode(svg).decode("ascii")}"></div>'
+        for said, svg in plots
+    )
+    return f'<div class="plots">{images}</div>' if images else ""
+
+
 def require_page_place(file: Path) -> None:
-    """Check that a page may be written to ``file``: its folder exists, and the file is new or an older page.
+    """Check that a page may be written to ``file``: its folder is there, and what it holds is an older page.
 
     Raises:
-        SettingsError: the folder does not exist, or the file is not a page of this tool.
+        SettingsError: no such folder, or a file that is not this tool's.
     """
     if not file.parent.is_dir():
         raise SettingsError(f"--html {file}: there is no folder {file.parent}", "make the folder, or name another file")
@@ -119,8 +165,8 @@ def require_page_place(file: Path) -> None:
 Question = list[tuple[str, Prediction]]
 
 
-def _shown_questions(bench: str, result: EvalResult) -> list[Question]:
-    """Return a benchmark's questions (200 at most) with each run's prediction; differing, failed, wrong ones first."""
+def _chosen(bench: str, result: EvalResult) -> list[Question]:
+    """Questions of a benchmark with each run's row, the most telling ones where they are too many."""
     questions: dict[str, Question] = {}
     for run, rows in result.rows.items():
         for row in rows.get(bench, ()):
@@ -137,7 +183,7 @@ def _state(row: Prediction) -> str:
 
 
 def _states(question: Question) -> list[str]:
-    """Return the states by which the page's filter finds a question."""
+    """What the page's filter knows a question by."""
     states = {_state(row) for _, row in question}
     if states == {"right"}:
         return ["right"]
@@ -146,32 +192,33 @@ def _states(question: Question) -> list[str]:
 
 def _card(bench: str, question: Question, store: _ImageStore, image: ImageReference | None) -> str:
     first = question[0][1]
-    missing = f'<p class="missing">{escape(first.image or "no image")}</p>'
+    missing = f'<p class="missing">{breakable(first.image or "no image")}</p>'
     picture = (store.tag(image) if image is not None else "") or missing
     answers = first.answer if isinstance(first.answer, str) else ", ".join(dict.fromkeys(first.answer))
-    category = f" · {escape(first.category)}" if first.category else ""
-    predictions = "".join(
-        f'<tr class="{_state(row)}"><th>{escape(run)}</th><td>{_SYMBOLS[_state(row)]}</td>'
-        f"<td>{escape(row.error or row.prediction or '') or '<i>empty</i>'}</td></tr>"
+    category = f" · {breakable(first.category)}" if first.category else ""
+    said = "".join(
+        f'<li class="{_state(row)}"><span class="run">{breakable(run)}</span> '
+        f'<span class="says"><span role="img" aria-label="{_state(row)}">{_MARKS[_state(row)]}</span> '
+        f"{escape(row.error or row.prediction or '') or '<i>empty</i>'}</span></li>"
         for run, row in question
     )
     return (
         f'<article data-bench="{escape(bench)}" data-states="{" ".join(_states(question))}">'
-        f'{picture}<div><p class="id">{escape(bench)}{category} · {escape(first.id)}</p>'
-        f'<p class="question">{escape(first.question)}</p><p class="answer">answer: <b>{escape(answers)}</b></p>'
-        f"<table>{predictions}</table></div></article>\n"
+        f'{picture}<div><p class="id">{breakable(bench)}{category} · {breakable(first.id)}</p>'
+        f'<p class="question">{escape(first.question)}</p><p class="answer">answer: <b>{escape(answers)}</b></p></div>'
+        f'<ul class="said">{said}</ul></article>\n'
     )
 
 
 class _ImageStore:
-    """Encodes images as data URIs until the page's size limit is reached."""
+    """Images as data URIs, as many as the page may hold."""
 
     def __init__(self) -> None:
         self._left = _MOST_IMAGE_BYTES
         self._known: dict[str, str] = {}
 
     def tag(self, image: ImageReference) -> str:
-        """Return an ``<img>``; an empty string if the image can't be read or the limit is reached."""
+        """An ``<img>``; empty where the image can't be read or the page is full."""
         if image.name not in self._known:
             self._known[image.name] = self._encode(image)
         uri = self._known[image.name]
@@ -189,34 +236,6 @@ class _ImageStore:
         picture.save(buffer, "JPEG", quality=80)
         self._left -= buffer.tell()
         return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def _score_table(result: EvalResult) -> str:
-    """Return a table with a row per run and a column for every top-level number of a benchmark's results."""
-    numbers = [
-        {
-            (bench, key): value
-            for bench, scores in run.benchmarks.items()
-            for key, value in scores.items()
-            if isinstance(value, (int, float)) and not isinstance(value, bool)
-        }
-        for run in result.runs
-    ]
-    columns = list(dict.fromkeys(column for row in numbers for column in row))
-    heads = "".join(f"<th>{escape(bench)}<br>{escape(key)}</th>" for bench, key in columns)
-    body = "".join(
-        f"<tr><th>{escape(run.name)}</th>"
-        + "".join(f"<td>{_number(row[column]) if column in row else ''}</td>" for column in columns)
-        + "</tr>"
-        for run, row in zip(result.runs, numbers, strict=True)
-    )
-    return f'<div class="wide"><table class="scores"><tr><th></th>{heads}</tr>{body}</table></div>'
-
-
-def _number(value: float) -> str:
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{100 * value:.1f} %" if 0 <= value <= 1 else f"{value:,.1f}"
 
 
 def _settings(result: EvalResult) -> str:

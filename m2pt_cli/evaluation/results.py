@@ -69,6 +69,33 @@ class EvalResult:
         return runs[0] if len(runs) == 1 else {"runs": runs}
 
 
+@dataclass(frozen=True)
+class Headline:
+    """A number that stands for a benchmark; ``interval`` as ``(low, high)``, None where the number has none."""
+
+    value: float | None
+    interval: tuple[float, float] | None = None
+
+
+def headlines(run: EvalRun) -> dict[str, Headline]:
+    """The numbers of a run that stand for its benchmarks, as the paper's table 1 has them, by column title."""
+    row: dict[str, Headline] = {}
+    for name, block in run.benchmarks.items():
+        keys = [key for key in ("perception", "cognition", "total", "seen", "unseen", "accuracy", "f1") if key in block]
+        intervals = {"accuracy": block.get("interval")} | (block.get("intervals") or {})
+        for key in keys:
+            if key == "f1" and "splits" not in block:
+                continue
+            interval = intervals.get(key)
+            ends = None if interval is None else (interval[0], interval[1])
+            row[name if key == "accuracy" else f"{name} {key}"] = Headline(block[key], ends)
+        if (blind := block.get("shuffled")) is not None:
+            row[f"{name} blind"] = Headline(blind["total" if "perception" in blind else "accuracy"])
+    if run.mmavg is not None:
+        row["mmavg"] = Headline(run.mmavg)
+    return row
+
+
 def score_task(bench: Task, rows: Sequence[Prediction], protocol: str) -> dict[str, Any]:
     """The benchmark's scores with ``n`` (answered), ``failed`` (no answer, in no score) and ``notes``.
 
