@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from m2pt_cli.settings import AttnMapSettings, EvalSettings, TrainSettings
     from m2pt_cli.training.events import Event
 
-# What `load` knows of each model beside the model itself, so that a model alone can be handed to `answer`.
+# The processor, device and names of each model that `load` returned, so that `answer` needs only the model.
 _LOADED: WeakKeyDictionary[Any, LoadedBase] = WeakKeyDictionary()
 
 
@@ -35,20 +35,20 @@ def load(
     device: str | None = None,
     dtype: str = "auto",
 ) -> tuple[PreTrainedModel | PeftModel, ProcessorMixin]:
-    """A base on a device with an adapter attached to it, and its processor.
+    """Load a base onto a device, attach an adapter, and return the model with its processor.
 
     Args:
         base: alias, Hub id or folder; by default the adapter's own, then ``$M2PT_BASE``, then ``llava-1.5-7b``.
         adapter: folder or Hub id of an M²PT or LoRA adapter; None loads the bare base.
-        device: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; by default the best there is.
+        device: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; by default the best available.
         dtype: ``auto`` (bfloat16 on CUDA, else float32), ``float32``, ``bfloat16`` or ``float16``.
 
     Returns:
         The model (transformers' LLaVA, or a PeftModel of it, in eval mode) and transformers' processor.
 
     Raises:
-        AdapterError: the adapter is missing, damaged, or of another base.
-        UnavailableError, DeviceError: the base or the device can't be had.
+        AdapterError: the adapter is missing, damaged, or was trained on another base.
+        UnavailableError, DeviceError: the base or the device is not available.
 
     Example:
         >>> model, processor = load(base="nano", adapter="runs/demo")
@@ -61,7 +61,7 @@ def load(
     info = found.members[0].info
     loaded = load_base(found.base, device=device, dtype=dtype)
     model = loaded.model if info is None else attach_adapter(loaded, info)
-    # Without the model, which would keep itself alive through its own entry.
+    # Stored without the model: a reference to it would keep the entry of the weak dictionary alive.
     _LOADED[model] = dataclasses.replace(loaded, model=None, adapter=info)
     return model, loaded.processor
 
@@ -75,15 +75,15 @@ def answer(
     temperature: float = 0.0,
     num_beams: int = 1,
 ) -> list[str]:
-    """Answers to question i about image i; a single image, or a single question, serves all.
+    """Answer question i about image i; a single image is used for all questions, a single question for all images.
 
     Args:
-        model: what `load` returned.
-        images: a path or PIL image, or several.
-        questions: one, or several.
+        model: the model that `load` returned.
+        images: a path or PIL image, or a sequence of them.
+        questions: a question, or a sequence of them.
 
     Returns:
-        A list of answers, also for one image and one question.
+        A list of answers, even for one image and one question.
 
     Raises:
         SettingsError: the numbers of images and questions do not fit, or the model is not from `load`.
@@ -102,7 +102,7 @@ def answer(
         raise SettingsError(f"this {type(model).__name__} was not loaded by m2pt", "model, processor = load(base=...)")
     if isinstance(questions, str):
         questions = [questions]
-    if isinstance(images, (str, Path)) or not isinstance(images, Sequence):  # a PIL image is no sequence
+    if isinstance(images, (str, Path)) or not isinstance(images, Sequence):  # a PIL image is not a sequence
         images = [images]
     loaded = dataclasses.replace(_LOADED[model], model=model)
     most = max(len(images), len(questions))
@@ -130,10 +130,10 @@ def train(
     *,
     progress: Callable[[Event], None] | AbstractContextManager[Callable[[Event], None]] | None = None,
 ) -> TrainResult:
-    """Train as ``m2pt train`` does; the result names the folder that holds the adapter.
+    """Train as ``m2pt train`` does and return the result, which names the adapter's folder.
 
     Args:
-        progress: told of every event (`m2pt_cli.training.events`); ``show_progress()`` shows them, None stays silent.
+        progress: called with every event (`m2pt_cli.training.events`); ``show_progress()`` prints them, None is silent.
 
     Example:
         >>> train(TrainSettings(base="nano", data="demo", output_dir="runs/demo")).output_dir
@@ -153,10 +153,11 @@ def evaluate(
     | AbstractContextManager[Callable[[Notice | Progress], None]]
     | None = None,
 ) -> EvalResult:
-    """Evaluate as ``m2pt eval`` does; the result holds the content of ``results.json``.
+    """Evaluate as ``m2pt eval`` does and return the result, which holds the content of ``results.json``.
 
     Args:
-        progress: told of every event (`m2pt_cli.evaluation.events`); ``show_progress()`` shows them, None stays silent.
+        progress: called with every event (`m2pt_cli.evaluation.events`); ``show_progress()`` prints them, None is
+            silent.
 
     Example:
         >>> evaluate(EvalSettings(bench="demo", adapter="runs/demo")).runs[0].benchmarks["demo"]["accuracy"]
@@ -173,10 +174,10 @@ def attention_map(
     *,
     progress: Callable[[str], None] | AbstractContextManager[Callable[[str], None]] | None = None,
 ) -> AttentionMaps:
-    """Look at attention as ``m2pt attn-map`` does; writes the files that the settings name.
+    """Compute and return attention maps as ``m2pt attn-map`` does, and write the files that the settings name.
 
     Args:
-        progress: told in a line what is done or doubtful; ``show_progress()`` shows it, None stays silent.
+        progress: called with lines of progress and warnings; ``show_progress()`` prints them, None is silent.
 
     Example:
         >>> maps = attention_map(AttnMapSettings(image="photo.jpg", question="Is there a chair?", adapter="runs/a"))
@@ -189,5 +190,5 @@ def attention_map(
 
 
 def _entered(progress: Any) -> AbstractContextManager[Any]:
-    """A display is opened for the work and closed after it, however it ends; a plain function needs neither."""
+    """Return ``progress`` as a context manager: a display is opened and always closed, a function is left as is."""
     return progress if isinstance(progress, AbstractContextManager) else nullcontext(progress)

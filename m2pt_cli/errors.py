@@ -1,12 +1,12 @@
-"""The errors a user is expected to meet: a message, the next step, and the exit code of the command.
+"""Expected errors: each has a message, the next step, and the exit code of the command.
 
 Raise one of these wherever bad input, a missing file or a missing device is the cause. The command line prints
-``message`` and ``hint`` and leaves with ``exit_code``; any other exception is a defect and ends as a traceback.
+``message`` and ``hint`` and exits with ``exit_code``; any other exception is a bug and ends with a traceback.
 """
 
 from __future__ import annotations
 
-# What CUDA's own libraries say when they ask the driver for memory by themselves, and get none; and torch on a CPU.
+# Out-of-memory messages of CUDA's libraries that allocate memory themselves, and of torch on a CPU.
 _NO_MEMORY = (
     "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
     "DefaultCPUAllocator",
@@ -17,8 +17,8 @@ class M2PTError(Exception):
     """An expected failure.
 
     Args:
-        message: one line that says what was found and what was wrong with it.
-        hint: the next step, usually a command to run; None where there is none.
+        message: one line that says what was found and what is wrong with it.
+        hint: the next step, usually a command to run; None if there is none.
     """
 
     exit_code = 1
@@ -29,12 +29,12 @@ class M2PTError(Exception):
         self.hint = hint
 
     def to_dict(self) -> dict[str, dict[str, str | None]]:
-        """The JSON form printed under ``--json``: ``{"error": {"type", "message", "hint"}}``."""
+        """Return the JSON form printed under ``--json``: ``{"error": {"type", "message", "hint"}}``."""
         return {"error": {"type": type(self).__name__, "message": self.message, "hint": self.hint}}
 
 
 class UnavailableError(M2PTError):
-    """A base or a data set that can't be had: offline, not found, not allowed (exit code 1)."""
+    """A base or a data set is not available: offline, not found, not allowed (exit code 1)."""
 
 
 class DeviceError(M2PTError):
@@ -46,23 +46,23 @@ class GenerationError(M2PTError):
 
 
 class DivergenceError(M2PTError):
-    """Training lost its way: a loss or a weight became NaN or infinite (exit code 1)."""
+    """Training diverged: a loss or a weight became NaN or infinite (exit code 1)."""
 
 
 class SettingsError(M2PTError):
-    """A flag, a setting, an unknown name, or an output directory that is not empty (exit code 2)."""
+    """A bad flag or setting, an unknown name, or an output directory that is not empty (exit code 2)."""
 
     exit_code = 2
 
 
 class InputError(M2PTError):
-    """An input file that is missing, unreadable or invalid (exit code 3)."""
+    """An input file is missing, unreadable or invalid (exit code 3)."""
 
     exit_code = 3
 
 
 class AdapterError(M2PTError):
-    """Anything wrong with an adapter: missing, damaged, of another base, or not usable here (exit code 4)."""
+    """An adapter is missing, damaged, trained on another base, or not usable here (exit code 4)."""
 
     exit_code = 4
 
@@ -77,7 +77,7 @@ class Interrupted(M2PTError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device's memory is full, which torch and CUDA's own libraries tell differently; no torch is needed."""
+    """Return whether an error of torch or of CUDA's libraries means out of memory; does not import torch."""
     if type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)

@@ -1,4 +1,4 @@
-"""The figure of ``m2pt attn-map``: blocks of fixed size on a page of two columns, one legend for all of them."""
+"""Draw the figure of ``m2pt attn-map``: blocks of fixed size on a two-column page, with one shared legend."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DOTS_PER_INCH = 200
-# Inches: a line of the figure's title, between two rows of blocks, a line of the legend.
+# Inches: height of a title line, gap between two rows of blocks, height of a legend line.
 _TITLE_LINE, _BETWEEN_ROWS, _LEGEND_LINE = 0.19, 0.08, 0.15
 
 
@@ -42,13 +42,13 @@ def draw_attention(
     drop_sinks: bool = False,
     title: str | None = None,
 ) -> None:
-    """Draw what was found and write it, whole or not at all.
+    """Draw the attention maps and write the figure atomically.
 
     Args:
         file: PNG, SVG or PDF by its suffix.
         parts: of ``settings.ATTENTION_PARTS``; all if empty.
-        drop_sinks: leave the first token out of the scales, and say so.
-        title: over the figure; None is the question and the base, an empty text none.
+        drop_sinks: exclude the first token from the scales; the figure notes it.
+        title: title of the figure; None for the question and the base, an empty string for no title.
     """
     figure = attention_figure(maps, parts=parts, drop_sinks=drop_sinks, title=title)
     save_figure(figure, file, program="m2pt attn-map")
@@ -57,7 +57,7 @@ def draw_attention(
 def attention_figure(
     maps: AttentionMaps, *, parts: Sequence[str] = (), drop_sinks: bool = False, title: str | None = None
 ) -> Figure:
-    """The figure itself, at most 7 inches wide; see `draw_attention`."""
+    """Return the figure, at most 7 inches wide; see `draw_attention`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -112,7 +112,7 @@ def _draw(block: Block, area: Area, letter: str) -> None:
 
 
 def _legend(blocks: Sequence[Block]) -> list[tuple[Any, str]]:
-    """A line for every group that some block colours, and for uniform attention."""
+    """Return a legend entry for every group that a block colours, and for uniform attention."""
     from matplotlib.lines import Line2D
 
     present = {group for block in blocks for group in block.groups}
@@ -128,7 +128,7 @@ def _legend(blocks: Sequence[Block]) -> list[tuple[Any, str]]:
 
 
 def _legend_columns(labels: Sequence[str], width: float) -> int:
-    """Entries beside each other: as many as fit, spread evenly over the lines."""
+    """Return the number of legend columns: as many as fit, with entries spread evenly over the lines."""
     if not labels:
         return 1
     each = max(text_width(label, LABEL) for label in labels) + 0.47
@@ -138,7 +138,7 @@ def _legend_columns(labels: Sequence[str], width: float) -> int:
 
 
 def _title(scene: Scene) -> str:
-    """Question and base, heads that were chosen, and the run where there is one."""
+    """Return the default title: question, base and chosen heads, and the run if there is only one."""
     maps = scene.maps
     chosen = ((maps.heads, "language model"), (maps.vision_heads, "vision tower"))
     heads = "".join(

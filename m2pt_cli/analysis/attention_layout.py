@@ -1,7 +1,7 @@
-"""The layout of the attention figure: blocks of fixed size in inches, text that fits, one legend.
+"""Layout of the attention figure: blocks of fixed size in inches, fitted text, one legend.
 
-No pyplot, so no global state and no display. Every size is in inches or points, so that a figure of 7 inches stands in
-a paper of two columns as it is, with text of 6.5 points and more.
+It does not use pyplot, so it needs no global state and no display. All sizes are in inches or points: a figure 7
+inches wide fits a two-column paper without scaling, with text of at least 6.5 points.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from m2pt_cli.analysis.tokens import ANSWER, CLASS, FIRST, IMAGE, QUESTION, SYST
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Width of a page of two columns, and of half of it.
+# Inches: width of a two-column page, and half of it.
 PAGE, HALF = 7.0, 3.5
 # Points: tick labels, axis labels, panel titles, block titles, the figure's title.
 TICK, LABEL, PANEL, BLOCK, TITLE = 6.5, 7.0, 7.0, 8.0, 9.0
-# Inches: a block's title, one line of a panel's title, numbers and label under an axis, between two panels, the margin.
+# Inches: block title, one line of a panel title, tick labels and label under an axis, gap between panels, margin.
 HEADER, PANEL_LINE, UNDER, GAP, MARGIN = 0.2, 0.14, 0.32, 0.14, 0.08
-# Inches on the left of a panel for its numbers and label, and on the right for a colour bar.
+# Inches on the left of a panel for tick labels and axis label, and on the right for a colour bar.
 LEFT, BAR = 0.46, 0.55
 NOTE = "#555555"
 
-# Colour, marker and line of every group; Okabe and Ito's colours, which the colour-blind tell apart.
+# Colour, marker and line style of every group; the colour-blind safe palette of Okabe and Ito.
 STYLES: dict[str, tuple[str, str, str]] = {
     TEXTUAL: ("#D55E00", "o", "-"),
     VISUAL: ("#E69F00", "s", "-"),
@@ -47,29 +47,29 @@ MAP = "viridis"
 
 @dataclass(frozen=True)
 class Scene:
-    """What all blocks of a figure share."""
+    """Data shared by all blocks of a figure."""
 
     maps: AttentionMaps
     drop_sinks: bool
 
     def label(self, run: AttentionRun) -> str:
-        """What the figure calls a run: its label, or the shortest end of its path that no other run has."""
+        """Return the display name of a run: its label, or the shortest unique suffix of its path."""
         return display_names(self.maps.runs)[self.maps.runs.index(run)]
 
     def top(self, values: Callable[[AttentionRun], NDArray[np.float32] | None]) -> float:
-        """The largest value over all runs, in percent: one scale for what is compared."""
+        """Return the largest value over all runs in percent, so that all panels use one scale."""
         found = [array.max() for run in self.maps.runs if (array := values(run)) is not None and array.size]
         return 100 * float(max(found, default=0.01))
 
     def kept(self, part: PartAttention) -> NDArray[np.bool_]:
-        """The tokens that scales are made for."""
+        """Return a boolean mask of the tokens from which scales are computed."""
         groups = np.array(part.tokens.groups)
         return (groups != FIRST) if self.drop_sinks else np.ones(len(groups), bool)
 
 
 @dataclass(frozen=True)
 class Area:
-    """The place of a block in a figure; positions count from its upper left corner, in inches."""
+    """The area of a block in a figure; positions are in inches from its upper left corner."""
 
     figure: Figure
     left: float
@@ -77,7 +77,7 @@ class Area:
     width: float
 
     def axes(self, left: float, top: float, width: float, height: float) -> Any:
-        """New axes whose frame is here."""
+        """Add axes whose frame has this position and size."""
         wide, high = self.figure.get_size_inches()
         bottom = high - self.top - top - height
         axes: Any = self.figure.add_axes(((self.left + left) / wide, bottom / high, width / wide, height / high))
@@ -87,13 +87,13 @@ class Area:
         return axes
 
     def text(self, left: float, top: float, text: str, **how: Any) -> None:
-        """Text whose upper left corner is here."""
+        """Add text with its upper left corner at this position."""
         wide, high = self.figure.get_size_inches()
         place = ((self.left + left) / wide, 1 - (self.top + top) / high)
         self.figure.text(*place, text, va="top", ha="left", parse_math=False, **how)
 
     def colour_bar(self, image: Any, left: float, top: float, height: float, label: str, **how: Any) -> Any:
-        """A bar for the colours of ``image``, with its label on the right."""
+        """Add a colour bar for ``image``, with its label on the right."""
         axes = self.axes(left, top, 0.09, height)
         bar = self.figure.colorbar(image, cax=axes, **how)
         bar.outline.set_linewidth(0.6)  # type: ignore[operator]
@@ -102,7 +102,7 @@ class Area:
         return bar
 
 
-# Which kinds of blocks stand beside each other.
+# Which kinds of blocks may share a row.
 _BESIDE = {
     "image": ("maps",),
     "maps": ("maps",),
@@ -114,14 +114,14 @@ _BESIDE = {
 
 @dataclass(frozen=True)
 class Block:
-    """One part of the figure: a panel for each run that has what it shows.
+    """One part of the figure: a panel for each run that has the data.
 
     Attributes:
         kind: a key of `_BESIDE`.
-        title: without the letter in front of it.
-        width, height: inches, the title included; a row may give it more width.
-        draw: into the area under the title.
-        groups: the groups of tokens that it colours, for the figure's legend.
+        title: title without its letter.
+        width, height: inches, including the title; a row may widen it.
+        draw: draws the block into the area under the title.
+        groups: token groups that it colours, for the figure's legend.
         has_uniform: whether it draws dotted lines for uniform attention.
     """
 
@@ -135,7 +135,7 @@ class Block:
 
 
 def rows_of(blocks: Sequence[Block]) -> list[list[Block]]:
-    """Rows of blocks: beside a block stand the next ones of a fitting kind that are narrow enough."""
+    """Arrange blocks in rows: following blocks of a matching kind join a row while they fit its width."""
     left = list(blocks)
     rows: list[list[Block]] = []
     while left:
@@ -150,16 +150,16 @@ def rows_of(blocks: Sequence[Block]) -> list[list[Block]]:
 
 
 def widths_in(row: Sequence[Block], width: float) -> list[float]:
-    """Widths of the blocks of a row that fill ``width``: an image keeps its own, others share what is left."""
+    """Return block widths that fill a row of ``width``: an image keeps its own, the others share the rest."""
     spare = width - sum(block.width for block in row)
     flexible = sum(block.kind != "image" for block in row)
     if len(row) == 1 and row[0].width < PAGE:
-        spare = 0.0  # one narrow block alone is not stretched
+        spare = 0.0  # a single narrow block is not stretched
     return [block.width + (spare / flexible if block.kind != "image" and flexible else 0) for block in row]
 
 
 def display_names(runs: Sequence[AttentionRun]) -> list[str]:
-    """A name for each run without folders: its label, else as little of its path's end as tells it from the others."""
+    """Return a display name for each run: its label, or the shortest suffix of its path that is unique."""
     parts = [[part for part in run.name.split("/") if part] or [run.name] for run in runs]
     labels = [run.label for run in runs]
 
@@ -175,12 +175,12 @@ def display_names(runs: Sequence[AttentionRun]) -> list[str]:
 
 
 def words(group: str) -> str:
-    """A group's name as a figure writes it."""
+    """Return a group's name as shown in the figure."""
     return group.replace("_", " ")
 
 
 def name_places(axis: Any, labels: Sequence[str], inches: float, *, turned: bool = False) -> None:
-    """Places by their labels, as many as fit on an axis of ``inches``: all, or every second, third, ..."""
+    """Label the ticks of an axis ``inches`` long, as many as fit: all, or every second, third, ..."""
     across = axis.axis_name == "x"
     each = inches / max(len(labels), 1)
     needed = 0.115 if turned or not across else 0.06 + max((text_width(label, TICK) for label in labels), default=0)
@@ -191,25 +191,25 @@ def name_places(axis: Any, labels: Sequence[str], inches: float, *, turned: bool
 
 
 def short_token(label: str) -> str:
-    """A token's text, cut where it is too long for the side of a panel."""
+    """Return a token's text, cut to fit beside a panel."""
     text = readable(label).replace("\n", " ")
     return text if len(text) <= 12 else text[:11] + "…"
 
 
 def labels_width(labels: Sequence[str]) -> float:
-    """Inches that the widest of these labels takes."""
+    """Return the width in inches of the widest label."""
     return max((text_width(label, TICK) for label in labels), default=0.0)
 
 
 def whole_numbers(axis: Any, most: int = 8) -> None:
-    """Ticks at whole numbers."""
+    """Place ticks at whole numbers."""
     from matplotlib.ticker import MaxNLocator
 
     axis.set_major_locator(MaxNLocator(integer=True, nbins=most, min_n_ticks=1))
 
 
 def panel_title(axes: Any, text: str, width: float, *, note: str = "") -> None:
-    """One line over a panel, and a note under it."""
+    """Draw a panel's title in one line, and a note under it."""
     line = fit(text, width, PANEL)
     axes.set_title(
         f"{line}\n{fit(note, width, PANEL)}" if note else line,

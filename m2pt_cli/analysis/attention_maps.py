@@ -1,4 +1,4 @@
-"""What ``m2pt attn-map`` found, and its numbers in a file. No torch."""
+"""Results of ``m2pt attn-map``, and writing their values to a file. Does not import torch."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class PartAttention:
-    """Attention in one part of the model, mean over real queries.
+    """Attention in one part of the model, averaged over the queries of real tokens.
 
     Attributes:
         tokens: the keys.
         received: ``(layers, keys)``, mean over heads (over the chosen ones); rows sum to 1.
-        uniform: ``(keys,)``, what each would receive if every query attended evenly to all it sees; sums to 1.
+        uniform: ``(keys,)``, what each key receives if every query attends evenly to all visible keys; sums to 1.
     """
 
     tokens: Tokens
@@ -35,15 +35,15 @@ class PartAttention:
         return int(self.received.shape[0])
 
     def shares(self) -> dict[str, Array]:
-        """By group the share of all attention in every layer ``(layers,)``; groups sum to 1."""
+        """Return each group's share of the attention in every layer ``(layers,)``; groups sum to 1."""
         return self.tokens.sums(self.received)
 
     def uniform_shares(self) -> dict[str, float]:
-        """By group its share under uniform attention."""
+        """Return each group's share under uniform attention."""
         return {name: float(share) for name, share in self.tokens.sums(self.uniform).items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Shares by group and layer, and of all prompts together; prompts are null where there are none."""
+        """Return shares by group and layer, and of all prompts together; null if there are no prompts."""
         shares, uniform = self.shares(), self.uniform_shares()
         prompts = [name for name in (TEXTUAL, VISUAL) if name in shares]
         groups = {
@@ -73,9 +73,9 @@ class LanguageAttention(PartAttention):
     """Attention in the language model.
 
     Attributes:
-        by_head: ``(layers, heads, keys)``: ``received`` before its mean.
+        by_head: ``(layers, heads, keys)``: ``received`` before averaging over heads.
         answer: ``(layers, heads, answer tokens, keys)``, of the query that produced each token of the answer.
-        heads: which heads these are; None is the mean of all, as one.
+        heads: indices of these heads; None if there is one head, the mean of all.
         grid: patches along a side of the image.
     """
 
@@ -85,9 +85,9 @@ class LanguageAttention(PartAttention):
     grid: int
 
     def overlay(self, layers: Sequence[int], head: int, tokens: Sequence[int]) -> Array:
-        """Attention on each patch ``(grid, grid)``: mean of layers and answer tokens (all if empty), of one head.
+        """Return one head's attention on each patch ``(grid, grid)``, mean over layers and tokens (all if empty).
 
-        Of an image in tiles (LLaVA-NeXT) the overview, which shows it whole.
+        For an image split into tiles (LLaVA-NeXT) it is the attention on the base image.
         """
         chosen = self.overlays()[:, head]
         chosen = chosen[list(layers)] if layers else chosen
@@ -95,18 +95,18 @@ class LanguageAttention(PartAttention):
         return mean
 
     def overlays(self) -> Array:
-        """``answer`` on the patches alone: ``(layers, heads, answer tokens, grid, grid)``."""
-        # Tokens of tiles have other labels than those of the whole image, see `tokens.patch_label`.
+        """Return ``answer`` restricted to the patches: ``(layers, heads, answer tokens, grid, grid)``."""
+        # Labels of tile tokens differ from those of the whole image, see `tokens.patch_label`.
         patches = [place for place in self.tokens.places(IMAGE) if not self.tokens.labels[place].startswith("tile")]
         return self.answer[..., patches].reshape(*self.answer.shape[:3], self.grid, self.grid)
 
     def overlay_uniform(self) -> float:
-        """What each patch would receive if the answer attended evenly to all it sees (mean over its tokens)."""
+        """Return what each patch receives if answer tokens attend evenly to all visible keys (mean over tokens)."""
         seen = len(self.tokens) - np.arange(self.answer.shape[2])
         return float((1 / seen).mean())
 
     def answer_on_prompts(self, layers: Sequence[int]) -> tuple[Array, list[str]]:
-        """Attention of each answer token on each prompt ``(answer tokens, prompts)``, and the prompts' labels."""
+        """Return the attention of answer tokens on prompts ``(answer tokens, prompts)``, and the prompts' labels."""
         places = self.tokens.places(TEXTUAL, VISUAL)
         chosen = self.answer if not layers else self.answer[list(layers)]
         return chosen.mean((0, 1))[:, places], [self.tokens.labels[place] for place in places]
@@ -117,9 +117,9 @@ class VisionAttention(PartAttention):
     """Attention in the vision tower, in the layers that the image features depend on.
 
     Attributes:
-        from_patches: ``(layers, keys)``, mean over the patches as queries.
-        by_head: ``(layers, heads, keys)``: ``received`` before its mean.
-        heads: which heads these are; None is the mean of all, as one.
+        from_patches: ``(layers, keys)``, mean over the patch queries.
+        by_head: ``(layers, heads, keys)``: ``received`` before averaging over heads.
+        heads: indices of these heads; None if there is one head, the mean of all.
     """
 
     from_patches: Array
@@ -129,14 +129,14 @@ class VisionAttention(PartAttention):
 
 @dataclass(frozen=True)
 class AttentionRun:
-    """One adapter, or the bare base where ``adapter`` is None.
+    """Attention of one adapter, or of the base model if ``adapter`` is None.
 
     Attributes:
-        answer: its answer; None if only the vision tower was looked at.
+        answer: its answer; None if only the vision tower was recorded.
         answer_tokens: the answer's tokens as text.
-        picture: ``(height, width, 3)``, the image as the vision tower sees it, only finer.
-        language, vision: None where they were not looked at.
-        label: what the user calls it in figure and tables; None names it by its adapter.
+        picture: ``(height, width, 3)``, the vision tower's input image at a higher resolution.
+        language, vision: None if not recorded.
+        label: the user's name for it in figure and tables; None for the adapter's name.
     """
 
     adapter: str | None
@@ -164,12 +164,12 @@ class AttentionRun:
 
 @dataclass(frozen=True)
 class AttentionMaps:
-    """The runs of one image and question side by side, and what was chosen of them; numbers count from 0.
+    """The runs of one image and question, and the selected layers, heads and tokens; indices count from 0.
 
     Attributes:
-        layers, heads, tokens: chosen layers and heads of the language model and tokens of the answer; empty is all.
+        layers, heads, tokens: selected layers and heads of the language model, and answer tokens; empty for all.
         vision_layers: the layers of the vision tower drawn token by token.
-        vision_heads: chosen heads of it; empty is all.
+        vision_heads: selected heads of the vision tower; empty for all.
         output, values: the files that were written.
     """
 
@@ -186,7 +186,7 @@ class AttentionMaps:
     values: str | None
 
     def to_dict(self) -> dict[str, Any]:
-        """The document of ``m2pt attn-map --json``: shares of attention, 0-1."""
+        """Return the JSON document of ``m2pt attn-map --json``: shares of attention, 0-1."""
         return {
             "image": self.image,
             "question": self.question,
@@ -205,7 +205,7 @@ def _rounded(value: Any) -> float:
 
 @dataclass(frozen=True)
 class NamedArray:
-    """Attention, 0-1, with a name for every axis; the axis ``key`` is the token that is attended."""
+    """Attention, 0-1, with named axes; the axis ``key`` is the attended token."""
 
     name: str
     axes: tuple[str, ...]
@@ -213,12 +213,11 @@ class NamedArray:
 
 
 def named_arrays(run: AttentionRun) -> Iterator[NamedArray]:
-    """The arrays of one run.
+    """Yield the arrays of one run.
 
-    ``language.received`` and ``language.answer`` have one head, the mean, unless heads were chosen;
+    ``language.received`` and ``language.answer`` have one head, the mean, unless heads were selected;
     ``language.overlay`` is ``language.answer`` on the image's patches; ``vision.received`` is the mean of
-    ``vision.by_head``. Means are over all real queries where the name
-    says no more.
+    ``vision.by_head``. Unless the name says otherwise, means are over all queries of real tokens.
     """
     if (language := run.language) is not None:
         yield NamedArray("language.received", ("layer", "head", "key"), language.by_head)
@@ -233,7 +232,7 @@ def named_arrays(run: AttentionRun) -> Iterator[NamedArray]:
 
 
 def axis_labels(run: AttentionRun) -> dict[str, list[str]]:
-    """What stands at the places of an axis: labels and groups of the keys, the answer's tokens, the heads."""
+    """Return the labels along each axis: labels and groups of the keys, answer tokens, heads."""
     labels: dict[str, list[str]] = {}
     for part, found in (("language", run.language), ("vision", run.vision)):
         if found is not None:
@@ -246,10 +245,10 @@ def axis_labels(run: AttentionRun) -> dict[str, list[str]]:
 
 
 def write_values(maps: AttentionMaps, file: Path) -> None:
-    """Write all runs, whole or not at all.
+    """Write all runs atomically.
 
     ``.npz``: ``runs`` names the adapters; array ``run0.language.received`` has its axes in
-    ``run0.language.received.axes`` and what stands along them in ``run0.language.key`` and so on; nothing is pickled.
+    ``run0.language.received.axes`` and their labels in ``run0.language.key`` and so on; nothing is pickled.
     ``.json``: the same as ``{"runs": [{"arrays": {name: {"axes", "values"}}, "labels"}]}``.
     """
     partial = file.with_name(f".{file.name}.partial{file.suffix}")

@@ -1,4 +1,4 @@
-"""Blocks of the attention figure on the image and on prompts, and the list of all blocks."""
+"""Figure blocks for attention on the image and on prompts, and the list of all blocks."""
 
 from __future__ import annotations
 
@@ -37,24 +37,23 @@ from m2pt_cli.analysis.attention_panels import cells, curves_block, ratios_block
 from m2pt_cli.analysis.figure_text import fit
 from m2pt_cli.analysis.tokens import TEXTUAL, VISUAL
 
-# Inches: the largest side of an image, between two images, to the colour bar, a row of a
-# map, and the width of one map.
+# Inches: longest side of an image, gap between images, gap to the colour bar, height of a map's row, width of a map.
 _SIDE, _BETWEEN, _TO_BAR, _ROW, _NARROW = 1.55, 0.1, 0.08, 0.13, 2.9
 _MOST_BESIDE = 4
-# Inches for the colour bar of the overlays, whose label has two lines.
+# Inches for the colour bar of the overlays; its label has two lines.
 _IMAGE_BAR = 0.68
-# The image under an overlay: lightness of black, and how far the colours cover it.
+# The image under an overlay: grey value of black, and opacity of the overlay's colours.
 _BLACK, _COVER = 70, 0.62
 
 
 def overlay_block(scene: Scene) -> list[Block]:
-    """The image once, and the answer's attention on it for every run, chosen layer, head and token."""
+    """Draw the image, and the answer's attention on it for every run, selected layer, head and token."""
     runs = [(run, run.language) for run in scene.maps.runs if run.language is not None]
     if not runs:
         return []
     choices = _overlays(scene.maps)
     beside = _columns(len(runs), len(choices))
-    # Runs that share a line, or the lines of each run.
+    # Runs per line, and lines per run.
     abreast, each_run = max(1, beside // len(choices)), math.ceil(len(choices) / beside)
     lines = math.ceil(len(runs) / abreast) * each_run
     side = min(
@@ -64,7 +63,7 @@ def overlay_block(scene: Scene) -> list[Block]:
     high = side * picture.shape[0] / picture.shape[1]
     titles = [_overlay_title(scene, run, choice, side) for run, _ in runs for choice in choices]
     title_lines = max(len(title) for title in titles)
-    # Of several choices, run and answer stand in a line of their own over the first.
+    # With several choices, run and answer get a separate line over the first.
     has_heads = len(choices) > 1
     above = 0.06 + PANEL_LINE * (title_lines + has_heads)
     row = above + high + 0.04
@@ -100,7 +99,7 @@ def overlay_block(scene: Scene) -> list[Block]:
 
 
 def _columns(runs: int, choices: int) -> int:
-    """Overlays beside each other, the image left out."""
+    """Return the number of overlays per line, without the plain image."""
     if choices == 1:
         return runs if runs <= _MOST_BESIDE else 3
     if runs == 1 or choices > _MOST_BESIDE:
@@ -109,7 +108,7 @@ def _columns(runs: int, choices: int) -> int:
 
 
 def _draw_heat(axes: Any, picture: NDArray[np.uint8], heat: NDArray[np.float32], top: float) -> Any:
-    """The image in light greys, and over it a square for every patch."""
+    """Draw the image in light greys, and a coloured square for every patch over it."""
     height, width = picture.shape[:2]
     grey = _BLACK + picture.mean(-1) * (1 - _BLACK / 255)
     axes.imshow(grey, cmap="gray", vmin=0, vmax=255, interpolation="bilinear")
@@ -133,13 +132,13 @@ Choice = tuple[int | None, int, int | None, int | None]
 
 
 def overlay(language: LanguageAttention, choice: Choice) -> NDArray[np.float32]:
-    """Attention on each patch ``(grid, grid)`` of one choice."""
+    """Return the attention on each patch ``(grid, grid)`` for one choice."""
     layer, place, token, _ = choice
     return language.overlay([] if layer is None else [layer], place, [] if token is None else [token])
 
 
 def _overlays(maps: AttentionMaps) -> list[Choice]:
-    """Layer, place among the heads, token and number of the head of every overlay; None is the mean."""
+    """Return layer, position among the heads, token and head index of every overlay; None for the mean."""
     layers: Sequence[int | None] = maps.layers or (None,)
     tokens: Sequence[int | None] = maps.tokens or (None,)
     heads: Sequence[int | None] = maps.heads or (None,)
@@ -159,7 +158,7 @@ def _head(scene: Scene, run: AttentionRun, room: float) -> str:
 
 
 def _overlay_title(scene: Scene, run: AttentionRun, choice: Choice, side: float) -> list[str]:
-    """The lines over an overlay: run and answer, or the choice where there are several."""
+    """Return the title lines of an overlay: run and answer, or the choice if there are several."""
     if len(_overlays(scene.maps)) > 1:
         return [fit(_choice_words(choice), side, PANEL), *_token_word(run, choice, side)]
     named = [fit(scene.label(run), side, PANEL)] if len(scene.maps.runs) > 1 else []
@@ -173,7 +172,7 @@ def _token_word(run: AttentionRun, choice: Choice, side: float) -> list[str]:
 
 
 def answer_on_prompts_block(scene: Scene) -> list[Block]:
-    """Which prompts each token of the answer attended: a panel for each run with prompts in the language model."""
+    """Draw each answer token's attention on the prompts: a panel for each run with prompts in the language model."""
     layers = scene.maps.layers
     found = []
     for run in scene.maps.runs:
@@ -185,7 +184,7 @@ def answer_on_prompts_block(scene: Scene) -> list[Block]:
 
 
 def patches_on_prompts_block(scene: Scene) -> list[Block]:
-    """Which visual prompts the patches attended, by layer: a panel for each run with visual prompts."""
+    """Draw the patches' attention on visual prompts by layer: a panel for each run with visual prompts."""
     found = []
     for run in scene.maps.runs:
         if run.vision is not None and len(places := run.vision.tokens.places(VISUAL)):
@@ -196,7 +195,7 @@ def patches_on_prompts_block(scene: Scene) -> list[Block]:
 
 
 def projected_prompts_block(scene: Scene) -> list[Block]:
-    """Projected visual prompts in the language model (``visual_tokens="official"``), by layer."""
+    """Draw attention on projected visual prompts in the language model (``visual_tokens="official"``), by layer."""
     found = []
     for run in scene.maps.runs:
         if run.language is not None and len(places := run.language.tokens.places(VISUAL)):
@@ -208,7 +207,7 @@ def projected_prompts_block(scene: Scene) -> list[Block]:
 
 @dataclass(frozen=True)
 class _Map:
-    """Attention ``(rows, columns)``, 0-1, of one run; rows without labels are numbers."""
+    """Attention ``(rows, columns)``, 0-1, of one run; rows without labels are numbered."""
 
     run: AttentionRun
     values: NDArray[np.float32]
@@ -252,7 +251,7 @@ def _maps_block(scene: Scene, found: Sequence[_Map], title: str, across: str, do
     return [Block("maps", title, width, HEADER + lines * row, draw)]
 
 
-# The blocks in the order of the figure, each with the part of ``settings.ATTENTION_PARTS`` it belongs to.
+# The blocks in figure order, each with its part of ``settings.ATTENTION_PARTS``.
 BLOCKS: tuple[tuple[str, Callable[[Scene], list[Block]]], ...] = (
     ("overlay", overlay_block),
     ("prompts", answer_on_prompts_block),

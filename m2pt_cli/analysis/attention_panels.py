@@ -1,4 +1,4 @@
-"""Blocks of the attention figure on groups of tokens and on single tokens, in both parts of the model."""
+"""Figure blocks for attention on token groups and on single tokens, in language model and vision tower."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ from m2pt_cli.analysis.figure_text import text_width
 from m2pt_cli.analysis.tokens import FIRST, TEXTUAL, VISUAL
 
 PARTS = {"language": "language model", "vision": "vision tower"}
-# As many tokens can be named under a curve of the page's width; beyond these they are counted.
+# The most tokens that can be labelled under a curve of page width; more are numbered.
 MOST_NAMED = 64
 MOST_CURVES = 4
-_SHARES, _GROUP, _CURVE = 1.1, 0.14, 0.8  # inches: height of a panel of shares, of a group's row, of a curve
+_SHARES, _GROUP, _CURVE = 1.1, 0.14, 0.8  # inches: height of a shares panel, of a group's row, of a curve
 
 
 def part_of(run: AttentionRun, name: str) -> PartAttention | None:
-    """A run's attention in the language model or the vision tower."""
+    """Return a run's attention in the language model or the vision tower."""
     return run.language if name == "language" else run.vision
 
 
@@ -55,7 +55,7 @@ def _looked_at(scene: Scene, name: str) -> list[tuple[AttentionRun, PartAttentio
 
 
 def _columns(count: int) -> int:
-    """Panels beside each other."""
+    """Return the number of panels per line."""
     return count if count <= 4 else 3
 
 
@@ -65,7 +65,7 @@ def _groups(parts: Sequence[PartAttention]) -> tuple[str, ...]:
 
 
 def shares_block(scene: Scene, name: str) -> list[Block]:
-    """Share of attention on each group in every layer: a panel for each run."""
+    """Draw each group's share of attention in every layer: a panel for each run."""
     found = _looked_at(scene, name)
     if not found:
         return []
@@ -100,7 +100,7 @@ def shares_block(scene: Scene, name: str) -> list[Block]:
 
 
 def _draw_shares(axes: Any, part: PartAttention, scene: Scene) -> str:
-    """The lines of one part; returns what is to be said of a group left out."""
+    """Draw the lines of one part; return a note on the group that is not drawn, or an empty string."""
     layers = np.arange(part.num_layers)
     uniform = part.uniform_shares()
     note = ""
@@ -129,12 +129,12 @@ def _draw_shares(axes: Any, part: PartAttention, scene: Scene) -> str:
 
 
 def ratios_block(scene: Scene, name: str) -> list[Block]:
-    """Attention on each group relative to uniform attention, in every layer: a panel for each run."""
+    """Draw each group's attention relative to uniform attention in every layer: a panel for each run."""
     found = _looked_at(scene, name)
     if not found:
         return []
     highest = max(float(np.abs(log_ratios(part)).max()) for _, part in found)
-    bound = min(max(1, math.ceil(highest)), 6)  # beyond 64 times a colour says no more
+    bound = min(max(1, math.ceil(highest)), 6)  # ratios beyond 64 share one colour
     groups = _groups([part for _, part in found])
     columns = _columns(len(found))
     lines = math.ceil(len(found) / columns)
@@ -151,7 +151,7 @@ def ratios_block(scene: Scene, name: str) -> list[Block]:
         for number, (run, part) in enumerate(found):
             line, column = divmod(number, columns)
             axes = area.axes(left + column * (each + GAP), line * row + above, each, high)
-            # Every panel has the rows of all runs; a group that a run lacks stays grey.
+            # Every panel has the rows of all runs; a group that this run lacks is grey.
             rows = dict(zip(part.tokens.names, log_ratios(part), strict=True))
             lacking = np.full(part.num_layers, np.nan)
             values = np.ma.masked_invalid([rows.get(group, lacking) for group in groups])
@@ -180,13 +180,13 @@ def ratios_block(scene: Scene, name: str) -> list[Block]:
 
 
 def log_ratios(part: PartAttention) -> NDArray[np.float32]:
-    """log2 of what a group receives over what uniform attention would give it ``(groups, layers)``."""
+    """Return log2 of each group's attention over its uniform attention ``(groups, layers)``."""
     shares, uniform = part.shares(), part.uniform_shares()
     return np.log2([np.maximum(shares[group], 1e-9) / uniform[group] for group in part.tokens.names])
 
 
 def cells(axes: Any, values: NDArray[Any], **how: Any) -> Any:
-    """A map with a cell for every value, row 0 on top: vectors in a PDF or SVG, with edges between the cells."""
+    """Draw a heat map, row 0 on top: vector graphics in a PDF or SVG, with edges between the cells."""
     rows, columns = values.shape
     mesh = axes.pcolormesh(
         np.arange(columns + 1) - 0.5,
@@ -202,7 +202,7 @@ def cells(axes: Any, values: NDArray[Any], **how: Any) -> Any:
 
 
 def curves_block(scene: Scene, name: str) -> list[Block]:
-    """What each token receives: a panel for each run and chosen layer (of the language model: or the middle one)."""
+    """Draw the attention each token receives: a panel per run and selected layer (language model: or the middle)."""
     found = _looked_at(scene, name)
     if not found:
         return []
@@ -214,7 +214,7 @@ def curves_block(scene: Scene, name: str) -> list[Block]:
     last = found[0][1].num_layers - 1
     numbers = f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))} of 0 to {last}"
     most = max(len(part.tokens) for _, part in found)
-    # The vision tower's tokens need no more than half a page, and many panels have no more.
+    # The vision tower's tokens fit half a page; with many panels each gets half a page.
     panels = [(run, part, layer) for run, part in found for layer in layers]
     is_half = name == "vision" or len(panels) > 2
     columns = 2 if is_half and len(panels) > 1 else 1
@@ -252,7 +252,7 @@ def curves_block(scene: Scene, name: str) -> list[Block]:
 
 
 def _left_out(axes: Any, part: PartAttention, layer: int, top: float, scene: Scene) -> str:
-    """Mark a first token that the scale leaves out with a triangle, and say what it receives."""
+    """Mark a first token beyond the scale with a triangle; return a note with its value."""
     kept = scene.kept(part)
     if kept.all():
         return ""

@@ -1,4 +1,4 @@
-"""``m2pt attn-map``: from settings to attention maps, figure and numbers; cheap checks first."""
+"""Run ``m2pt attn-map``: from settings to attention maps, figure and values; cheap checks first."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ if TYPE_CHECKING:
     from m2pt_cli.generation.engine import AnswerEngine
 
 Report = Callable[[str], None]
-# Pixels of the picture under an overlay, about.
+# Approximate side in pixels of the image under an overlay.
 _PICTURE_SIDE = 336
 
 
 def run_attention(
     settings: AttnMapSettings, *, image: ImageReference | None = None, report: Report | None = None
 ) -> AttentionMaps:
-    """Answer the question with every adapter and look at its attention; write what the settings ask for.
+    """Answer the question with every adapter, record its attention and write the requested files.
 
     Args:
-        settings: what to look at, how, and the files to write.
+        settings: adapters, image, question, selections and output files.
         image: the image, if it is not the file that the settings name.
-        report: told in one line what is done or doubtful.
+        report: called with one-line progress messages and warnings.
 
     Raises:
-        SettingsError: a layer, head or token that does not exist, or a file that is there already.
+        SettingsError: a layer, head or token does not exist, or an output file already exists.
         InputError: the image can't be read, or the question holds more than one ``<image>``.
-        AdapterError, UnavailableError, DeviceError: an adapter, the base or the device can't be had.
+        AdapterError, UnavailableError, DeviceError: an adapter, the base or the device is unavailable.
     """
     report = report or (lambda _: None)
     for flag, file in (("--output", settings.output), ("--values", settings.values)):
         if file is not None:
             _require_place(flag, file, overwrite=settings.overwrite)
-    question_turn(settings.question, 1)  # its marks, before the model is loaded
+    question_turn(settings.question, 1)  # checks its placeholders before the model is loaded
     reference = image or image_reference(settings.image, folder=Path(), allow_url=settings.allow_url)
     reference.open()
     switcher = AdapterSwitcher(_asking(settings), report=report)
@@ -109,9 +109,9 @@ def _run(candidate: Candidate, engine: AnswerEngine, image: ImageReference, sett
     prompt, inputs, answer = engine.run_one(question)
     tokenizer = loaded.processor.tokenizer
     text = tokenizer.decode(answer, skip_special_tokens=True).strip()
-    # A model without sense may answer with the token of an image, which would ask for one more image.
+    # A poorly trained model may generate the image token, which would require one more image.
     answer = list(itertools.takewhile(lambda token: token != loaded.model.config.image_token_id, answer))
-    # An empty answer is the end of the sequence alone.
+    # An empty answer is represented by the end-of-sequence token.
     answer = answer or [min(engine.eos_ids)]
     _require_tokens(settings.token, len(answer), candidate)
 
@@ -168,7 +168,7 @@ def _prompts(candidate: Candidate) -> int:
 
 
 def _asking(settings: AttnMapSettings) -> InferSettings:
-    """The settings by which a switcher answers."""
+    """Return the inference settings for the adapter switcher."""
     shared = {f.name for f in dataclasses.fields(InferSettings)} & {f.name for f in dataclasses.fields(settings)}
     values = {name: getattr(settings, name) for name in shared}
     if settings.base_only and settings.adapter:
@@ -177,8 +177,8 @@ def _asking(settings: AttnMapSettings) -> InferSettings:
 
 
 def _resolved(settings: AttnMapSettings, geometry: Geometry, base: str) -> AttnMapSettings:
-    """Layers and heads counted from 0, after checking that they exist."""
-    # The image features are the input of the selected layer: those from it on are not run, or influence nothing.
+    """Return the settings with layers and heads counted from 0, after checking that they exist."""
+    # Image features are the input of the selected layer: layers from it on are not run or do not affect the output.
     run, text, vision = max(geometry.feature_indices), geometry.text, geometry.vision
     layers = settings.vision_layer or (-1,)
     return dataclasses.replace(

@@ -1,4 +1,4 @@
-"""Figures as files: written whole or not at all, the same bytes for the same content."""
+"""Write figures to files, atomically and reproducibly: the same content gives the same bytes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# What else a file would hold: the time, which makes every file another one.
+# Omit the creation time, which would make every file different.
 _METADATA: dict[str, dict[str, str | None]] = {
     ".svg": {"Date": None},
     ".pdf": {"CreationDate": None},
     ".png": {},
 }
-# Where a format says which program made it.
+# The metadata key of the program, by format.
 _PROGRAM = {".svg": "Creator", ".pdf": "Creator", ".png": "Software"}
 
 
@@ -24,7 +24,7 @@ def save_figure(figure: Figure, file: Path, *, program: str = "m2pt") -> None:
     """Write a figure as PNG, SVG or PDF, by the suffix.
 
     Args:
-        program: kept in the file as what made it.
+        program: stored in the file's metadata as its creator.
     """
     suffix = file.suffix.lower()
     partial = file.with_name(f".{file.name}.partial")
@@ -36,7 +36,7 @@ def save_figure(figure: Figure, file: Path, *, program: str = "m2pt") -> None:
 
 
 def svg_of(figure: Figure, *, program: str = "m2pt") -> bytes:
-    """A figure as the content of an SVG file."""
+    """Return a figure as the content of an SVG file."""
     buffer = BytesIO()
     _write(figure, buffer, ".svg", program)
     return buffer.getvalue()
@@ -45,8 +45,8 @@ def svg_of(figure: Figure, *, program: str = "m2pt") -> bytes:
 def _write(figure: Figure, file: Path | BytesIO, suffix: str, program: str) -> None:
     import matplotlib
 
-    # An SVG names its parts at random unless it is told from what; publishers refuse a PDF's Type 3 fonts.
+    # Without a hash salt, SVG ids are random; publishers refuse Type 3 fonts in a PDF.
     options: Any = {"svg.hashsalt": program, "pdf.fonttype": 42}
     with warnings.catch_warnings(), matplotlib.rc_context(options):
-        warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")  # a script without a font is drawn as boxes
+        warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")  # characters without a glyph are drawn as boxes
         figure.savefig(file, format=suffix[1:], metadata={**_METADATA[suffix], _PROGRAM[suffix]: program})

@@ -1,4 +1,4 @@
-"""Text in figures: without control characters, measured, and cut to the room there is."""
+"""Text in figures: remove control characters, measure width, and cut to the available width."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from functools import lru_cache
 
 
 def readable(text: str) -> str:
-    """Text without control characters: a font draws them as boxes, and an SVG that holds them can't be parsed."""
+    """Remove control characters: fonts draw them as boxes, and an SVG with them can't be parsed."""
     return "".join(character if character.isprintable() or character == "\n" else " " for character in text)
 
 
 @lru_cache(maxsize=4096)
 def text_width(text: str, size: float, *, bold: bool = False) -> float:
-    """Width of one line of text in inches, at ``size`` points."""
+    """Return the width in inches of one line of text at ``size`` points."""
     import warnings
 
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")  # a script without a font is drawn as boxes
+        warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")  # characters without a glyph are drawn as boxes
         font = FontProperties(size=size, weight="bold" if bold else "normal")
         return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]) / 72
 
 
 def fit(text: str, width: float, size: float, *, lines: int = 1, bold: bool = False) -> str:
-    """Text in at most ``lines`` lines of ``width`` inches; what does not fit ends in an ellipsis."""
+    """Wrap text to at most ``lines`` lines of ``width`` inches; text that does not fit is cut with an ellipsis."""
     words = readable(text).split()
     found: list[str] = []
     while words and len(found) < lines:
@@ -51,7 +51,7 @@ def fit(text: str, width: float, size: float, *, lines: int = 1, bold: bool = Fa
 
 
 def cut_middle(text: str, most: int) -> str:
-    """Text of at most ``most`` characters, cut in the middle: names of runs often differ at their ends alone."""
+    """Cut text in the middle to at most ``most`` characters: names of runs often differ only at their ends."""
     if len(text) <= most:
         return text
     tail = (most - 1) // 2

@@ -1,4 +1,4 @@
-"""Figures of scores: a radar of adapters, bars by category."""
+"""Score figures: a radar chart of adapters, and bar charts by category."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from m2pt_cli.settings.base import FIGURE_SUFFIXES
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Fewer axes make no polygon.
+# A polygon needs at least three axes.
 FEWEST_AXES = 3
-# More do not stay readable.
+# More categories are not readable.
 MOST_CATEGORIES = 30
-# What a category of MME can reach: accuracy and acc+, in percent each.
+# The maximum of an MME category: accuracy plus acc+, in percent each.
 _MOST_POINTS = 200
 _PARTS = ("relations", "classes", "categories")
-# Percent that a random answer scores: yes or no, three classes, ten, a hundred. In MME each of a pair is right half of
-# the time and both a quarter: 75 of 200 points. Of demo the block says what its commonest answers score.
+# Chance level in percent: yes or no, three classes, ten, a hundred. In MME a random answer is right half of the time
+# and both of a pair a quarter: 75 of 200 points. For demo the block holds the score of the majority answers.
 _CHANCE = {"pope": 50.0, "vsr": 50.0, "snli-ve": 100 / 3, "cifar10": 10.0, "cifar100": 1.0, "mnist": 10.0, "mme": 37.5}
 
 Blocks = Mapping[str, Mapping[str, Any]]
@@ -33,13 +33,13 @@ Blocks = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class HeadlineScore:
-    """One number of one run.
+    """One score of one run.
 
     Attributes:
-        value: percent of the best possible: right answers, or points of MME.
-        interval: 95 % interval in percent, where the block has one.
-        n: questions behind it; 0 where the block does not say.
-        guess: percent that a guess scores: demo's commonest answer, elsewhere a random one; None where it is not known.
+        value: percent of the maximum: right answers, or points of MME.
+        interval: 95 % interval in percent, if the block has one.
+        n: number of questions; 0 if the block does not state it.
+        guess: chance level in percent: demo's majority answer, elsewhere a random one; None if unknown.
     """
 
     value: float
@@ -49,7 +49,7 @@ class HeadlineScore:
 
 
 def headline_scores(blocks: Blocks) -> dict[str, HeadlineScore]:
-    """One score for each benchmark, two (seen, unseen) for ``demo``.
+    """Return one score for each benchmark, two (seen, unseen) for ``demo``.
 
     Args:
         blocks: ``benchmarks`` of ``results.json``.
@@ -72,12 +72,12 @@ def headline_scores(blocks: Blocks) -> dict[str, HeadlineScore]:
 
 
 def category_scores(block: Mapping[str, Any], bench: str = "") -> dict[str, HeadlineScore]:
-    """The parts of one benchmark, in its own order; empty where it has none.
+    """Return the category scores of one benchmark, in its own order; empty if it has no categories.
 
     Args:
-        block: its block in ``results.json``. Of ``demo``, the parts are the families that training never shows: the
+        block: its block in ``results.json``. For ``demo`` the categories are the families unseen in training: the
             others are many, and tuning makes them easy.
-        bench: its name, by which the guess is known.
+        bench: its name, which determines the chance level.
     """
     chance = _CHANCE.get(bench)
     found: dict[str, HeadlineScore | None] = {}
@@ -100,9 +100,9 @@ def category_scores(block: Mapping[str, Any], bench: str = "") -> dict[str, Head
 
 
 def radar_scores(runs: Sequence[Blocks]) -> list[dict[str, HeadlineScore]]:
-    """The axes of figure 1 for each run: benchmarks if there are enough of them, else their categories.
+    """Return the radar axes of each run: benchmarks if there are enough of them, else their categories.
 
-    The axes are the same, in the same order, for all runs: those that every run has a score of.
+    The axes are the same, in the same order, for all runs: those for which every run has a score.
     """
     by_benchmark = common([headline_scores(blocks) for blocks in runs])
     if len(by_benchmark[0]) >= FEWEST_AXES:
@@ -114,7 +114,7 @@ def radar_scores(runs: Sequence[Blocks]) -> list[dict[str, HeadlineScore]]:
 def common(
     runs: Sequence[Mapping[str, HeadlineScore]], *, most: int = MOST_CATEGORIES
 ) -> list[dict[str, HeadlineScore]]:
-    """The scores that all runs have; of more than ``most``, those with the most questions."""
+    """Return the scores that all runs have; if more than ``most``, those with the most questions."""
     names = [name for name in runs[0] if all(name in run for run in runs)]
     if len(names) > most:
         kept = set(sorted(names, key=lambda name: -runs[0][name].n)[:most])
@@ -143,7 +143,7 @@ def _percent(share: float | None) -> float | None:
     return None if share is None else 100 * share
 
 
-# Colour, marker, line and hatch of a run; after the last one they begin again.
+# Colour, marker, line style and hatch of a run; they repeat after the last one.
 _STYLES = (
     ("#0072B2", "o", "-", ""),
     ("#E69F00", "^", "--", "//"),
@@ -155,7 +155,7 @@ _STYLES = (
 )
 _PROGRAM = "m2pt eval"
 _UNIT = "right answers, % (MME: % of its points)"
-# Characters of a run's name in a legend, and of a category at an axis; lines and letters of a figure 7 inches wide.
+# Characters of a run's name in the legend, and of a category on an axis; for a figure 7 inches wide.
 _NAME, _CATEGORY = 84, 26
 _WIDTH, _SMALL, _LARGE = 7.0, 7.0, 8.0
 _MOST_FILLED = 3
@@ -164,15 +164,15 @@ _DARK = "#222222"
 
 
 def plot_kind(file: Path) -> str:
-    """``radar`` or ``bars``, as the file's name says; bars where it says neither."""
+    """Return ``radar`` or ``bars`` by the file's name; bars if it contains neither."""
     return "radar" if "radar" in file.stem.lower() else "bars"
 
 
 def require_plot_place(file: Path) -> None:
-    """Check that a figure may be written to ``file``, before anything is asked.
+    """Check that a figure may be written to ``file``, before any question is answered.
 
     Raises:
-        SettingsError: another suffix, no such folder, or a file there that is not this command's.
+        SettingsError: an unsupported suffix, a missing folder, or an existing file that this command did not write.
     """
     if file.suffix.lower() not in FIGURE_SUFFIXES:
         raise SettingsError(f"--plot {file}: a figure ends in {', '.join(FIGURE_SUFFIXES)}", "--plot radar.png")
@@ -183,14 +183,14 @@ def require_plot_place(file: Path) -> None:
 
 
 def draw_scores(runs: Mapping[str, Blocks], file: Path) -> str | None:
-    """Draw the scores of several runs and write the figure, whole or not at all.
+    """Draw the scores of several runs and write the figure atomically.
 
     Args:
-        runs: ``benchmarks`` of ``results.json``, by name of the run.
+        runs: ``benchmarks`` of ``results.json``, by run name.
         file: PNG, SVG or PDF by its suffix; radar or bars by its name (`plot_kind`).
 
     Returns:
-        What the user should know of the figure: bars in place of a radar, say. None if it is as asked.
+        A note for the user, for example that bars replace a radar; None if the figure is as requested.
     """
     note = None
     figure = None
@@ -203,16 +203,16 @@ def draw_scores(runs: Mapping[str, Blocks], file: Path) -> str | None:
 
 
 def score_images(runs: Mapping[str, Blocks]) -> list[tuple[str, bytes]]:
-    """The figures as SVG for a page, each with what it shows: a radar where there are axes enough, and bars."""
+    """Return SVG figures for a page, each with a description: a radar if there are enough axes, and bars."""
     figures = [("Radar of the scores of each run", radar(runs)), ("Bars of the scores of each run", bars(runs))]
     return [(said, svg_of(figure, program=_PROGRAM)) for said, figure in figures if figure is not None]
 
 
 def radar(runs: Mapping[str, Blocks]) -> Figure | None:
-    """Figure 1 of the paper: an axis per benchmark, or per category of a single one; a polygon per run.
+    """Draw figure 1 of the paper: an axis per benchmark, or per category of a single one; a polygon per run.
 
-    Every axis goes from 0 to 100 %, so that polygons of different figures can be compared. None for less than three
-    axes.
+    Every axis goes from 0 to 100 %, so that polygons of different figures can be compared. Return None if there are
+    fewer than three axes.
     """
     scores = radar_scores(list(runs.values()))
     names = list(scores[0])
@@ -226,7 +226,7 @@ def radar(runs: Mapping[str, Blocks]) -> Figure | None:
     for number, (run, found) in enumerate(zip(runs, scores, strict=True)):
         colour, marker, line, _ = _STYLES[number % len(_STYLES)]
         values = [score.value for score in found.values()]
-        # The limit of the axis must cut neither a marker nor half of a line at 100 %.
+        # The axis limit must not clip a marker or line at 100 %.
         axes.plot(
             [*angles, angles[0]],
             [*values, values[0]],
@@ -260,10 +260,10 @@ def radar(runs: Mapping[str, Blocks]) -> Figure | None:
 
 
 def bars(runs: Mapping[str, Blocks]) -> Figure:
-    """Bars by category, a panel for each benchmark, a bar per run; whiskers are 95 % intervals.
+    """Draw bars by category: a panel per benchmark, a bar per run; whiskers are 95 % intervals.
 
-    A dashed line is what a guess scores, n the number of questions; a score of zero is a tick. A group of bars for the
-    whole benchmark comes first. Of more than 30 categories those with the most questions are shown.
+    A dashed line is the chance level, n the number of questions; a score of zero is drawn as a tick. The first group
+    of bars is the whole benchmark. If there are more than 30 categories, those with the most questions are shown.
     """
     panels = _panels(runs)
     thickness = 0.15 if len(runs) <= 3 else 0.12
@@ -279,7 +279,7 @@ def bars(runs: Mapping[str, Blocks]) -> Figure:
     for axes in cells[:, 0]:
         handles, labels = axes.get_legend_handles_labels()
         entries |= dict(zip(labels, handles, strict=True))
-    if (guess := entries.pop(_GUESS, None)) is not None:  # last, wherever the first panel has one
+    if (guess := entries.pop(_GUESS, None)) is not None:  # the chance level is the last entry
         entries[_GUESS] = guess
     figure.legend(
         entries.values(),
@@ -293,7 +293,7 @@ def bars(runs: Mapping[str, Blocks]) -> Figure:
 
 
 def _panels(runs: Mapping[str, Blocks]) -> list[tuple[str, list[dict[str, HeadlineScore]]]]:
-    """Title and scores (one mapping per run) of every benchmark that all runs have."""
+    """Return title and scores (one mapping per run) of every benchmark that all runs have."""
     first, *others = runs.values()
     panels = []
     for bench in first:
@@ -330,7 +330,7 @@ def _draw_bars(axes: Any, title: str, runs: Sequence[str], scores: Sequence[Mapp
         )
         for place, value, name in zip(places, values, names, strict=True):
             interval = found[name].interval
-            if value == 0:  # a bar of no length: a tick says that there is one
+            if value == 0:  # a bar of zero length is drawn as a tick
                 ends = [place - 0.4 * height, place + 0.4 * height]
                 axes.plot([0, 0], ends, color=colour, linewidth=3, solid_capstyle="butt", clip_on=False, zorder=4)
             if interval is not None:
@@ -373,7 +373,7 @@ def _draw_bars(axes: Any, title: str, runs: Sequence[str], scores: Sequence[Mapp
 
 
 def _counted(counts: Sequence[int]) -> str:
-    """How many questions a score stands for, where the blocks say so; runs that stopped early may differ."""
+    """Return the number of questions of a score, if the blocks state it; runs that stopped early may differ."""
     if not min(counts):
         return ""
     few, many = min(counts), max(counts)
@@ -381,12 +381,12 @@ def _counted(counts: Sequence[int]) -> str:
 
 
 def _label(name: str) -> str:
-    """A category at its axis: in two lines if it is long, cut if it is longer."""
+    """Return a category's axis label: wrapped to two lines if long, cut if longer."""
     return _plain("\n".join(textwrap.wrap(cut_middle(readable(name), 2 * _CATEGORY - 4), _CATEGORY)))
 
 
 def _legend_columns(runs: Mapping[str, Blocks]) -> int:
-    """Two where all names are short."""
+    """Return the number of legend columns: two if all names are short."""
     return 2 if max(map(len, runs)) <= 40 else 1
 
 
@@ -404,6 +404,6 @@ def _named(run: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that matplotlib takes as it is: a dollar begins no formula, an underscore in front hides no label."""
+    """Escape text for matplotlib: no formula from a dollar, no label hidden by a leading underscore."""
     text = text.replace("$", r"\$")
     return f"\u200b{text}" if text.startswith("_") else text

@@ -1,4 +1,4 @@
-"""The commands, and the boundary at which every failure becomes one line, a hint and an exit code."""
+"""The commands, and the top-level error handler: one line, a hint and an exit code for every failure."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _root(
     _warn_of_versions()
 
 
-# What a file system may say to a write, in words, and the next step.
+# Messages and hints for operating-system errors on writing.
 _REFUSED_WRITES = {
     errno.ENOSPC: ("the disk is full", "free some space, then run it again"),
     errno.EDQUOT: ("the disk quota is used up", "free some space, then run it again"),
@@ -83,7 +83,7 @@ _REFUSED_WRITES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code; nothing but this function knows how a failure is shown.
+    """Run one command line and return its exit code; only this function decides how a failure is shown.
 
     Args:
         arguments: the words after ``m2pt``; the process's own by default.
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _drop_stdout()
         return 0
     except SystemExit as leaving:
-        # How rich and Typer end when the reader of a help page goes away.
+        # rich and Typer end like this when the reader of a help page closes the pipe.
         if isinstance(leaving.__context__, BrokenPipeError):
             _drop_stdout()
             return 0
@@ -128,7 +128,7 @@ def _fail(error: M2PTError, as_json: bool, *, code: int, is_foreign: bool = Fals
 
         traceback.print_exc(file=sys.stderr)
     try:
-        # What the machine or a library raised may be clearer from the traceback; a wrong word is not.
+        # A traceback may clarify errors of the system or a library, but not a wrong argument.
         is_foreign = code == 1 and (is_foreign or error.__context__ is not None)
         debug_hint = "M2PT_DEBUG=1 shows the traceback" if is_foreign and os.environ.get("M2PT_DEBUG") != "1" else None
         Output.current().error(error.to_dict(), as_json=as_json, debug_hint=debug_hint)
@@ -138,10 +138,10 @@ def _fail(error: M2PTError, as_json: bool, *, code: int, is_foreign: bool = Fals
 
 
 def _as_expected(error: Exception) -> M2PTError | None:
-    """The errors of others that a user is expected to meet; None for a defect, which ends as a traceback."""
+    """Convert an expected foreign error to an M2PTError; None for a bug, which ends in a traceback."""
     if isinstance(error, BrokenPipeError):
         raise ClosedPipe from None
-    # Typer carries its own copy of Click, whose exceptions have no public name: they are known by their method.
+    # Typer vendors Click without public names for its exceptions: recognise them by their method.
     describe = getattr(error, "format_message", None)
     if callable(describe):
         command = getattr(getattr(error, "ctx", None), "command_path", "m2pt")
@@ -163,9 +163,9 @@ def _as_expected(error: Exception) -> M2PTError | None:
 
 
 def _replace_closed_streams() -> None:
-    """Give a process that was started without stdout or stderr (``>&-``) something to write to.
+    """Open the null device in place of a closed stdout or stderr (``>&-``).
 
-    It takes their place in the operating system too: else the first file that is opened would, and be written over.
+    It takes their file descriptors too: else the first file opened would get them and be overwritten by output.
     """
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:

@@ -1,4 +1,4 @@
-"""``m2pt attn-map``: what an adapter, or the bare base, attends to while it answers."""
+"""``m2pt attn-map``: show what an adapter, or the base model, attends to while it answers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ EPILOG = "\n\n".join(
 _LISTS = ("adapter", "label", "part", "layer", "head", "token", "vision_layer", "vision_head")
 _LOOK = "What is looked at"
 _WRITE = "Output"
-# Names of `command` that are no settings.
+# Parameters of `command` that are not settings.
 _NOT_SETTINGS = ("words", "json", "quiet", "verbose")
 
 

@@ -1,4 +1,4 @@
-"""m2pt count-params: parameters by part, from arithmetic alone."""
+"""``m2pt count-params``: count parameters by part, from the configuration alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LABELS = {
 
 
 def count_table(counts: ParameterCounts, base_sizes: Mapping[str, int]) -> RenderableType:
-    """Trained parts with their share of the base, then the base's own parts, then the size of the adapter.
+    """Return a table of trained parts with their share of the base, the base's parts, and the adapter's size.
 
     Args:
         base_sizes: parameters of the base by part; they sum to ``counts.total``.
@@ -52,7 +52,7 @@ def count_table(counts: ParameterCounts, base_sizes: Mapping[str, int]) -> Rende
 
 
 def share(part: int, total: int) -> str:
-    """Percent with as many digits as the paper prints: ``0.085 %``, ``1.95 %``."""
+    """Format a percentage with as many digits as the paper: ``0.085 %``, ``1.95 %``."""
     percent = 100 * part / total
     return f"{percent:.3f} %" if percent < 1 else f"{percent:.2f} %"
 
@@ -129,7 +129,7 @@ def command(
 
     recipe = Recipe(**said)
     for kind, count in zip(("visual", "textual"), recipe.prompts, strict=True):
-        # As train says it: a number that is not counted would look as if it were.
+        # The same error as in train: a prompt number that is ignored would look as if it were counted.
         if said.get(f"{kind}_prompts", 0) != 0 and not count:
             raise SettingsError(
                 f"--{kind}-prompts {said[f'{kind}_prompts']}: --method {recipe.method} has no {kind} prompts",

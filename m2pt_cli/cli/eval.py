@@ -1,4 +1,4 @@
-"""m2pt eval: its options and the command."""
+"""``m2pt eval``: its options and the command."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ EPILOG = "\n\n".join(
         "Started again with the same settings, it asks only what is not answered yet.",
     ]
 )
-# What an option is when it was not said; a file given to --config then keeps its own value.
+# Values of options that were not given; a --config file then keeps its own value.
 _UNSAID: dict[str, Any] = {
     "shuffle_images": False,
     "allow_url": False,
@@ -245,7 +245,7 @@ def command(
         require_page_place(html)
     for file in plot or ():
         require_plot_place(file)
-    # Of the processes of a shared run, the first one speaks.
+    # In a distributed run only the first process prints.
     if not (is_first := Sharding.from_environment().is_first):
         output = Output.configure(quiet=True)
     with EvalProgress(output) as progress, stop_on_sigterm():

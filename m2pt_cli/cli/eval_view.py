@@ -1,4 +1,4 @@
-"""What an evaluation shows: progress on stderr, and tables of results."""
+"""Terminal output of an evaluation: progress on stderr, and tables of results."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 # Seconds between plain lines, and between redrawings of the live table.
 _LINE_EVERY = 20.0
 _DRAW_EVERY = 0.25
-# On a terminal narrower than this, columns that a person can spare make room for the others.
+# On a terminal narrower than this, optional columns are dropped.
 _NARROW = 72
 _SPARED = ("questions/s", "failed")
 _LEAST_NAME = 8
 
 
 class EvalProgress:
-    """Shows the events of `run_evaluation`; use it as a context manager around the run."""
+    """Show the events of `run_evaluation`; use it as a context manager around the run."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
@@ -58,7 +58,7 @@ class EvalProgress:
             return
         key = (event.run, event.bench)
         if key not in self._lines and event.resumed and self._output.live:
-            self._stop()  # the moving table does not stay; where an earlier start is gone on with, does
+            self._stop()  # the live table is erased; the line on resumed answers stays
             kept = f"{event.resumed:,} of {event.total:,} answers are from an earlier start"
             self._output.status(f"{event.run} on {event.bench}: {kept}")
         line = self._lines.setdefault(key, _Line(event))
@@ -92,7 +92,7 @@ class EvalProgress:
         for place in shown:
             table.add_column(titles[place], justify="left" if place < 2 else "right", no_wrap=True)
         rows = [[self._output.clean(line.cells()[place]) for place in shown] for line in self._lines.values()]
-        # The numbers keep their room. Names of runs often differ at their ends alone, and are cut in the middle.
+        # Numbers keep their width. Names of runs are cut in the middle: they often differ only at their ends.
         columns = list(zip([titles[place] for place in shown], *rows, strict=True))
         taken = sum(max(map(len, column)) + 2 for column in columns[1:])
         for run, *cells in rows:
@@ -109,7 +109,7 @@ class _Line:
         self._first = event.done
 
     def take(self, event: Progress) -> None:
-        """Keep the newest state, and when it came: a finished benchmark keeps its speed while others go on."""
+        """Keep the newest state and its time: a finished benchmark keeps its speed while others run."""
         self.event, self._latest = event, time.monotonic()
 
     def _speed(self) -> float | None:
@@ -140,12 +140,12 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-# Columns that are points, not shares.
+# Columns in points, not fractions.
 _POINTS = frozenset(("mme", "mmavg"))
 
 
 def result_tables(result: EvalResult) -> list[RenderableType]:
-    """What stdout shows: the parts of every benchmark that has some, then the summary."""
+    """Return the tables for stdout: the categories of every benchmark that has some, then the summary."""
     tables: list[RenderableType] = []
     if demos := [run for run in result.runs if "demo" in run.benchmarks]:
         tables.append(_tasks_table(demos))
@@ -160,7 +160,7 @@ def result_tables(result: EvalResult) -> list[RenderableType]:
 
 
 def percent(share: float | None, interval: Sequence[float] | None = None) -> str:
-    """``61.3`` or ``61.3 (59.2-63.4)``, in percent; a dash for None."""
+    """Format a fraction in percent, ``61.3`` or ``61.3 (59.2-63.4)``; a dash for None."""
     if share is None:
         return "-"
     text = f"{100 * share:.1f}"
@@ -168,17 +168,17 @@ def percent(share: float | None, interval: Sequence[float] | None = None) -> str
 
 
 def _titled(title: str, table: FittingTable, caption: str | None = None) -> RenderableType:
-    """A table between lines of its own; rich would break a title at the table's width."""
+    """Return a table with title and caption on separate lines; rich would wrap a title at the table's width."""
     return Group(Text(title, style="bold"), table, *([] if caption is None else [Text(caption)]))
 
 
 def points(value: float | None) -> str:
-    """A number that is no share, with one digit; a dash for None."""
+    """Format a number in points with one decimal; a dash for None."""
     return "-" if value is None else f"{value:.1f}"
 
 
 def _table(*columns: str, left: int = 1, spare: Sequence[str] = ()) -> FittingTable:
-    """A table whose first ``left`` columns hold words, the others numbers; ``spare`` ones are left out first."""
+    """Return a table: the first ``left`` columns hold text, the others numbers; ``spare`` ones are dropped first."""
     table = FittingTable()
     for number, column in enumerate(columns):
         table.add_column(column, left=number < left, spare=column in spare)
@@ -186,7 +186,7 @@ def _table(*columns: str, left: int = 1, spare: Sequence[str] = ()) -> FittingTa
 
 
 def _summary(runs: Sequence[EvalRun]) -> RenderableType:
-    """A row per run, a column per score; the best of several runs is marked."""
+    """Return a table with a row per run and a column per score; the best of several runs is marked."""
     rows = [headlines(run) for run in runs]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     table = _table("run", *(Output.clean(column) for column in columns))
@@ -197,7 +197,7 @@ def _summary(runs: Sequence[EvalRun]) -> RenderableType:
             found = row.get(column, Headline(None))
             value = found.value
             others = [score for other in rows if column in other and (score := other[column].value) is not None]
-            is_best = value is not None and value == max(others) > min(others)  # where all are equal, none is best
+            is_best = value is not None and value == max(others) > min(others)  # if all are equal, none is best
             mark = " *" if is_best else ""
             interval = found.interval if len(runs) == 1 else None
             has_interval |= interval is not None
@@ -213,7 +213,7 @@ def _summary(runs: Sequence[EvalRun]) -> RenderableType:
 
 
 def _tasks_table(runs: Sequence[EvalRun]) -> RenderableType:
-    """demo: every task with what guessing scores, and each run; a single run with intervals and its blind score."""
+    """Return demo's tasks with chance level and each run; a single run with intervals and blind-baseline score."""
     blocks = [run.benchmarks["demo"] for run in runs]
     blind = blocks[0]["shuffled"] if len(runs) == 1 else None
     columns = ["right % (95 % interval)"] if len(runs) == 1 else [Output.clean(run.name) for run in runs]
@@ -221,7 +221,7 @@ def _tasks_table(runs: Sequence[EvalRun]) -> RenderableType:
     table = _table("task", "", "questions", "majority %", *columns, left=2, spare=[""])
 
     def scores(task: str, kind: str) -> list[str]:
-        """The cells of one task; ``""`` is all of a kind."""
+        """Return the cells of one task; ``""`` for all tasks of a kind."""
         if len(runs) > 1:
             return [percent(block["tasks"][task]["accuracy"] if task else block[kind]) for block in blocks]
         whole = {"accuracy": blocks[0][kind], "interval": blocks[0]["intervals"][kind]}
@@ -265,7 +265,7 @@ def _splits_table(title: str, block: dict[str, Any]) -> RenderableType:
 
 
 def list_table(entries: Sequence[dict[str, Any]]) -> RenderableType:
-    """``m2pt eval --list``."""
+    """Return the table of ``m2pt eval --list``."""
     table = _table("name", "source", "cached", "questions", left=3)
     for entry in entries:
         cached = {None: "built in", True: "yes", False: "no"}[entry["cached"]]
@@ -278,7 +278,7 @@ def list_table(entries: Sequence[dict[str, Any]]) -> RenderableType:
 
 
 def comparison_table(folders: Sequence[Path], comparisons: Sequence[Comparison]) -> RenderableType:
-    """``m2pt eval --compare``."""
+    """Return the table of ``m2pt eval --compare``."""
     columns = ("benchmark", "questions", "first %", "second %", "only first right", "only second right", "p", "differ")
     table = _table(*columns)
     for entry in comparisons:
@@ -291,7 +291,7 @@ def comparison_table(folders: Sequence[Path], comparisons: Sequence[Comparison])
 
 
 def failures_table(result: EvalResult, most: int) -> RenderableType:
-    """``--show-failures``: failed questions, then wrong answers, each run's in turn."""
+    """Return the table of ``--show-failures``: failed questions, then wrong answers, run by run."""
     table = _table("run", "question", "asked", "answer", "said", left=5)
     if not any(
         row.failed or not row.correct for benches in result.rows.values() for rows in benches.values() for row in rows

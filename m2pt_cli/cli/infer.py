@@ -1,4 +1,4 @@
-"""m2pt infer: one question, several images, or lines in and lines out."""
+"""``m2pt infer``: one question about one or several images, or JSONL questions to JSONL answers."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from m2pt_cli.settings import InferSettings
 if TYPE_CHECKING:
     from m2pt_cli.generation.engine import Reply
 
-# Lines answered together at most: enough for full batches, few enough to keep a reader waiting briefly.
+# The most lines answered together: enough for full batches, few enough for short waits.
 _MOST_LINES = 64
-# So much of a file shows whether it begins with a bracket.
+# Bytes read to find whether a file begins with a bracket.
 _ARRAY_START = 4096
 _MOST_STDIN_BYTES = 256 << 20
 
 
 def answer_images(images: Sequence[str], question: str, settings: InferSettings, output: Output) -> int:
-    """Ask one question of images given on the command line; returns the exit code."""
+    """Ask one question about images given on the command line; return the exit code."""
     references = [named_image(image, Path(), allow_url=settings.allow_url) for image in images]
     for reference in references:
-        reference.open()  # an image that can't be read is met before the model is loaded
+        reference.open()  # an unreadable image fails before the model is loaded
     switcher = _switcher(settings, output)
     switcher.open()
     from m2pt_cli.generation.engine import Question
@@ -73,7 +73,7 @@ def answer_images(images: Sequence[str], question: str, settings: InferSettings,
 
 
 def answer_lines(source: str, settings: InferSettings, output: Output) -> int:
-    """Answer JSONL questions as they arrive; returns 3 if a line was at fault, else 0.
+    """Answer JSONL questions as they arrive; return 3 if a line was invalid, else 0.
 
     Raises:
         InputError: the file can't be read.
@@ -86,7 +86,7 @@ def answer_lines(source: str, settings: InferSettings, output: Output) -> int:
         opened = False
         with LineProgress(output) as progress:
             for batch in _batches(source, stream):
-                if not opened:  # the first line is there: now the model is needed
+                if not opened:  # load the model when the first line arrives
                     switcher.open()
                     opened = True
                     progress.start()
@@ -107,7 +107,7 @@ def answer_lines(source: str, settings: InferSettings, output: Output) -> int:
 
 
 def _batches(source: str, stream: BinaryIO) -> Iterator[list[tuple[int, bytes]]]:
-    """Numbered lines as they arrive, or the members of a file that is one JSON array."""
+    """Yield batches of numbered lines as they arrive, or the members of a file that is one JSON array."""
     if os.path.isfile(source):
         start = stream.read(_ARRAY_START).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
         stream.seek(0)
@@ -120,7 +120,7 @@ def _batches(source: str, stream: BinaryIO) -> Iterator[list[tuple[int, bytes]]]
 
 
 def _answers(lines: Sequence[QuestionLine], folder: Path, switcher: AdapterSwitcher) -> Iterator[tuple[Answer, bool]]:
-    """The answers to a batch of lines in their order, and whether a line was at fault."""
+    """Yield the answers to a batch of lines in order, and whether the line was invalid."""
     from m2pt_cli.generation.engine import Question
 
     questions: dict[int, Question] = {}
@@ -152,7 +152,7 @@ def _answers(lines: Sequence[QuestionLine], folder: Path, switcher: AdapterSwitc
 
 
 def _write_answers(answers: Sequence[Answer], num_images: int, num_candidates: int, output: Output) -> None:
-    """Plain answer, JSON, or one row per image and adapter: a table on a terminal, tab-separated in a pipe."""
+    """Print a plain answer, JSON, or a row per image and adapter: a table on a terminal, tab-separated in a pipe."""
     if output.is_json:
         for answer in answers:
             output.json(answer.to_dict())
@@ -191,10 +191,10 @@ def _may_stream(questions: Sequence[object], switcher: AdapterSwitcher, output: 
 
 
 def named_image(image: str, folder: Path, *, allow_url: bool) -> ImageReference:
-    """An image named on the command line; - is stdin.
+    """Return the reference of an image named on the command line; - is stdin.
 
     Raises:
-        InputError: there is no such image, or a URL that is not allowed.
+        InputError: the image does not exist, or it is a URL and URLs are not allowed.
     """
     if image == "-":
         data = sys.stdin.buffer.read(_MOST_STDIN_BYTES + 1)
@@ -209,7 +209,7 @@ def named_image(image: str, folder: Path, *, allow_url: bool) -> ImageReference:
 @contextmanager
 def _opened(source: str) -> Iterator[BinaryIO]:
     if source == "-":
-        # A copy: Python aborts at its end if a thread still waits inside its own stdin (after a closed pipe).
+        # A duplicate: Python aborts at exit if a thread still waits inside `sys.stdin` (after a closed pipe).
         yield os.fdopen(os.dup(sys.stdin.fileno()), "rb")
         return
     try:
@@ -294,7 +294,7 @@ def command(
 
 
 def _images_and_question(words: list[str], question: str | None) -> tuple[list[str], str]:
-    """Which words are images and what is asked."""
+    """Split the arguments into images and question."""
     if question is None and len(words) == 2:
         question, words = words[1], words[:1]
     if not words:

@@ -1,4 +1,4 @@
-"""What ``m2pt infer --input`` shows while its answers go to a file or a pipe: how many lines are done."""
+"""Progress of ``m2pt infer --input`` while its answers go to a file or a pipe: how many lines are done."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _DRAW_EVERY = 0.25
 
 
 class LineProgress:
-    """A line on a terminal's stderr that counts; silent where the answers themselves are on the terminal.
+    """A counter line on a terminal's stderr; silent if the answers are printed on the terminal.
 
-    Use it as a context manager around the run; ``--verbose`` gets a line about the speed at its end.
+    Use it as a context manager around the run; ``--verbose`` adds a line with the speed at the end.
     """
 
     def __init__(self, output: Output) -> None:
@@ -37,11 +37,11 @@ class LineProgress:
             self._output.detail(self._text(0))
 
     def start(self) -> None:
-        """The model is there: the time of an answer counts from now."""
+        """Start timing, after the model has been loaded."""
         self._started = time.monotonic()
 
     def update(self, done: int, failed: int) -> None:
-        """``done`` lines have been answered or refused, ``failed`` answers are errors."""
+        """Show that ``done`` lines have been answered or refused, and that ``failed`` answers are errors."""
         self._done = done
         now = time.monotonic()
         if not self._is_shown or (self._live is not None and now - self._last < _DRAW_EVERY):

@@ -1,4 +1,4 @@
-"""Progress for the Python API: what the commands show on stderr, for scripts and notebooks."""
+"""Progress display for the Python API: what the commands show on stderr, for scripts and notebooks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from m2pt_cli.training.events import Event
 
 
 class ShowProgress:
-    """Shows what `train`, `evaluate` and `attention_map` report: bars on a terminal, a line now and then elsewhere.
+    """Show the progress of `train`, `evaluate` and `attention_map`: bars on a terminal, occasional lines elsewhere.
 
     Example:
         >>> train(TrainSettings(base="nano", data="demo"), progress=show_progress())
@@ -40,5 +40,5 @@ class ShowProgress:
 
 
 def show_progress() -> ShowProgress:
-    """What to give as ``progress`` to `train`, `evaluate` and `attention_map`, so that they show what they do."""
+    """Return a progress display to pass as ``progress`` to `train`, `evaluate` and `attention_map`."""
     return ShowProgress()

@@ -1,4 +1,4 @@
-"""A table that never breaks a word: where the terminal is too narrow it gives up lines, then columns, then its form."""
+"""A table that never breaks a word: on narrow terminals it drops rules, then columns, then becomes records."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-# Characters between two cells of a table with lines, and of a cell that stands in one line always.
+# Characters between two cells of a table with rules, and length up to which a cell is never wrapped.
 _LINED, _SHORT = 3, 20
 
 
@@ -31,32 +31,32 @@ class _Row:
 
 @dataclass
 class FittingTable:
-    """Rows and columns; printed in the first of these forms that fits the console with no word broken.
+    """Rows and columns, printed in the first of these forms that fits the console without breaking a word.
 
-    A table with lines; one without; one without its spare columns; every row by itself, with its columns' titles.
-    Cells and titles are plain text: no markup.
+    A table with rules; without rules; without its spare columns; a record per row, with the columns' titles.
+    Cells and titles are plain text without markup.
     """
 
     _columns: list[_Column] = field(default_factory=list)
-    _rows: list[_Row | None] = field(default_factory=list)  # None is a line between two sections
+    _rows: list[_Row | None] = field(default_factory=list)  # None is a rule between two sections
 
     def add_column(self, title: str, *, left: bool = False, spare: bool = False) -> None:
-        """A column of numbers, or of words on the ``left``; a ``spare`` one is left out first."""
+        """Add a column: numbers, or left-aligned text if ``left``; a ``spare`` one is dropped first."""
         self._columns.append(_Column(title, left, spare))
 
     def add_row(self, *cells: str, style: str = "") -> None:
-        """A cell for each column."""
+        """Add a row with a cell for each column."""
         if len(cells) != len(self._columns):
             raise ValueError(f"{len(cells)} cells in {len(self._columns)} columns")
         self._rows.append(_Row(cells, style))
 
     def add_section(self) -> None:
-        """A line under the rows so far."""
+        """Add a rule under the rows so far."""
         self._rows.append(None)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         needed = [column for column in self._columns if not column.is_spare]
-        # Characters between two cells; with lines there is one at both ends too.
+        # Characters between two cells; with rules there is one at both ends too.
         for columns, between in ((self._columns, _LINED), (self._columns, 2), (needed, 2), (needed, 1)):
             beside = between * (len(columns) - 1) + (4 if between == _LINED else 0)
             widths = self._widths(columns, options.max_width - beside)
@@ -66,9 +66,9 @@ class FittingTable:
         yield from self._records(options.max_width)
 
     def _widths(self, columns: Sequence[_Column], room: int) -> list[int] | None:
-        """A width for each column that breaks no word and no short cell; None if there is no room for them.
+        """Return column widths that break no word and no short cell; None if they do not fit.
 
-        rich takes width from the widest column first, and breaks its words while others have spaces to break at.
+        rich shrinks the widest column first, and breaks its words while other columns could wrap at spaces.
         """
         widths, wanted = [], []
         for column in columns:
@@ -80,7 +80,7 @@ class FittingTable:
             wanted.append(max(widths[-1], longest, _width(column.title)))
         if (left := room - sum(widths)) < 0:
             return None
-        # What is left goes to those that want little first: they need to break no line at all.
+        # The rest goes first to the columns that lack least, so that they need no wrapping.
         for place in sorted(range(len(widths)), key=lambda place: wanted[place] - widths[place]):
             given = min(left, wanted[place] - widths[place])
             widths[place] += given
@@ -94,7 +94,7 @@ class FittingTable:
     def _table(self, columns: Sequence[_Column], widths: Sequence[int], between: int) -> Table:
         if between == _LINED:
             table = Table()
-        else:  # the box itself puts a space between two cells
+        else:  # the box adds a space between two cells
             table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, between - 1, 0, 0))
         for column, width in zip(columns, widths, strict=True):
             justify: Literal["left", "right"] = "left" if column.is_left else "right"
@@ -108,7 +108,7 @@ class FittingTable:
         return table
 
     def _records(self, width: int) -> Iterator[Text | Padding]:
-        """Each row as its first cell, and under it its other cells behind their titles."""
+        """Yield each row as its first cell, followed by its other cells with their titles."""
         for row in self._rows:
             if row is None:
                 continue
@@ -124,7 +124,7 @@ def _width(text: str) -> int:
 
 
 def lines_of(parts: Sequence[str], separator: str, width: int) -> list[str]:
-    """Parts joined into lines of ``width``, broken between two parts; a part that is wider has a line of its own."""
+    """Join parts into lines of ``width``, broken between parts; a wider part gets a separate line."""
     lines: list[str] = []
     for part in parts:
         longer = f"{lines[-1]}{separator}{part}" if lines else part

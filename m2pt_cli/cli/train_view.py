@@ -1,4 +1,4 @@
-"""What a training shows: the plan, progress on stderr, and the result."""
+"""Terminal output of training: the plan, progress on stderr, and the result."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def show_plan(settings: TrainSettings, output: Output) -> None:
 
 
 def plan_dict(plan: DryRun, counts: ParameterCounts, memory: MemoryEstimate) -> dict[str, Any]:
-    """The JSON document of ``--dry-run --json``."""
+    """Return the JSON document of ``--dry-run --json``."""
     return {
         "output_dir": plan.output_dir,
         "base": plan.base,
@@ -66,7 +66,7 @@ def plan_dict(plan: DryRun, counts: ParameterCounts, memory: MemoryEstimate) -> 
 
 
 def plan_lines(plan: DryRun, counts: ParameterCounts, memory: MemoryEstimate) -> list[str]:
-    """The plan for a person."""
+    """Return the plan as lines of text."""
     data = plan.data
     lines = ["settings"]
     lines += [f"  {flag(name):26} {_shown(value)}" for name, value in plan.settings_dict().items()]
@@ -128,14 +128,14 @@ def _shown(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-# Seconds between plain lines (longer and longer, so that a day of training is no wall of text) and between redrawings.
+# Seconds between plain lines (growing, to keep the log of a long run short) and between redraws.
 _FIRST_LINE, _LAST_LINE = 5.0, 60.0
 _DRAW_EVERY = 0.25
 _BARS = "▁▂▃▄▅▆▇█"
 
 
 class TrainProgress:
-    """Shows the events of `run_training`; use it as a context manager around the run."""
+    """Show the events of `run_training`; use it as a context manager around the run."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
@@ -172,7 +172,7 @@ class TrainProgress:
             self._finish(event)
 
     def _say(self, text: str, *, is_warning: bool) -> None:
-        # rich prints above a running live view only what goes through its console; the view is drawn again.
+        # rich prints above a live view only through its own console, so stop the view; it is redrawn later.
         self._stop()
         (self._output.warn if is_warning else self._output.status)(text)
 
@@ -207,19 +207,19 @@ class TrainProgress:
     # ---- numbers ----
 
     def _speed(self) -> tuple[float, float] | None:
-        """Tokens per second and seconds per step over the last steps."""
+        """Return tokens per second and seconds per step over the last steps."""
         if not self._recent:
             return None
         (first_seconds, first_tokens, first_step), (seconds, tokens, step) = self._recent[0], self._recent[-1]
         if step == first_step:
-            # Of a resumed run the first step of this start tells nothing: seconds and tokens are the whole run's.
+            # After a resume, skip the first step: its seconds and tokens are those of the whole run.
             is_first = self._started is not None and not self._started.first_step
             return (tokens / seconds, seconds) if is_first and seconds > 0 else None
         passed = max(seconds - first_seconds, 1e-9)
         return (tokens - first_tokens) / passed, passed / (step - first_step)
 
     def _loss(self) -> str:
-        """Mean of the last steps: single ones jump about."""
+        """Return the mean loss of the last steps: single steps are noisy."""
         window = self._losses[-max(5, len(self._losses) // 20) :]
         return f"{sum(window) / len(window):.4f} (mean of {_steps(len(window))})"
 
@@ -250,7 +250,7 @@ class TrainProgress:
 
         if self._live is None:
             console = Console(stderr=True, markup=False, emoji=False, highlight=False)
-            # Not transient: the last picture, with the whole curve, stays on the screen.
+            # Not transient: the last frame, with the whole curve, stays on the screen.
             self._live = Live(console=console, auto_refresh=False)
             self._live.start()
         self._live.update(self._view(), refresh=True)
@@ -291,7 +291,7 @@ class TrainProgress:
 
 
 def result_table(event: Finished) -> Table:
-    """Loss, trained parameters by part, time and size of a finished run."""
+    """Return a table of loss, trained parameters by part, time and size of a finished run."""
     from rich.table import Table
 
     table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2))
@@ -317,9 +317,9 @@ def result_table(event: Finished) -> Table:
 
 
 def sparkline(values: list[float], width: int) -> str:
-    """``values`` in ``width`` characters, each the mean of its share, from the lowest ▁ to the highest █.
+    """Draw ``values`` in ``width`` characters, each the mean of its section, from the lowest ▁ to the highest █.
 
-    The scale is logarithmic: a loss falls by a factor in its first steps, and what follows would else be one flat line.
+    The scale is logarithmic: the loss drops steeply at first, and the rest would look flat on a linear scale.
     """
     if not values:
         return ""

@@ -1,4 +1,4 @@
-"""A checkpoint of the authors' code as an adapter, with its card."""
+"""Convert a checkpoint of the authors' code to an adapter with a model card."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from m2pt_cli.records import ImportResult
 
 
 def official_card(result: ImportResult, *, base_models: Sequence[str], total: int, source: str, compared: int) -> str:
-    """Markdown with the Hub's front matter.
+    """Return the model card: Markdown with the Hub's front matter.
 
     Args:
-        base_models: Hub ids of the base, or of its parts.
+        base_models: Hub ids of the base, or of the parts it is assembled from.
         total: parameters of the base.
         source: name of the checkpoint that was imported.
-        compared: frozen weights of the checkpoint that were found to be the base's.
+        compared: number of frozen weights of the checkpoint that were found equal to the base's.
     """
     checked = (
         f"{compared:,} frozen weights in the checkpoint were compared with the base's."
@@ -68,9 +68,9 @@ def official_card(result: ImportResult, *, base_models: Sequence[str], total: in
 
 Report = Callable[[str], None]
 
-# Where PEFT hangs the base in the names it saves.
+# The prefix of the base's modules in the names that PEFT saves.
 _PREFIX = "base_model.model."
-# Weights may have passed through bf16 and fp16 on their way; two roundings of bf16 are within 2^-8.
+# Weights may have been converted through bf16 and fp16; two roundings of bf16 are within 2^-8.
 _RELATIVE, _ABSOLUTE = 2**-7, 1e-6
 _ROUNDINGS = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -79,17 +79,17 @@ def import_official(place: Path, output_dir: Path, entry: BaseEntry, *, report: 
     """Write an official checkpoint as an adapter with ``visual_tokens="official"``.
 
     Checked in this order: the checkpoint's files, names and shapes; the base; that the checkpoint's frozen weights are
-    the base's (64 values of each). An ``lm_head`` that is the base's, but for rounding, is left out.
+    the base's (64 values of each). An ``lm_head`` that equals the base's up to rounding is not written.
 
     Args:
-        place: what `official.find_official` found.
-        output_dir: a folder that is empty or does not exist; on failure it stays so.
+        place: the path that `official.find_official` found.
+        output_dir: a folder that is empty or does not exist; unchanged on failure.
         entry: the base it was trained on.
-        report: told of downloads, and of what is kept and left out.
+        report: called with lines about downloads, and about the weights that are written and omitted.
 
     Raises:
-        AdapterError: the checkpoint is damaged, does not fit the base, or was trained on another.
-        UnavailableError: the base can't be had.
+        AdapterError: the checkpoint is damaged, does not fit the base, or was trained on another one.
+        UnavailableError: the base is not available.
         SettingsError: the output directory can't be used.
     """
     say = report or (lambda text: None)
@@ -171,7 +171,7 @@ def _outgoing(checkpoint: OfficialCheckpoint, head: torch.Tensor | None) -> Iter
 
 
 def _mapped(folder: Path) -> dict[str, torch.Tensor]:
-    """The weights of a base by their current names, memory-mapped: only what is looked at is read."""
+    """Return the weights of a base by their current names, memory-mapped: only values that are used are read."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -185,7 +185,7 @@ def _mapped(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def _require_same_base(checkpoint: OfficialCheckpoint, base: dict[str, torch.Tensor], name: str) -> int:
-    """Compare evenly spaced values of every frozen weight; returns how many weights there were.
+    """Compare evenly spaced values of every frozen weight and return the number of weights.
 
     Raises:
         AdapterError: some differ by more than rounding.
@@ -206,8 +206,8 @@ def _require_same_base(checkpoint: OfficialCheckpoint, base: dict[str, torch.Ten
 
 
 def _is_rounded(theirs: torch.Tensor, mine: torch.Tensor) -> bool:
-    """Whether a weight is the base's own, exactly or after rounding to another type on the way."""
-    step = 64  # rows at a time: a head is too large to be cast whole
+    """Return whether a weight equals the base's, exactly or after rounding to another dtype."""
+    step = 64  # rows at a time: an output head is too large to cast at once
     starts = range(0, len(mine), step)
     return any(
         all(torch.equal(theirs[i : i + step], mine[i : i + step].to(kind).to(theirs.dtype)) for i in starts)

@@ -1,4 +1,4 @@
-"""Conversations as text: the chat templates, and which characters the assistant has to produce.
+"""Render conversations as text with a chat template, and mark the characters that the assistant produces.
 
 The wording is LLaVA's (``conversation.py``, separator style TWO). `m2pt_cli.data.tokenize` turns the text into ids.
 """
@@ -13,7 +13,7 @@ from m2pt_cli.data.sample import IMAGE_MARK, Turn
 from m2pt_cli.errors import InputError, SettingsError
 from m2pt_cli.settings import TEMPLATES, closest
 
-# LLaVA's own sentences. vicuna_v1 is what LLaVA-1.5 and the official M2PT were tuned with.
+# LLaVA's own system prompts. LLaVA-1.5 and the official M2PT were tuned with vicuna_v1.
 _SYSTEMS = {
     "vicuna_v1": (
         "A chat between a curious user and an artificial intelligence assistant. "
@@ -29,21 +29,21 @@ _SYSTEMS = {
 
 @dataclass(frozen=True)
 class Rendered:
-    """A conversation as text; ``spans`` are the character ranges that are trained on."""
+    """A rendered conversation; ``spans`` are the character ranges that are trained on."""
 
     text: str
     spans: tuple[tuple[int, int], ...]
 
 
 class ChatTemplate(Protocol):
-    """How a conversation is written down for a model."""
+    """Renders a conversation as the text that a model expects."""
 
     @property
     def name(self) -> str:
         """One of ``settings.TEMPLATES``."""
 
     def render(self, turns: Sequence[Turn], *, eos: str) -> Rendered:
-        """The text of ``turns``; where the last is the user's, it ends with the cue for an answer."""
+        """Return the text of ``turns``; after a user's last turn it ends with the generation prompt."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ class FixedTemplate:
     system: str
 
     def render(self, turns: Sequence[Turn], *, eos: str) -> Rendered:
-        """The text of ``turns``, ending with ``ASSISTANT:`` where the last is the user's."""
+        """Return the text of ``turns``, which ends with ``ASSISTANT:`` after a user's last turn."""
         text, spans = self.system, []
         for turn in turns:
             if turn.role == "user":
                 text += f"USER: {image_first(turn.text)} ASSISTANT:"
             else:
-                # The space is the assistant's: a prompt ends with the colon, and the model produces all that follows.
+                # The space belongs to the answer: a prompt ends with the colon, and the model produces the rest.
                 start = len(text)
                 text += f" {turn.text}{eos}"
                 if turn.supervised:
@@ -70,16 +70,16 @@ class FixedTemplate:
 
 @dataclass(frozen=True)
 class ProcessorTemplate:
-    """The chat template that a base brings along: Jinja, rendered by transformers in its sandbox."""
+    """The chat template of the base's own processor: Jinja, rendered by transformers in its sandbox."""
 
     processor: Any
     name: str = "base"
 
     def render(self, turns: Sequence[Turn], *, eos: str) -> Rendered:
-        """The text of ``turns``; an answer that the template leaves without an end gets ``eos``.
+        """Return the text of ``turns``; ``eos`` is appended to an answer that the template does not end.
 
         Raises:
-            SettingsError: the template rewrites earlier turns, so that the place of an answer can't be told.
+            SettingsError: the template rewrites earlier turns, so that the position of an answer is unknown.
         """
         messages = [{"role": turn.role, "content": _parts(turn.text)} for turn in turns]
         whole = self._apply(messages, cue=turns[-1].role == "user")
@@ -96,7 +96,7 @@ class ProcessorTemplate:
                 )
             text += whole[done : len(before)]
             answer = after[len(before) :]
-            if answer.endswith(turn.text.strip()):  # nothing follows the words: the model would never learn to stop
+            if answer.endswith(turn.text.strip()):  # the template adds no end: the model would never learn to stop
                 answer += eos
             if turn.supervised:
                 spans.append((len(text), len(text) + len(answer)))
@@ -110,14 +110,14 @@ class ProcessorTemplate:
 
 
 def get_template(name: str, processor: Any = None) -> ChatTemplate:
-    """The chat template called ``name``.
+    """Return the chat template called ``name``.
 
     Args:
         name: ``vicuna_v1``, ``llava_v1``, ``plain`` (no system sentence) or ``base`` (the processor's own).
         processor: needed for ``base``.
 
     Raises:
-        SettingsError: no such template, or the base has none of its own.
+        SettingsError: there is no such template, or the base has none of its own.
     """
     if name in _SYSTEMS:
         return FixedTemplate(name, _SYSTEMS[name])
@@ -129,17 +129,17 @@ def get_template(name: str, processor: Any = None) -> ChatTemplate:
 
 
 def image_first(text: str) -> str:
-    """``text`` with its only image mark on a line in front, as LLaVA's preprocessing puts it; several marks stay."""
+    """Move the only ``<image>`` of a text to a first line, as LLaVA's preprocessing does; several are not moved."""
     if text.count(IMAGE_MARK) != 1 or text.startswith(f"{IMAGE_MARK}\n"):
         return text
     return f"{IMAGE_MARK}\n{text.replace(IMAGE_MARK, '').strip()}".rstrip()
 
 
 def question_turn(question: str, num_images: int) -> Turn:
-    """A user's turn of ``num_images`` images and a question, the marks in front unless the question holds them.
+    """Return a user's turn of images and a question; ``<image>`` is put in front unless the question contains it.
 
     Raises:
-        InputError: the question holds marks, but not as many as there are images.
+        InputError: the question contains ``<image>``, but not once per image.
     """
     marks = question.count(IMAGE_MARK)
     if marks == num_images:
@@ -150,7 +150,7 @@ def question_turn(question: str, num_images: int) -> Turn:
 
 
 def _parts(text: str) -> list[dict[str, str]]:
-    """Message content as transformers' templates take it: texts and images in their order."""
+    """Return message content as transformers' chat templates take it: texts and images in order."""
     parts: list[dict[str, str]] = []
     for index, piece in enumerate(image_first(text).split(IMAGE_MARK)):
         if index:

@@ -1,11 +1,11 @@
-"""One row of a data set as a sample: LLaVA's ``conversations`` or the ``messages`` of chat APIs and TRL.
+"""Convert a row of a data set to a sample: LLaVA's ``conversations`` or the ``messages`` of chat APIs and TRL.
 
 LLaVA: ``{"id", "image": "a.jpg" | ["a.jpg", …], "conversations": [{"from": "human" | "gpt", "value"}], "task_name"}``.
 Messages: ``{"messages": [{"role": "user" | "assistant", "content"}], "images": […]}``, the content a text or a list of
-``{"type": "text", "text"}`` and ``{"type": "image"}``. A row without images is a conversation in text alone.
+``{"type": "text", "text"}`` and ``{"type": "image"}``. A row without images is a text-only conversation.
 
 An answer with ``"loss": false`` (ms-swift), ``"train": false`` or ``"weight": 0`` (axolotl, OpenAI) is not trained on.
-Videos, audio and images under other names are refused by name: they would be dropped without a word.
+Videos, audio and images under other keys raise an error that names the key; otherwise they would be dropped silently.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from m2pt_cli.data.sample import IMAGE_MARK, ImageReference, Sample, Turn, holds
 from m2pt_cli.data.validation import InvalidRow
 
 COLUMNS = ("conversations", "messages")
-# Keys of a message that say whether an answer is trained on.
+# Keys of a message that decide whether an answer is trained on.
 _LOSS_KEYS = ("loss", "train", "training", "weight")
 _ROLES: dict[str, Literal["user", "assistant", "system"]] = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "model": "assistant",
@@ -27,15 +27,15 @@ _ROLES: dict[str, Literal["user", "assistant", "system"]] = {
 
 
 def sample_of(row: Any, number: int, find: Callable[[Any], ImageReference]) -> Sample:
-    """The sample of one row.
+    """Convert one row to a sample.
 
     Args:
         row: a JSON object or a data set's row.
-        number: its place, which is its id where it has none.
-        find: turns what names an image into a reference.
+        number: the row's number, used as its id if it has none.
+        find: converts an image field (such as a path) to a reference.
 
     Raises:
-        InvalidRow: what is wrong with the row.
+        InvalidRow: the row can't be used; the message gives the reason.
     """
     if not isinstance(row, Mapping):
         raise InvalidRow(f"a {_json_type(row)} instead of an object")
@@ -68,12 +68,12 @@ def sample_of(row: Any, number: int, find: Callable[[Any], ImageReference]) -> S
 
 
 def column_of(row: Mapping[str, Any]) -> str | None:
-    """The column that holds the conversation, or None."""
+    """Return the column that holds the conversation, or None."""
     return next((name for name in COLUMNS if row.get(name) is not None), None)
 
 
 def image_names(row: Any) -> list[str]:
-    """The images that a row names by path, as far as it is well formed: what has to be unpacked for it."""
+    """Return the image paths in a row, for unpacking them; malformed fields are ignored."""
     if not isinstance(row, Mapping):
         return []
     value = row.get("image") or row.get("images") or []
@@ -100,7 +100,7 @@ def _list_of_messages(value: Any, column: str) -> Sequence[Any]:
 def _turn(message: Any, place: int, inline: list[Any]) -> _Message:
     if not isinstance(message, Mapping):
         raise InvalidRow(f"turn {place} is a {_json_type(message)} instead of an object")
-    # An image of a message would stand beside the conversation, so nothing here counts as one.
+    # Images of a message belong beside the conversation, so no key of a message counts as one.
     found = unsupported_media(message, has_image=False)
     if found is None and any(message.get(key) not in (None, "", []) for key in ("image", "images")):
         found = "an image beside its text: name it in the content, or beside the conversation"
@@ -121,7 +121,7 @@ def _turn(message: Any, place: int, inline: list[Any]) -> _Message:
 
 
 def _supervised(message: Mapping[str, Any], place: int, role: str) -> bool:
-    """Whether a message is trained on: every answer is, unless a key of it says otherwise."""
+    """Return whether a message is trained on: every answer is, unless one of its keys disables it."""
     said = {key: message[key] for key in _LOSS_KEYS if message.get(key) is not None}
     for key, value in said.items():
         if not isinstance(value, (bool, int, float)) or value not in (0, 1):
@@ -156,7 +156,7 @@ def _named_images(row: Mapping[str, Any]) -> list[Any]:
 
 
 def _system_folded(turns: list[_Message]) -> list[_Message]:
-    """A leading system message stands before the first question: the chat templates have sentences of their own."""
+    """Prepend a leading system message to the first question: the chat templates have system prompts of their own."""
     if len(turns) < 2 or turns[0].role != "system" or turns[1].role != "user":
         return turns
     return [_Message("user", f"{turns[0].text}\n{turns[1].text}".strip()), *turns[2:]]
@@ -178,7 +178,7 @@ def _checked_marks(turns: list[_Message], num_images: int, *, place_unmarked: bo
     if any(IMAGE_MARK in turn.text for turn in turns if turn.role == "assistant"):
         raise InvalidRow(f"{IMAGE_MARK} in an answer")
     marks = sum(turn.text.count(IMAGE_MARK) for turn in turns)
-    if place_unmarked and not marks:  # as TRL does: images beside plain messages belong to the first question
+    if place_unmarked and not marks:  # as TRL does: images beside text-only messages belong to the first question
         first = turns[0]
         return [first._replace(text=f"{IMAGE_MARK}\n" * num_images + first.text), *turns[1:]]
     if marks != num_images:

@@ -1,6 +1,6 @@
-"""Metadata of an image file: how it was held, and a copy of the file without the metadata.
+"""Metadata of an image file: its EXIF orientation, and a copy of the file without metadata.
 
-Metadata is written by many programs and is often broken while the pixels are fine. Nothing here raises for that reason.
+Many programs write metadata, and it is often broken while the pixels are fine. So nothing here raises an error.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ if TYPE_CHECKING:
 
 _EXIF_ORIENTATION = 0x0112
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# The chunks that make up the colours; all others describe them, and animations have their first image in IDAT.
+# The chunks that hold the pixels; all others are ancillary. Animations have their first image in IDAT.
 _PNG_PIXELS = frozenset((b"IHDR", b"PLTE", b"IDAT", b"IEND"))
 _JPEG_SIGNATURE = b"\xff\xd8"
 _JPEG_SCAN, _JPEG_COMMENT = 0xDA, 0xFE
-# APP1 holds EXIF and XMP, whose faults stop no decoder; a whole "Adobe" segment in APP14 names the colour transform.
+# APP1 holds EXIF and XMP, whose errors stop no decoder; a complete "Adobe" segment in APP14 names the colour transform.
 _JPEG_EXIF, _JPEG_ADOBE, _ADOBE_BYTES = 0xE1, 0xEE, 12
 
 
 def orientation(image: Image) -> int:
-    """How a camera was held, 1 to 8 (5 and up: sideways); 1 where the metadata does not say it or can't be read."""
+    """Return the EXIF orientation, 1 to 8 (5 and up: rotated by 90 degrees); 1 if it is missing or can't be read."""
     if image.format == "PNG" and "exif" not in image.info:
-        return 1  # Pillow would decode the whole image to look behind it
+        return 1  # Pillow would decode the whole image to read metadata after the pixels
     try:
         held = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception:  # struct.error, SyntaxError, UnicodeDecodeError, ...: whatever the metadata makes Pillow raise
+    except Exception:  # struct.error, SyntaxError, UnicodeDecodeError, ...: broken metadata raises many types
         return 1
     return held if isinstance(held, int) and 1 <= held <= 8 else 1
 
 
 def upright(image: Image, held: int) -> Image:
-    """``image`` turned as its orientation ``held`` says; the metadata is not touched, so it may be broken."""
+    """Rotate or flip ``image`` by its EXIF orientation ``held``; the metadata is not read, so it may be broken."""
     from PIL.Image import Transpose
 
     turns = {
@@ -46,11 +46,11 @@ def upright(image: Image, held: int) -> Image:
 
 
 def without_metadata(source: Path | IO[bytes]) -> bytes | None:
-    """The file with the pixels alone, for a decoder that stops at broken metadata.
+    """Return the file without its metadata, for a decoder that fails on broken metadata.
 
     Returns:
         A PNG without ancillary chunks (transparency is one) or a JPEG without application segments; None for other
-        formats, and where there is nothing to leave out.
+        formats, and if there is nothing to remove.
     """
     try:
         if isinstance(source, Path):
@@ -74,7 +74,7 @@ def without_metadata(source: Path | IO[bytes]) -> bytes | None:
 
 
 def _if_known(stream: IO[bytes]) -> bytes:
-    """The content of a PNG or a JPEG; nothing of other files, which may be of any size."""
+    """Return the content of a PNG or a JPEG; empty for other files, which may be of any size."""
     head = stream.read(len(_PNG_SIGNATURE))
     return head + stream.read() if head == _PNG_SIGNATURE or head.startswith(_JPEG_SIGNATURE) else b""
 

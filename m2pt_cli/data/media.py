@@ -1,6 +1,6 @@
-"""Media that m2pt does not take, by the names other tools give it: refused, since it would be dropped without a word.
+"""Detect media that m2pt does not support, by the keys other tools use, so that it is not dropped silently.
 
-The names are those of ms-swift, LLaMA-Factory, LLaVA and its successors, Qwen-VL and the chat APIs.
+The keys are those of ms-swift, LLaMA-Factory, LLaVA and its successors, Qwen-VL and the chat APIs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from m2pt_cli.data.sample import IMAGE_MARK
 
-# Keys of a row that name media of other kinds, and keys that name an image in other words than "image" and "images".
+# Keys of a row for other kinds of media, and keys for an image other than "image" and "images".
 _OTHER_MEDIA = re.compile(
     r"(video|audio|speech|point_?cloud)s?((_|-)?(path|url|file|name|bytes|list)s?)?", re.IGNORECASE
 )
@@ -20,12 +20,12 @@ _OTHER_IMAGE = re.compile(
     r"(input|pixel)_(image|values)s?",
     re.IGNORECASE,
 )
-# A key of this kind names an image only where it holds the name of one.
+# Such a key counts as an image only if its value is the name of an image file.
 _FILE_KEY = re.compile(r"(file|file_?name|file_?path|path|url)s?", re.IGNORECASE)
 _MEDIA_FILE = re.compile(
     r".+\.(png|jpe?g|webp|gif|bmp|tiff?|avif|mp4|mov|avi|mkv|webm|wav|mp3|flac|ogg|m4a)(\?.*)?", re.IGNORECASE
 )
-# Marks in a text that stand for media; <image> alone is ours.
+# Placeholders for media in a text; only <image> is supported.
 _MARK = re.compile(
     r"<\|?(?:video|audio|speech|image|img)(?:_?(?:pad|token|placeholder|soft_token|here)|[ _-]?\d+)?\|?>"
     r"|<(?:start_of_image|im_start|im_patch|bbox|ref-object|point_?cloud)>",
@@ -34,11 +34,11 @@ _MARK = re.compile(
 
 
 def unsupported_media(row: Mapping[str, Any], *, has_image: bool) -> str | None:
-    """The key of ``row`` that holds media which nobody would look at, with what to do; None where there is none.
+    """Return the key of ``row`` that holds unsupported media, with the next step; None if there is none.
 
     Args:
         row: a sample, a message or a question.
-        has_image: whether it names an image as m2pt expects; then other keys about images are taken for notes.
+        has_image: whether it names an image as m2pt expects; then other image keys are ignored.
     """
     for key, value in row.items():
         name = str(key)
@@ -57,7 +57,7 @@ def unsupported_media(row: Mapping[str, Any], *, has_image: bool) -> str | None:
 
 
 def one_image(record: Mapping[str, Any]) -> tuple[Any, str | None]:
-    """What a question names as its image, and what is wrong with that: ``image`` or ``images``, or a list of one."""
+    """Return a question's image (``image`` or ``images``, alone or in a list of one), and an error or None."""
     held = {key: record[key] for key in ("image", "images") if record.get(key) is not None and record[key] != []}
     if len(held) > 1:
         return None, "both 'image' and 'images' in it"
@@ -70,7 +70,7 @@ def one_image(record: Mapping[str, Any]) -> tuple[Any, str | None]:
 
 
 def unsupported_marks(texts: Iterable[str]) -> str | None:
-    """The first mark in ``texts`` that stands for media and is not ours; None where there is none."""
+    """Return the first unsupported media placeholder in ``texts``; None if there is none."""
     for text in texts:
         for found in _MARK.finditer(text):
             mark = found.group()

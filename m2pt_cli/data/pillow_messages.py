@@ -1,6 +1,6 @@
-"""Keep what Pillow and its libraries say about images off stderr, which belongs to the command.
+"""Suppress the messages of Pillow and its libraries on stderr, which the command uses for its own.
 
-What matters to an answer is checked by `m2pt_cli.data.sample` and told with the image's name.
+`m2pt_cli.data.sample` checks images itself and reports errors with the image's name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _FILTER = ("ignore", None, Warning, re.compile(_MODULES), 0)
 def silence_pillow() -> None:
     """Ignore warnings of Pillow's own modules; those of m2pt and of all other libraries stay.
 
-    The filter is set for the whole process: threads that decode side by side can't each set one and take it back.
+    The filter is set for the whole process: threads that decode in parallel can't each set and reset it.
     """
     if _FILTER not in warnings.filters:
         warnings.filterwarnings("ignore", module=_MODULES)
@@ -31,7 +31,7 @@ def _silence_libraries() -> None:
 
     # Without any handler Python prints a library's errors to stderr; a program's own handlers still get them.
     logging.getLogger("PIL").addHandler(logging.NullHandler())
-    # libtiff writes to stderr by itself. It is found through Pillow's module, unless it is linked into that.
+    # libtiff writes to stderr directly. Its functions are found through Pillow's module, unless linked statically.
     try:
         libraries = ctypes.CDLL(_imaging.__file__)
         for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):

@@ -1,4 +1,4 @@
-"""Rows from JSON and JSONL files, with faults in words: which line, what was found."""
+"""Read rows from JSON and JSONL files; errors name the line and what was found."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SUFFIXES = (".json", *LINES)
 
 
 def read_rows(file: Path, faults: ValidationReport) -> list[tuple[int, Any]]:
-    """The rows of a JSON list or of a file of JSON lines, each with its number (of the item, or of the line).
+    """Read the rows of a JSON list or of a file of JSON lines, each with its number (of the item, or of the line).
 
     Args:
-        file: ``.json``, ``.jsonl`` or ``.ndjson``; a list and lines are told apart by what is in the file.
-        faults: lines that are no JSON are added here.
+        file: ``.json``, ``.jsonl`` or ``.ndjson``; the content decides whether it is a list or lines.
+        faults: lines that are not JSON are added here.
 
     Raises:
         InputError: missing, unreadable, not UTF-8, truncated, not a list, empty, or without the columns of a
@@ -42,7 +42,7 @@ def read_rows(file: Path, faults: ValidationReport) -> list[tuple[int, Any]]:
 
 
 def is_json_array(text: str) -> bool:
-    """Whether a text is meant as one JSON array, and not as lines of which each is a list."""
+    """Return whether a text is one JSON array, and not JSON lines that are lists."""
     stripped = text.lstrip()
     if not stripped.startswith("["):
         return False
@@ -51,9 +51,9 @@ def is_json_array(text: str) -> bool:
 
 
 def json_lines(text: str) -> list[str]:
-    """The lines of a text of JSON lines; of one JSON array its members, a line each.
+    """Return the lines of a JSON lines text; for one JSON array its members, one per line.
 
-    A faulty array is left as it is, for whoever reads the lines to name.
+    An invalid array is returned unchanged; parsing its lines then reports the error.
     """
     members = _parsed(text) if is_json_array(text) else None
     if not isinstance(members, list):
@@ -62,7 +62,7 @@ def json_lines(text: str) -> list[str]:
 
 
 def _is_lines(text: str) -> bool:
-    """Whether a text is meant as JSON lines: its first line is an object by itself, and more follows."""
+    """Return whether a text is JSON lines: its first line is a complete object, and more lines follow."""
     if text.lstrip()[:1] != "{":
         return False
     return isinstance(_parsed(_first_line(text)), dict) and not isinstance(_parsed(text), dict)
@@ -73,7 +73,7 @@ def _first_line(text: str) -> str:
 
 
 def _parsed(text: str) -> Any:
-    """The JSON value of a text; None where it is none."""
+    """Return the JSON value of a text; None if it is not JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -81,14 +81,14 @@ def _parsed(text: str) -> Any:
 
 
 def chosen(items: list[Item], limit: int | None, seed: int) -> list[Item]:
-    """At most ``limit`` items by ``seed``, in their order: data sets are often sorted by task."""
+    """Sample at most ``limit`` items by ``seed`` and keep their order; data sets are often sorted by task."""
     if limit is None or len(items) <= limit:
         return items
     return [items[index] for index in sorted(random.Random(seed).sample(range(len(items)), limit))]
 
 
 def require_columns(rows: Sequence[Any], where: str) -> None:
-    """Raise InputError if no row has the column of a conversation: then the file is of another kind."""
+    """Raise InputError if no row has a conversation column: then the file has another format."""
     objects = [row for row in rows if isinstance(row, Mapping)]
     if not objects or any(column_of(row) is not None for row in objects):
         return
@@ -101,7 +101,7 @@ def require_columns(rows: Sequence[Any], where: str) -> None:
 
 
 def read_text(file: Path) -> str:
-    """A whole UTF-8 file, with or without a byte order mark. Raises InputError."""
+    """Read a UTF-8 file, with or without a byte order mark. Raises InputError."""
     try:
         content = file.read_bytes()
     except FileNotFoundError:
@@ -158,7 +158,7 @@ def _not_json(text: str, file: Path, error: json.JSONDecodeError) -> InputError:
             f"{file} holds more than one JSON value: a second begins at {place}",
             f"if it has one object a line, name it {file.stem}.jsonl",
         )
-    # A text that was cut short fails where it ends, or at the start of the string that was never closed.
+    # The parser fails at the end of a truncated text, or at the start of its unterminated string.
     if not text[error.pos :].strip() or error.msg.startswith("Unterminated string"):
         return InputError(f"{file} is truncated: the JSON breaks off at {place}", "copy or download it again")
     return InputError(f"{file} is not valid JSON: {error.msg} at {place}")

@@ -1,6 +1,6 @@
-"""A training sample: images and a conversation about them, wherever they came from.
+"""A sample, independent of its source: images and a conversation about them.
 
-Images are references, opened when they are needed, so that a large data set costs no memory and no torch.
+Images are references that are opened when needed, so that a large data set takes little memory; torch is not imported.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ if TYPE_CHECKING:
 
 IMAGE_MARK = "<image>"
 
-# Pillow's own bound for a suspected decompression bomb: 89 million pixels, 268 MB once decoded.
+# Pillow's own limit for a suspected decompression bomb: 89 million pixels, 268 MB once decoded.
 MOST_PIXELS = 89_478_485
-# An image this long and thin grows without bound when its shorter side is resized.
+# Limit of the aspect ratio: resizing the shorter side makes a longer image too large.
 MOST_ASPECT = 200
 
 
 class ImageReference(Protocol):
-    """An image that is opened when it is needed."""
+    """An image that is opened when needed."""
 
     @property
     def name(self) -> str:
-        """What a report shows: a path, or the name of a drawn scene."""
+        """The name shown in messages: a path, or the name of a drawn image."""
 
     def open(self) -> Image:
-        """The image in RGB. Raises InputError where it can't be read."""
+        """Return the image in RGB. Raises InputError if it can't be read."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn of a conversation; a user's text holds ``<image>`` where an image stands.
+    """One turn of a conversation; ``<image>`` in a user's text stands for an image.
 
-    An answer that is not ``supervised`` is read by the model and not trained on.
+    An answer that is not ``supervised`` is context for the model and not trained on.
     """
 
     role: Literal["user", "assistant"]
@@ -54,7 +54,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Sample:
-    """Images and a conversation; the marks ``<image>`` in the turns count as many as ``images``."""
+    """Images and a conversation; the turns contain ``<image>`` once per image."""
 
     id: str
     images: tuple[ImageReference, ...]
@@ -63,20 +63,20 @@ class Sample:
 
 
 class StoredImage:
-    """An image in a file format: its size is known without decoding it, and it may be damaged."""
+    """An encoded image: its size is known without decoding it, and it may be damaged."""
 
     name: str
 
     def source(self) -> Path | IO[bytes]:
-        """Where the encoded image is."""
+        """The file or stream of the encoded image."""
         raise NotImplementedError
 
     def open(self) -> Image:
-        """The image in RGB. Raises InputError where it can't be read."""
+        """Return the image in RGB. Raises InputError if it can't be read."""
         return decode_image(self.name, self.source())
 
     def size(self) -> tuple[int, int]:
-        """``(width, height)`` from the header. Raises InputError where it is no image."""
+        """Return ``(width, height)`` from the header. Raises InputError if it is not an image."""
         return read_size(self.name, self.source())
 
 
@@ -104,40 +104,40 @@ class BytesImage(StoredImage):
 
 @dataclass(frozen=True)
 class UrlImage:
-    """An image behind an http(s) URL, fetched whenever it is opened."""
+    """An image at an http(s) URL, fetched each time it is opened."""
 
     name: str
 
     def open(self) -> Image:
-        """The image in RGB. Raises InputError where it can't be fetched or read."""
+        """Return the image in RGB. Raises InputError if it can't be fetched or read."""
         return decode_image(self.name, io.BytesIO(fetch(self.name)))
 
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """An image that a caller holds already."""
+    """A PIL image in memory."""
 
     name: str
     image: Image = field(repr=False, compare=False)
 
     def open(self) -> Image:
-        """The image in RGB. Raises InputError where its mode does not tell its range."""
+        """Return the image in RGB. Raises InputError if its mode does not define its range."""
         return _rgb(self.name, self.image)
 
 
 def holds_no_character(text: str) -> bool:
-    """Whether a text holds half a surrogate pair: JSON and command lines can, no tokenizer and no file takes it."""
+    """Return whether a text contains an unpaired surrogate, which is invalid Unicode for tokenizers and files."""
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def image_reference(image: str | Path | Image, *, folder: Path, allow_url: bool = False) -> ImageReference:
-    """A reference to an image that the user named: a path (relative to ``folder``), a URL, or a PIL image.
+    """Return a reference to an image: a path (relative to ``folder``), a URL, or a PIL image.
 
     Raises:
-        InputError: no such file, or a URL where ``allow_url`` is False.
+        InputError: there is no such file, or it is a URL and ``allow_url`` is False.
     """
     if not isinstance(image, (str, Path)):
-        # Equal names mean equal images to whoever shares work between questions, so the name follows the content.
+        # Questions with equal image names share computation, so the name is derived from the content.
         digest = hashlib.sha256(repr((image.mode, image.size)).encode() + image.tobytes()).hexdigest()
         return DecodedImage(f"image {digest[:16]}", image)
     if is_url(str(image)):
@@ -145,32 +145,32 @@ def image_reference(image: str | Path | Image, *, folder: Path, allow_url: bool 
             raise InputError(f"image {image} is a URL", "give a file, or allow fetching with --allow-url")
         return UrlImage(str(image))
     path = folder / image
-    if not isfile(path):  # False for a name that is too long, where Path.is_file raises
+    if not isfile(path):  # False for a name that is too long; Path.is_file raises
         what = "is a folder" if isdir(path) else "does not exist"
         raise InputError(f"image {path} {what}", "check the path of the image")
     return FileImage(str(path), path)
 
 
 def image_size(reference: ImageReference) -> tuple[int, int]:
-    """``(width, height)``, from the header alone where that is possible. Raises InputError where it can't be read."""
+    """Return ``(width, height)``, from the header alone if possible. Raises InputError if it can't be read."""
     if isinstance(reference, StoredImage):
         return reference.size()
     return reference.open().size
 
 
 def read_size(name: str, source: Path | IO[bytes]) -> tuple[int, int]:
-    """``(width, height)`` of an encoded image as `decode_image` gives it, without decoding its pixels.
+    """Return the ``(width, height)`` that `decode_image` would give, without decoding the pixels.
 
     Raises:
-        InputError: missing, no image, more than `MOST_PIXELS`, or longer than `MOST_ASPECT` times its width.
+        InputError: missing, not an image, more than `MOST_PIXELS`, or longer than `MOST_ASPECT` times its width.
     """
     return _read(name, source, _size)
 
 
 def decode_image(name: str, source: Path | IO[bytes]) -> Image:
-    """Decode an image to RGB, upright where its EXIF data says how it was held (as transformers' ``load_image``).
+    """Decode an image to RGB and apply its EXIF orientation (as transformers' ``load_image``).
 
-    Broken metadata is passed over. Images of more than 8 bits a channel are scaled (`m2pt_cli.data.wide_pixels`).
+    Broken metadata is ignored. Images of more than 8 bits per channel are scaled (`m2pt_cli.data.wide_pixels`).
 
     Raises:
         InputError: missing, damaged, truncated, of unknown range, more than `MOST_PIXELS`, or longer than
@@ -183,7 +183,7 @@ _Read = TypeVar("_Read")
 
 
 def _read(name: str, source: Path | IO[bytes], read: Callable[[str, Path | IO[bytes]], _Read]) -> _Read:
-    """``read(name, source)``; where it fails, of the file without metadata. Any failure is an InputError."""
+    """Call ``read(name, source)``; if it fails, retry without metadata. Every failure is an InputError."""
     silence_pillow()
     try:
         return read(name, source)
@@ -197,7 +197,7 @@ def _read(name: str, source: Path | IO[bytes], read: Callable[[str, Path | IO[by
             except InputError:
                 raise
             except Exception:
-                pass  # the error of the file itself says more
+                pass  # the error of the original file is more helpful
         raise _unreadable(name, error) from None
 
 
@@ -207,7 +207,7 @@ def _size(name: str, source: Path | IO[bytes]) -> tuple[int, int]:
     with Image.open(source) as image:
         width, height = image.size
         _require_bounded(name, width, height)
-        # Of a TIFF Pillow tells the size that it will have once upright.
+        # For a TIFF, Pillow gives the size after applying the orientation.
         is_sideways = image.format != "TIFF" and orientation(image) >= 5
         return (height, width) if is_sideways else (width, height)
 
@@ -219,7 +219,7 @@ def _decoded(name: str, source: Path | IO[bytes]) -> Image:
         _require_bounded(name, *image.size)
         is_turned = orientation(image) > 1
         image.load()
-        # Asked for again: a TIFF is upright once it is loaded.
+        # Read again: Pillow applies a TIFF's orientation when it loads it.
         return upright(_rgb(name, image), orientation(image) if is_turned else 1)
 
 
@@ -228,7 +228,7 @@ def _rgb(name: str, image: Image) -> Image:
 
     silence_pillow()
     pixels = (narrowed(name, image) if is_wide(image) else image).convert("RGB")
-    pixels.info.clear()  # metadata, broken or not, goes no further
+    pixels.info.clear()  # drop the metadata, broken or not
     return pixels
 
 

@@ -1,4 +1,4 @@
-"""Where training data comes from: a known source, a file, a folder, or a data set on the Hub. No torch."""
+"""Load training data from a known source, a file, a folder, or a data set on the Hub. Does not import torch."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from m2pt_cli.settings import closest
 Report = Callable[[str], None]
 
 KNOWN = ("demo", "vision-flan")
-# Beyond this number and this share of faulty samples a known source is damaged, not just imperfect.
+# A known source with more invalid samples than both this number and this fraction counts as damaged.
 _FEW_FAULTY, _MOST_FAULTY = 5, 0.01
 
 
 @dataclass(frozen=True)
 class LoadedSamples:
-    """Samples that passed every check, and what is to be said about them.
+    """Samples that passed every check, and facts about them for messages and the model card.
 
     Attributes:
-        faults: faulty samples that were met: with ``skip_bad``, or the few of a known source. Others are an error.
+        faults: number of invalid samples: with ``skip_bad``, or the few of a known source. Others raise an error.
         skipped: how many of them were dropped.
-        description: the sources in words, for a model card.
+        description: the sources as text, for a model card.
         fingerprint: sha256 over ids, conversations and image names; changes when the data does.
     """
 
@@ -52,7 +52,7 @@ def load_samples(
     allow_url: bool = False,
     report: Report | None = None,
 ) -> LoadedSamples:
-    """Read and check everything that ``--data`` names.
+    """Read and check all data that ``--data`` names.
 
     Each name is a known source (``demo``, ``vision-flan``), else an existing path (``./demo`` for a folder of that
     name), else the id of a data set on the Hub (``owner/name``, or ``owner/name:subset``).
@@ -62,23 +62,23 @@ def load_samples(
         limit: at most this many samples, chosen by ``seed``, in their order.
         skip_bad: drop and count faulty samples.
         allow_url: images may be fetched by URL.
-        report: told about downloads and long checks, in lines.
+        report: called with lines about downloads and long checks.
 
     Raises:
-        InputError: a file is missing or invalid, or samples are faulty: the first 20 and their number.
-        UnavailableError: a data set can't be had.
+        InputError: a file is missing or invalid, or samples are invalid: lists the first 20 and their number.
+        UnavailableError: a data set is not available.
     """
     say = report or (lambda text: None)
     for spec in data:
         _require_plausible(spec)
-    ImageFolders(images)  # a wrong folder is met even where no source asks for it
+    ImageFolders(images)  # raises for a wrong folder even if no source uses it
     if images and all(spec in KNOWN for spec in data):
         say(f"--images is not used: {' and '.join(data)} bring their own")
     faults = ValidationReport(skip_bad=skip_bad)
     left_out = 0
     parts: list[tuple[str, list[Sample]]] = []
     for spec in data:
-        # A published set has a few faults that nobody here can mend: they are left out, and said.
+        # A published data set has a few invalid samples, which the user can't fix: they are dropped and reported.
         own = ValidationReport(skip_bad=True) if spec in KNOWN else faults
         request = SourceRequest(spec, tuple(images), limit, seed, allow_url, own, say)
         samples = with_readable_images(_read(request), own, report=say)
@@ -109,7 +109,7 @@ def load_samples(
 
 @dataclass(frozen=True)
 class SourceRequest:
-    """What is asked of one source."""
+    """The arguments for loading one source."""
 
     spec: str
     images: tuple[Path, ...]
@@ -130,15 +130,15 @@ def split_validation(
     allow_url: bool = False,
     report: Report | None = None,
 ) -> tuple[list[Sample], list[Sample]]:
-    """``(training, validation)``: a share of the samples set aside by ``seed``, or a second source.
+    """Return ``(training, validation)``: validation is a fraction of the samples chosen by ``seed``, or another source.
 
     Samples about the same image stay on one side, so that the validation loss is that of images never trained on.
 
     Args:
-        spec: a share such as ``0.05``, or a source as `load_samples` takes it.
+        spec: a fraction such as ``0.05``, or a source as `load_samples` takes it.
 
     Raises:
-        SettingsError: the share is not between 0 and 1, or leaves one side empty.
+        SettingsError: the fraction is not between 0 and 1, or leaves one side empty.
         InputError, UnavailableError: as `load_samples`.
     """
     share = _number(spec)
@@ -168,18 +168,18 @@ def split_validation(
 
 
 def fingerprint(samples: Sequence[Sample]) -> str:
-    """sha256 over ids, conversations and the file names of images, wherever the folder lies."""
+    """Return the sha256 over ids, conversations and the file names of images, independent of the folder's path."""
     digest = hashlib.sha256()
     for sample in samples:
         names = [Path(image.name).name for image in sample.images]
-        # What is not trained on is marked by a third value, so that all other data keeps its fingerprint.
+        # Only turns that are not trained on have a third value, so that all other data keeps its fingerprint.
         turns = [(turn.role, turn.text, *(() if turn.supervised else (False,))) for turn in sample.turns]
         digest.update(repr((sample.id, names, turns)).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 
 def _require_plausible(spec: str) -> None:
-    """Raise for a name that can be none of the three kinds, before anything is read."""
+    """Raise for a name that can't be any of the three kinds, before anything is read."""
     if spec in KNOWN or Path(spec).exists():
         return
     near = closest(spec, KNOWN)
@@ -217,7 +217,7 @@ def _read(request: SourceRequest) -> list[Sample]:
 
 
 def samples_of(rows: Any, request: SourceRequest, folders: Sequence[Path], *, where: str) -> list[Sample]:
-    """The good samples among numbered rows; the others are added to the request's faults."""
+    """Return the valid samples among numbered rows; the others are added to the request's faults."""
     find = ImageFolders(folders, allow_url=request.allow_url).find
     samples = []
     for number, row in rows:

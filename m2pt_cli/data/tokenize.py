@@ -1,8 +1,8 @@
-"""Conversations as token ids, with the tokens that are supervised.
+"""Convert conversations to token ids and labels.
 
-The whole text is tokenised once and the assistant's words are found again through character offsets, so that the ids
-are those that the processor gives for the same text. Every assistant turn is supervised, its end included, unless it is
-marked as not supervised. Special tokens that a turn spells out are text (`m2pt_cli.data.typed_tokens`).
+The whole text is tokenised once and the answers are located through character offsets, so that the ids are those that
+the processor gives for the same text. Every assistant turn and its end token are supervised, unless the turn has
+``supervised=False``. Special tokens typed in a turn are plain text (`m2pt_cli.data.typed_tokens`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ UNSUPERVISED = -100
 _CHUNK = 1024
 
 
-# The ids that stand for one image in a prompt, ``(n,)`` int32: image tokens, for some bases with marks around them.
+# The ids that stand for one image in a prompt, ``(n,)`` int32: image tokens, for some bases with delimiters around.
 ImageIds = NDArray[np.int32]
 
 
@@ -75,20 +75,20 @@ class Tokens:
 
 @dataclass(frozen=True)
 class EncodedSample:
-    """A sample with its ids: what a collator takes."""
+    """A sample with its ids, the input of a collator."""
 
     sample: Sample
     encoded: Encoded
 
 
 class EncodedSamples(Sequence[EncodedSample]):
-    """Samples and their tokens, expanded one by one as they are asked for.
+    """Samples and their tokens; each is expanded when it is accessed.
 
     Attributes:
         lengths: tokens of every sample, cut to ``max_length``.
         num_cut: samples that were too long and are cut at the end.
-        faults: samples that were dropped, since nothing supervised or not the whole image would be left.
-        num_supervised: supervised tokens of all samples together, without those that are cut off.
+        faults: number of samples dropped because truncation would remove all supervised tokens or a part of an image.
+        num_supervised: supervised tokens of all samples together, after truncation.
     """
 
     def __init__(
@@ -141,20 +141,20 @@ def encode_samples(
     max_length: int,
     skip_bad: bool = False,
 ) -> EncodedSamples:
-    """Tokenise samples and check what is left of them.
+    """Tokenise samples and check them after truncation.
 
     Args:
         samples: checked samples.
         template: renders the conversations.
-        tokenizer: a fast tokenizer, whose offsets tell where the answers are.
+        tokenizer: a fast tokenizer, whose offsets locate the answers.
         image_token_id: the id of the image token.
         image_ids: returns the ids that stand for each image of a sample.
         max_length: longer conversations are truncated at the end.
         skip_bad: drop and count faulty samples instead of raising.
 
     Raises:
-        InputError: samples whose image span or supervised tokens would be lost: the first 20 and their number.
-        SettingsError: the tokenizer tells no offsets, has no end of sequence, or does not know the image token.
+        InputError: truncation would remove an image or all supervised tokens; lists the first 20 samples and a count.
+        SettingsError: the tokenizer gives no offsets, has no end of sequence, or does not know the image token.
     """
     eos = _eos(tokenizer)
     faults = ValidationReport(skip_bad=skip_bad)
@@ -195,13 +195,13 @@ def encode_conversation(
     image_ids: Sequence[ImageIds] = (),
     max_length: int | None = None,
 ) -> Encoded:
-    """Ids and labels of one conversation; where the last turn is the user's, it ends with the cue for an answer.
+    """Return ids and labels of one conversation; after a user's last turn it ends with the generation prompt.
 
     Args:
         image_ids: the ids that stand for each image, in order.
 
     Raises:
-        InputError: the marks are not as many as the images, or an image or every supervised token would be cut off.
+        InputError: ``<image>`` does not occur once per image, or an image or every supervised token would be cut off.
     """
     tokens = next(_tokenise([turns], template, _eos(tokenizer), tokenizer))
     if isinstance(tokens, InputError):
@@ -222,10 +222,10 @@ def encode_prompt(
     image_token_id: int,
     image_ids: Sequence[ImageIds] = (),
 ) -> list[int]:
-    """Ids of a question about ``num_images`` images, ending where the answer begins (``ASSISTANT:``).
+    """Return the prompt ids of a question about ``num_images`` images, which end with ``ASSISTANT:`` or its equivalent.
 
     Raises:
-        InputError: the question holds image marks, but not as many as there are images, or what is no character.
+        InputError: the question contains ``<image>``, but not once per image, or it contains invalid Unicode.
     """
     if holds_no_character(question):
         raise InputError(f"the question holds what is no character: {ascii(question)[:80]}")
@@ -238,7 +238,7 @@ def encode_prompt(
 def _tokenise(
     conversations: Sequence[Sequence[Turn]], template: ChatTemplate, eos: str, tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[Tokens | InputError]:
-    """Each conversation's tokens, or why it has none."""
+    """Return the tokens of each conversation, or the reason why it has none."""
     if not tokenizer.is_fast:
         raise SettingsError(f"{type(tokenizer).__name__} tells no offsets: a fast tokenizer is needed")
     plain = [escaped([_with_image_first(turn) for turn in turns], tokenizer) for turns in conversations]
@@ -246,7 +246,7 @@ def _tokenise(
         template.render(item.turns if item.typed else turns, eos=eos)
         for item, turns in zip(plain, conversations, strict=True)
     ]
-    # A template may write the beginning of the sequence itself; it must not stand there twice.
+    # A template may write the BOS token itself; it must not occur twice.
     bos = tokenizer.bos_token
     has_bos = bool(rendered) and bos is not None and rendered[0].text.startswith(bos)
     texts = [item.text for item, original in zip(rendered, plain, strict=True) if not original.typed]
@@ -272,7 +272,7 @@ def _tokenise(
 
 
 def _with_image_first(turn: Turn) -> Turn:
-    """As a template will put it: where the image's mark is moved, the words beside it may join to another mark."""
+    """Move ``<image>`` as a template will: the text around it may then join to a special token."""
     text = image_first(turn.text) if turn.role == "user" else turn.text
     return turn if text == turn.text else replace(turn, text=text)
 
@@ -282,7 +282,7 @@ def _labelled(ids: Sequence[int], offsets: Sequence[tuple[int, int]], spans: Seq
     if spans:
         starts, ends = np.array(offsets, np.int64).T
         for start, end in spans:
-            # A token of no width is a space that a byte-level tokenizer trimmed from its offsets.
+            # A token of zero width is a space that a byte-level tokenizer trimmed from its offsets.
             supervised |= (starts < end) & (ends > start) & ((starts < ends) | (starts > start))
     return Tokens(np.array(ids, np.int32), supervised)
 
@@ -295,7 +295,7 @@ def _fault(
     *,
     is_prompt: bool = False,
 ) -> str | None:
-    """Why a conversation can't be trained on, or None."""
+    """Return the reason why a conversation can't be trained on, or None."""
     marks = np.flatnonzero(tokens.ids == image_token_id)
     if len(marks) != len(image_tokens):
         return f"{len(marks)} image tokens in the text for {len(image_tokens)} images"
@@ -306,7 +306,7 @@ def _fault(
         return "no supervised tokens"
     if max_length is None or len(tokens.ids) + sum(image_tokens) - len(image_tokens) <= max_length:
         return None
-    # Where a token lies once the images before it are expanded.
+    # The index of a token after the images before it are expanded.
     grown = np.concatenate([[0], np.cumsum(np.array(image_tokens, np.int64) - 1)])
     if len(marks) and marks[-1] + 1 + grown[-1] > max_length:
         return f"its image reaches beyond {max_length} tokens"

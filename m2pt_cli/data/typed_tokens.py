@@ -1,12 +1,12 @@
-"""Special tokens that a user or a data set spells out, taken as text.
+"""Tokenise special tokens that a user or a data set typed as plain text.
 
 A tokenizer turns ``</s>`` in an answer into a real end of the sequence, and ``<|im_start|>`` in a question into a real
-turn. Here such a mark is tokenised as the characters that it is; those of the chat template stay special.
+turn. Here such a typed token is tokenised as its characters; the special tokens of the chat template stay special.
 
-Before a conversation is rendered, every typed mark is replaced by a character that no text of it holds (`escaped`).
-The rendered text is then tokenised by a copy of the tokenizer that takes its special tokens for text, and in which
-characters of their own stand for the marks of the template. So every stretch of text between two marks is tokenised
-as the tokenizers library does it, prefix spaces included. Texts without typed marks never come here.
+Before a conversation is rendered, every typed token is replaced by a character that does not occur in it (`escaped`).
+The rendered text is then tokenised by a copy of the tokenizer that treats its special tokens as text; in it, other
+reserved characters stand for the template's special tokens. So the text between two special tokens is tokenised as
+the tokenizers library does it, prefix spaces included. Texts without typed special tokens do not take this path.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from m2pt_cli.errors import InputError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Private-use characters of two planes: for typed marks in a rendered text, and for the template's marks in the copy.
+# Private-use characters of two planes: for typed tokens in a rendered text, and for the template's in the copy.
 _TYPED, _OWN, _PLANE = 0xF0000, 0x100000, 0xFFFD
 
 
 @dataclass(frozen=True)
 class Escaped:
-    """Turns in which a character stands for each mark that was typed; ``typed`` names the mark of each character."""
+    """Turns in which a character replaces each typed special token; ``typed`` maps each character to its token."""
 
     turns: Sequence[Turn]
     typed: Mapping[str, str] = field(default_factory=dict)
@@ -38,11 +38,11 @@ class Escaped:
 
 @dataclass(frozen=True)
 class TypedTokens:
-    """A rendered text as ids.
+    """The token ids of a rendered text.
 
     Attributes:
-        ids, offsets: of each token, its characters in the text that was tokenised.
-        spans: the spans of the rendered text, in that text.
+        ids: token ids; offsets: the characters of each token in the text that was tokenised.
+        spans: the spans of the rendered text, as character ranges of the text that was tokenised.
     """
 
     ids: list[int]
@@ -51,9 +51,9 @@ class TypedTokens:
 
 
 def escaped(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase) -> Escaped:
-    """``turns`` with every special token that their texts spell out replaced by a character of its own.
+    """Replace every special token typed in ``turns`` by a reserved character.
 
-    ``<image>`` stays: it is the mark of an image, and its number is checked.
+    ``<image>`` is kept: it stands for an image, and its count is checked.
     """
     pattern = _special_tokens(tokenizer).pattern
     found = {mark for turn in turns for mark in pattern.findall(turn.text)} if pattern is not None else set()
@@ -77,16 +77,16 @@ def typed_tokens(
     *,
     add_special_tokens: bool,
 ) -> TypedTokens:
-    """Tokenise a rendered text whose typed marks were replaced by `escaped`.
+    """Tokenise a rendered text whose typed special tokens were replaced by `escaped`.
 
     Args:
-        text: the whole text, with the template's own marks.
-        spans: character ranges in it that are wanted in the result's text.
-        typed: the mark that each character stands for.
-        add_special_tokens: whether the tokenizer's own beginning is put in front.
+        text: the whole text, with the template's own special tokens.
+        spans: character ranges of it, to be converted to ranges of the tokenised text.
+        typed: the special token that each character stands for.
+        add_special_tokens: whether the tokenizer adds its own, such as BOS.
 
     Raises:
-        InputError: this tokenizer can't take a mark as text.
+        InputError: this tokenizer can't tokenise a typed special token as text.
     """
     special = _special_tokens(tokenizer)
     stand_ins = {**{mark: chr(character) for mark, character in special.characters.items()}, **typed}
@@ -96,7 +96,7 @@ def typed_tokens(
             f"the text holds {_listed(typed.values())} beside a private-use character, which stands for it"
         )
     pieces: list[str] = []
-    edges: list[tuple[int, int]] = [(0, 0)]  # places of the rendered text, and where they are in the result
+    edges: list[tuple[int, int]] = [(0, 0)]  # positions in the rendered text, and the matching ones in the result
     done = length = 0
     for match in pattern.finditer(text):
         pieces += [text[done : match.start()], stand_ins[match.group()]]
@@ -108,7 +108,7 @@ def typed_tokens(
     pieces.append(text[done:])
     encoding = special.backend().encode("".join(pieces), add_special_tokens=add_special_tokens)
     ids = [special.id_of.get(token, token) for token in encoding.ids]
-    # The model behind the tokenizer may know a mark as a word of its own; an unknown one is no mark.
+    # The tokenizer's vocabulary may contain a special token as a plain entry; the unknown token is not a match.
     forbidden = {special.numbers[mark] for mark in typed.values()} - {tokenizer.unk_token_id}
     if any(
         token in forbidden and not is_added
@@ -148,7 +148,7 @@ class _SpecialTokens:
         self._copy: Any = None
 
     def backend(self) -> Any:
-        """The copy, made when it is first needed."""
+        """Return the copy, which is created at the first call."""
         if self._copy is None:
             from tokenizers import AddedToken
 

@@ -1,4 +1,4 @@
-"""Rows of a data set that can't be used: reported together, up to the images they name."""
+"""Collect the invalid rows of a data set, unreadable images included, and report them together."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _NAMES_SHOWN = 3
 
 
 class InvalidRow(Exception):
-    """Why one row of a data set can't be used; gathered by `ValidationReport`."""
+    """The reason why a row of a data set can't be used; collected by `ValidationReport`."""
 
 
 class MissingImage(InvalidRow):
-    """A row names an image that is in none of the folders."""
+    """A row names an image that none of the folders contains."""
 
     def __init__(self, name: str, folder: str) -> None:
         super().__init__(f"image {os.path.join(folder, name)} does not exist")
@@ -27,10 +27,10 @@ class MissingImage(InvalidRow):
 
 
 class ValidationReport:
-    """Counts faulty samples and keeps the first few in words.
+    """Counts invalid samples and keeps messages for the first few.
 
     Args:
-        skip_bad: faults are counted and dropped; `raise_any` then raises nothing.
+        skip_bad: invalid samples are counted and dropped; `raise_any` then raises nothing.
     """
 
     def __init__(self, *, skip_bad: bool = False) -> None:
@@ -40,7 +40,7 @@ class ValidationReport:
         self._missing: list[MissingImage] = []
 
     def add(self, where: str, reason: str | InvalidRow) -> None:
-        """Note that ``where`` (a sample, a line) is faulty."""
+        """Record that ``where`` (a sample, a line) is invalid."""
         self.total += 1
         if isinstance(reason, MissingImage):
             self._missing.append(reason)
@@ -54,7 +54,7 @@ class ValidationReport:
         self.shown = (self.shown + other.shown)[:SHOWN]
 
     def raise_any(self, hint: str) -> None:
-        """Raise one InputError with the first `SHOWN` faults and their number, if there are any and none is skipped."""
+        """Raise one InputError with the first `SHOWN` faults and their number, if any, unless ``skip_bad``."""
         if not self.total or self.skip_bad:
             return
         if self._missing and len(self._missing) == self.total:
@@ -66,7 +66,7 @@ class ValidationReport:
         raise InputError(f"{self.total:,} faulty {samples}: {'; '.join(self.shown)}{more}", hint)
 
     def _all_missing(self) -> InputError:
-        """The faults are missing images alone: most likely they lie in another folder."""
+        """Return the error for missing images as the only faults: most likely they are in another folder."""
         names = list(dict.fromkeys(fault.name for fault in self._missing))
         rest = len(names) - _NAMES_SHOWN
         listed = ", ".join(names[:_NAMES_SHOWN]) + (f" and {rest:,} more" if rest > 0 else "")
@@ -77,18 +77,18 @@ class ValidationReport:
         )
 
 
-# A set of up to this many images is decoded as a whole: a few seconds.
+# All images of a data set are decoded if there are at most this many: it takes a few seconds.
 DECODED_UP_TO = 500
-# Threads wait for the disk together; each takes this many images at a time.
+# Threads read from disk in parallel; each takes this many images at a time.
 _THREADS, _SHARE = 8, 64
 
 
 def with_readable_images(
     samples: Sequence[Sample], faults: ValidationReport, *, report: Callable[[str], None] | None = None
 ) -> list[Sample]:
-    """The samples whose images can be read; the others are added to ``faults``.
+    """Return the samples whose images can be read; the others are added to ``faults``.
 
-    Only stored images are looked at: drawn ones can't be broken, and URLs are fetched when used.
+    Only stored images are checked: drawn ones can't be damaged, and URLs are fetched when used.
     """
     images: dict[str, StoredImage] = {}
     for sample in samples:
@@ -131,5 +131,5 @@ def _reason(image: StoredImage, decode: bool) -> str | None:
 
 
 def image_key(images: Sequence[ImageReference]) -> tuple[str, ...]:
-    """What a set of images is known by."""
+    """Return the key that identifies a sequence of images."""
     return tuple(image.name for image in images)

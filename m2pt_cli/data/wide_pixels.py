@@ -1,7 +1,7 @@
-"""Images of more than 8 bits a channel as 8 bits.
+"""Convert images of more than 8 bits per channel to 8 bits.
 
-Pillow decodes colour of 16 bits to 8 by itself. Grey it keeps in the modes ``I;16`` (16 bits), ``I`` (32 bits) and
-``F`` (floats), and its own conversion from them cuts off all above 255: a photograph becomes white. Here levels are
+Pillow itself decodes 16-bit colour to 8 bits. It keeps greyscale in the modes ``I;16`` (16 bits), ``I`` (32 bits) and
+``F`` (floats), and its own conversion from them clips values at 255: a photograph becomes white. Here levels are
 scaled by the range of the file's format. Where the format names no range, values tell it only if they leave no doubt;
 otherwise the image is refused by the name of its mode.
 """
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _FULL = 65_535
-# A picture of 8 bits in a wider type reaches this, and a picture of a wider range that does not is black.
+# The maximum of 8-bit data in a wider type; an image of a wider range that stays below it would be black.
 _BYTE = 255
-# In a type of 32 bits a largest value below this is too dark for 16 bits: it may be a sensor's 10 or 12 bits, or
-# depth; a float between 1 and this one too dark for 0 to 255.
+# A 32-bit image whose maximum is below the first is too dark for 16 bits: it may be a sensor's 10 or 12 bits, or
+# depth. A float image whose maximum is between 1 and the second is too dark for 0 to 255.
 _LEAST_SIXTEEN, _LEAST_FLOAT = 4_096, 16.0
 _BITS_PER_SAMPLE, _SAMPLE_FORMAT, _PHOTOMETRIC = 258, 339, 262
 _SIGNED, _WHITE_IS_ZERO = 2, 0
-# Formats whose readers in Pillow scale every depth to 16 bits, or know no other.
+# Formats whose readers in Pillow scale every depth to 16 bits, or support no other.
 _SIXTEEN_BITS = ("PNG", "PPM", "JPEG2000")
 _HINT = "save it with 8 bits a channel, as PNG or JPEG"
 
 
 def is_wide(image: Image) -> bool:
-    """Whether an image is of a mode with more than 8 bits a channel."""
+    """Return whether an image has a mode with more than 8 bits per channel."""
     return image.mode in ("I", "F") or image.mode.startswith("I;16")
 
 
 def narrowed(name: str, image: Image) -> Image:
-    """A wide image in mode ``L``, its levels scaled to 0 to 255 and rounded.
+    """Convert a wide image to mode ``L``, its levels scaled to 0 to 255 and rounded.
 
     ============================  ==========================================================================
     16-bit PNG, TIFF, JPEG 2000,  0 to 65,535 (a TIFF of 12 bits: 0 to 4,095), whatever the values are
@@ -47,11 +47,11 @@ def narrowed(name: str, image: Image) -> Image:
     ============================  ==========================================================================
 
     Args:
-        name: the image in messages.
+        name: the image's name in messages.
         image: decoded, of mode ``I;16…``, ``I`` or ``F``.
 
     Raises:
-        InputError: the range can't be known (negative values, NaN, other ranges); the mode is named.
+        InputError: the range is unknown (negative values, NaN, other ranges); the message names the mode.
     """
     from PIL import Image as Images
 
@@ -71,7 +71,7 @@ def narrowed(name: str, image: Image) -> Image:
 
 
 def _top(image: Image, values: NDArray[np.generic], tags: dict[int, tuple[int, ...]]) -> int | None:
-    """The value that is white; None where it can't be known."""
+    """Return the value of white; None if it is unknown."""
     low, high = float(values.min()), float(values.max())
     if not (low >= 0 and np.isfinite(high)):  # NaN compares as False
         return None

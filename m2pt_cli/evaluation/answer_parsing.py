@@ -1,4 +1,4 @@
-"""What an answer says: yes or no, a class name, or a normalised phrase."""
+"""Parse answers: yes or no, a class name, or a normalised phrase."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 _SAME_MARKS = str.maketrans({**dict.fromkeys("’‘ʼ`´", "'"), **dict.fromkeys("_*", " ")})
-# Words that repeat what may be answered, and words around one that do not say it: "the correct answer is no".
+# Phrases that repeat the options, and words around an answer that are not the answer: "the correct answer is no".
 _NO_ANSWER = re.compile(
     r"\byes *(?:,|/|or) *no *(?:,|/|or|, or) *not sure\b|\byes *(?:or|/|and) *no\b|\btrue *(?:or|/) *false\b"
     r"|\b(?:correct|incorrect|true|false|right|wrong)(?= (?:answer|option|choice)\b)"
 )
-# "Not sure" and its like: neither yes nor no, although there is a "not" in it.
+# "Not sure" and similar: neither yes nor no, although they contain "not".
 _UNSURE = re.compile(
     r"(?:\b(?:not|never)|n't) (?:\w+ly |quite |really |very |so |too |yet |100 ?% )?"
     r"(?:sure|certain|clear|evident|obvious|known|knowable|determinable|necessarily|enough|sufficient)\b"
@@ -26,14 +26,14 @@ _UNSURE = re.compile(
     r"|ambiguous|dunno|insufficient|no (?:idea|clue|information|evidence|indication|mention)|maybe|perhaps|possibly"
     r"|depends|neither)\b"
 )
-# The first of these words decides; "not" as in "it does not", unless what it denies is a denial: "not wrong".
+# The first of these words decides; "not" means no ("it does not") unless it negates a negation: "not wrong".
 _WORD = re.compile(
     r"(?P<yes>(?:\bnot|n't) (?:false|incorrect|wrong|untrue|inaccurate)\b"
     r"|\b(?:yes|yeah|yea|yep|yup|aye|true|correct|accurate|agrees?|affirmative)\b)"
     r"|(?P<no>\b(?:no(?! doubt\b)|nope|nah|nay|not|none|never|cannot|false|incorrect|wrong|untrue|inaccurate"
     r"|disagrees?|negative)\b|n't\b|\b(?:is|are|was|were|does|do|did|has|have|had|would|could|should)nt\b)"
 )
-# These say yes only where no other word says yes or no: "certainly not".
+# These mean yes only if no other word means yes or no: "certainly not".
 _ASSENT = re.compile(
     r"^\W*(?:(?:that|it)(?:'s| is) right|right|sure(?:ly)?|certainly|definitely|absolutely|indeed|of course|exactly"
     r"|undoubtedly|without (?:a )?doubt|no doubt|ok(?:ay)?)\b\W*(?:(?:it|there) (?:is|does|are))?\W*$"
@@ -41,14 +41,14 @@ _ASSENT = re.compile(
 
 
 def _plain(answer: str) -> str:
-    """Lower case, plain apostrophes, no emphasis, one space between words."""
+    """Return the answer in lower case, with plain apostrophes and single spaces, without emphasis."""
     return " ".join(unicodedata.normalize("NFKC", answer.translate(_SAME_MARKS)).lower().split())
 
 
 def first_yes_or_no(answer: str) -> str | None:
-    """``yes`` or ``no`` by the first word that says one of them (a lone y or n counts); None if there is none.
+    """Return ``yes`` or ``no`` by the first word that means one of them (a lone y or n counts); None if none does.
 
-    "Not sure" and "can't tell" say neither, nor does an answer that only repeats "yes or no".
+    "Not sure" and "can't tell" mean neither, nor does an answer that only repeats "yes or no".
     """
     text = _NO_ANSWER.sub(" ", _plain(answer))
     letter = text.strip(" .,;:!?'\"()[]")
@@ -61,23 +61,23 @@ def first_yes_or_no(answer: str) -> str | None:
 
 
 def sounds_unsure(answer: str) -> bool:
-    """Whether an answer says that it can't be decided: "not sure", "can't tell", "maybe"."""
+    """Return whether an answer is undecided: "not sure", "can't tell", "maybe"."""
     return _UNSURE.search(_NO_ANSWER.sub(" ", _plain(answer))) is not None
 
 
 def exact_yes_or_no(text: str) -> str | None:
-    """``yes`` or ``no`` where a text is this word alone, in any case, with or without a full stop; else None."""
+    """Return ``yes`` or ``no`` if the text is only this word, in any case, with or without a full stop; else None."""
     word = text.strip().rstrip(".").strip().lower()
     return word if word in ("yes", "no") else None
 
 
 def mme_official(answer: str) -> str | None:
-    """The MME authors' calculator: "yes", else "no", within the first four characters, nothing stripped."""
+    """Apply the MME authors' rule: "yes", else "no", within the first four characters, nothing stripped."""
     return _within_four(answer.lower())
 
 
 def mme_lmms_eval(answer: str) -> str | None:
-    """lmms-eval's MME rule: stripped, without full stops; a lone y or n counts; then as the authors do."""
+    """Apply lmms-eval's MME rule: stripped, without full stops; a lone y or n counts; then the authors' rule."""
     text = answer.lower().strip().replace(".", "")
     if len(text) == 1:
         return {"y": "yes", "n": "no"}.get(text)
@@ -89,26 +89,26 @@ def _within_four(text: str) -> str | None:
 
 
 def pope_official(answer: str) -> str:
-    """The POPE authors' script: the words No, not, no before the first full stop mean no, all else yes."""
+    """Apply the POPE authors' rule: the words No, not, no before the first full stop mean no, all else yes."""
     words = answer.partition(".")[0].replace(",", "").split(" ")
     return "no" if {"No", "not", "no"} & set(words) else "yes"
 
 
 def pope_lmms_eval(answer: str) -> str:
-    """lmms-eval's POPE rule: the whole answer, lower-case and stripped, is compared."""
+    """Apply lmms-eval's POPE rule: the whole answer, lower-case and stripped, is compared."""
     return answer.lower().strip()
 
 
 _NUMBER_WORDS = "zero one two three four five six seven eight nine ten"
 _NUMBERS = {"none": "0"} | {word: str(number) for number, word in enumerate(_NUMBER_WORDS.split())}
 _ARTICLES = frozenset(("a", "an", "the"))
-# Commas and question marks are gone before these are looked at.
+# Commas and question marks are removed before these.
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`!'
 _FULL_STOP = re.compile(r"\.(?!\d)")
-# `re.sub` takes a count where the reference code passes its flag: at most so many full stops go.
+# The reference code passes this flag as the `count` of `re.sub`, so at most this many full stops are removed.
 _MOST_FULL_STOPS = int(re.UNICODE)
 
-# Words written without their apostrophe -> with it. Keys with capitals never match lower-cased text and are left out.
+# Words without apostrophe -> with it. Keys with capitals never match lower-cased text and are omitted.
 _CONTRACTION_PAIRS = """
 aint:ain't arent:aren't cant:can't couldve:could've couldnt:couldn't couldn'tve:couldn't've
 couldnt've:couldn't've didnt:didn't doesnt:doesn't dont:don't hadnt:hadn't hadnt've:hadn't've hadn'tve:hadn't've
@@ -133,7 +133,7 @@ _CONTRACTIONS = dict(pair.split(":") for pair in _CONTRACTION_PAIRS.split())
 
 
 def normalise(answer: str) -> str:
-    """An answer as EvalAI compares it: lower case, no articles, digits for number words, punctuation by its rules."""
+    """Normalise an answer as EvalAI does: lower case, no articles, digits for number words, its punctuation rules."""
     text = answer.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
     text = text.replace("\n", " ").replace("\t", " ").strip()
     words = [_NUMBERS.get(word, word) for word in _without_punctuation(text).split()]
@@ -141,7 +141,7 @@ def normalise(answer: str) -> str:
 
 
 def _without_punctuation(text: str) -> str:
-    """Drop each mark that touches a space somewhere in the text, and put a space for the others."""
+    """Delete each punctuation character that touches a space anywhere in the text; replace the others by a space."""
     out = text
     for mark in _PUNCTUATION:
         touches_space = mark + " " in text or " " + mark in text
@@ -150,12 +150,12 @@ def _without_punctuation(text: str) -> str:
 
 
 def soft_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """The share of annotators an answer agrees with, at most 1, from 0 to 1.
+    """Return the soft accuracy of an answer, from 0 to 1.
 
     The mean over the leave-one-out sets of the annotators' answers of min(1, matches / 3) (Antol et al. 2015).
 
     Args:
-        prediction: the model's words; normalised here.
+        prediction: the model's answer; normalised here.
         answers: the annotators' answers, ten of them in TextVQA; normalised here.
     """
     if not answers:
@@ -167,21 +167,21 @@ def soft_accuracy(prediction: str, answers: Sequence[str]) -> float:
 
 
 _NAME_WORD = re.compile(r"[a-z0-9]+")
-# "I can see a lion", "the image can't": a verb, and no can.
+# "I can see a lion", "the image can't": the verb, not the class can.
 _MODAL = re.compile(
     r"\bcan(?:not|'t|(?= (?:also |only |clearly |just |not )*(?:be|see|tell|say|not|identify|i|you|we)\b))"
 )
 _DENIED = re.compile(r"(?:\bnot|n't|\bno|\bneither|\bnor)(?: (?:really|actually))?(?: (?:a|an|the|any))?\s*$")
-# Words in the longest name of a class.
+# Number of words in the longest class name.
 _LONGEST_NAME = 3
 _IRREGULAR = {"man": "men", "woman": "women", "mouse": "mice", "wolf": "wolves", "child": "children", "fish": "fishes"}
 
 
 def match_class(answer: str, names: Sequence[str]) -> str | None:
-    """The class that an answer names first; the longest name wins where several start at one word.
+    """Return the class that an answer names first; the longest name wins if several start at one word.
 
-    ``"An aquarium fish."`` gives ``aquarium_fish``; an answer that names none gives None. Of names without anything
-    between them the last is meant ("an orange butterfly", "a sea turtle"), and one after "not a" is not meant.
+    ``"An aquarium fish."`` gives ``aquarium_fish``; an answer without a class gives None. Of directly adjacent names
+    the last counts ("an orange butterfly", "a sea turtle"); a name after "not a" does not count.
     """
     text = _MODAL.sub(" ", _plain(answer))
     words = list(_NAME_WORD.finditer(text))
@@ -200,7 +200,7 @@ def match_class(answer: str, names: Sequence[str]) -> str | None:
 
 
 def _name_at(words: Sequence[str], names: tuple[str, ...]) -> tuple[str, int] | None:
-    """The class whose name these words start with, and how many words it takes."""
+    """Return the class whose name these words start with, and its number of words."""
     for phrase, name in _phrases(names):
         if tuple(words[: len(phrase)]) == phrase:
             return name, len(phrase)
@@ -208,14 +208,14 @@ def _name_at(words: Sequence[str], names: tuple[str, ...]) -> tuple[str, int] | 
 
 
 def exact_class(text: str, names: Sequence[str]) -> str | None:
-    """The class whose name a text is, in any case, with spaces or underscores; None for anything else."""
+    """Return the class whose name equals the text, in any case, with spaces or underscores; else None."""
     words = tuple(_NAME_WORD.findall(text.lower()))
     return next((name for phrase, name in _phrases(tuple(names)) if phrase == words), None)
 
 
 @lru_cache(maxsize=8)
 def _phrases(names: tuple[str, ...]) -> list[tuple[tuple[str, ...], str]]:
-    """Every way to write each name, longest first."""
+    """Return every spelling of each name, longest first."""
     phrases = []
     for name in names:
         words = _NAME_WORD.findall(name.lower().replace("_", " "))

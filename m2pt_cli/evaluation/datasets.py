@@ -1,4 +1,4 @@
-"""Data sets of benchmarks: parquet tables and JSON lines, from a folder or the Hub, validated before they are used."""
+"""Read benchmark data sets: parquet tables and JSON lines, from a folder or the Hub, validated before use."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pyarrow
     from PIL.Image import Image
 
-# What a data set on the Hub may be called.
+# A valid data set id on the Hub.
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 _DATA_FILES = frozenset((".parquet", ".json", ".jsonl", ".zip", ".tar", ".tgz", ".gz", ".7z"))
 
@@ -35,14 +35,14 @@ class Table:
     """The parquet files of one split, and the columns a benchmark reads.
 
     Attributes:
-        repo_id: the data set on the Hub.
-        patterns: its files in the repository, as globs; the rows come in their order.
-        columns: what is read; the image column becomes an `ImageReference`.
-        image: the image column's name.
-        optional: columns that are read where they are there.
-        label_names: whether class labels are read as their names, or as numbers.
-        checks: what the cells of a column may hold; rows that hold something else are refused by name.
-        classes: the names of the classes of a label column, in order. Another data set may have the same columns.
+        repo_id: id of the data set on the Hub.
+        patterns: its files in the repository, as globs; rows keep their order.
+        columns: columns to read; the image column becomes an `ImageReference`.
+        image: name of the image column.
+        optional: columns that are read if present.
+        label_names: whether class labels are read as names, or as numbers.
+        checks: validators by column; rows that fail are named in the error.
+        classes: class names of a label column, in order; they detect another data set with the same columns.
     """
 
     repo_id: str
@@ -55,15 +55,15 @@ class Table:
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def with_columns(self, *columns: str) -> Table:
-        """This table with more columns."""
+        """Return this table with more columns."""
         return dataclasses.replace(self, columns=(*self.columns, *columns))
 
     def rows(self, request: TaskOptions) -> list[dict[str, Any]]:
-        """The first ``request.limit`` rows as mappings; class labels as their names.
+        """Return the first ``request.limit`` rows as mappings; class labels as their names.
 
         Raises:
-            UnavailableError: the data set can't be had.
-            InputError: no such files in a folder, an unreadable file, a missing column, cells that can't be right.
+            UnavailableError: the data set is unavailable.
+            InputError: no such files in a folder, an unreadable file, a missing column, or invalid cells.
         """
         rows: list[dict[str, Any]] = []
         for file in self.files(request):
@@ -74,7 +74,7 @@ class Table:
         return rows
 
     def files(self, request: TaskOptions) -> list[Path]:
-        """The files of this split, from ``--source`` or the Hub, in order of their names."""
+        """Return the files of this split, from ``--source`` or the Hub, sorted by name."""
         source = local_source(request.source)
         if source is not None and source.is_dir():
             # A copy of the repository, its files in one folder, or any parquet files with its columns.
@@ -151,7 +151,7 @@ class ParquetImage:
     name: str
 
     def open(self) -> Image:
-        """The image in RGB. Raises InputError where it can't be decoded."""
+        """Return the image in RGB. Raises InputError if it can't be decoded."""
         import pyarrow
 
         try:
@@ -166,25 +166,25 @@ class ParquetImage:
 
 @lru_cache(maxsize=4)
 def _group(file: Path, column: str, group: int) -> pyarrow.ChunkedArray:
-    """One row group's images: neighbours are asked for one after the other."""
+    """Return the images of one row group; cached, because neighbouring images are read in succession."""
     import pyarrow.parquet
 
     return pyarrow.parquet.ParquetFile(file).read_row_group(group, columns=[column]).column(0)
 
 
 class SharedImages:
-    """Rows about the same image get the same reference, so that its questions are answered together."""
+    """Give rows with the same image the same reference, so that its questions are answered together."""
 
     def __init__(self) -> None:
         self._known: dict[str, ImageReference] = {}
 
     def one(self, name: str, image: ParquetImage) -> ImageReference:
-        """The reference known as ``name``: the first one given."""
+        """Return the first reference registered under ``name``."""
         return self._known.setdefault(name, dataclasses.replace(image, name=name))
 
 
 def class_names(schema: pyarrow.Schema) -> dict[str, list[str]]:
-    """Names of the class-label columns, which the datasets library keeps in the schema's metadata."""
+    """Return class names by label column; the datasets library keeps them in the schema's metadata."""
     try:
         stored = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, ValueError, TypeError):
@@ -197,14 +197,14 @@ def class_names(schema: pyarrow.Schema) -> dict[str, list[str]]:
 
 
 def local_source(source: str | None) -> Path | None:
-    """``--source`` as a path that is there; None where it is not given, or a Hub id.
+    """Return ``--source`` as an existing path; None if it is not given or is a Hub id.
 
     Raises:
-        InputError: it can only be meant as a path, and is not there.
+        InputError: it can only be a path, and does not exist.
     """
     if source is None:
         return None
-    if os.path.exists(source):  # False, where Path.exists raises: names longer than a file system takes
+    if os.path.exists(source):  # Path.exists raises for names too long for the file system; this returns False
         return Path(source)
     if source[:1] in ("/", ".", "~") or Path(source).suffix in _DATA_FILES or not _HUB_ID.fullmatch(source):
         raise InputError(f"--source {source} is not there", "name a folder, or a data set of the Hub: OWNER/NAME")
@@ -212,7 +212,7 @@ def local_source(source: str | None) -> Path | None:
 
 
 def local_files(source: str | None, pattern: str) -> list[Path]:
-    """Files of a ``--source`` folder; none where it is not a folder."""
+    """Return the files of a ``--source`` folder; none if it is not a folder."""
     folder = local_source(source)
     return sorted(folder.glob(pattern)) if folder is not None and folder.is_dir() else []
 
@@ -223,13 +223,13 @@ def read_json_objects(
     *,
     prepare: Callable[[dict[str, Any]], dict[str, Any]] = lambda row: row,
 ) -> list[dict[str, Any]]:
-    """Objects of a file of JSON lines, or of one JSON array, that hold all keys of ``checks``, with values that pass.
+    """Read the objects of a file of JSON lines, or of one JSON array; each must have valid values for all ``checks``.
 
     Args:
-        prepare: what is checked of an object and kept; raises InvalidRow with what is wrong.
+        prepare: converts an object before it is checked; raises InvalidRow with the reason if it is invalid.
 
     Raises:
-        InputError: it can't be read; lines (or members) that are no such objects are named, 20 at most, by number.
+        InputError: the file can't be read, or has invalid lines (or members); at most 20 are listed by number.
     """
     try:
         text = file.read_text(encoding="utf-8-sig")

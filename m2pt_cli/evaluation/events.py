@@ -1,4 +1,4 @@
-"""What a running evaluation reports; the library prints nothing itself."""
+"""Progress events of a running evaluation; the library itself prints nothing."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Notice:
-    """A line for the person: where files go, what was resumed, what is odd about a score.
+    """A message for the user: where files are written, what was resumed, or a warning about a score.
 
-    A detail is for those who ask for more: what it runs on, and how long things took.
+    Details are for verbose output: the device, and durations.
     """
 
     text: str
@@ -27,7 +27,7 @@ class Progress:
         bench: the benchmark, with its pass (``demo``, ``demo-shuffled``).
         done: questions with an answer or a failure, ``resumed`` of them from an earlier start.
         failed: questions without an answer.
-        score: mean mark of the answers so far, 0 to 1; None before the first.
+        score: mean score of the answers so far, 0 to 1; None before the first.
     """
 
     run: str

@@ -1,4 +1,4 @@
-"""A page with scores, figures, questions, images and answers, in one file."""
+"""Write an HTML page with scores, figures, questions, images and answers, in one file."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ show();
 """
 
 
-# Marks a page as this tool's own, which may be written again.
+# Identifies a page written by this tool, which may be overwritten.
 GENERATOR = '<meta name="generator" content="m2pt eval">'
 # Longest side of an image in the page, in pixels.
 _SIDE = 224
@@ -101,7 +101,7 @@ Plot = tuple[str, bytes]
 
 
 def gallery_page(result: EvalResult, plots: Sequence[Plot] = ()) -> str:
-    """The page's HTML, which needs no other file.
+    """Return the page as self-contained HTML.
 
     Args:
         plots: figures of the scores, as SVG.
@@ -151,10 +151,10 @@ def _figures(plots: Sequence[Plot]) -> str:
 
 
 def require_page_place(file: Path) -> None:
-    """Check that a page may be written to ``file``: its folder is there, and what it holds is an older page.
+    """Check that a page may be written to ``file``: its folder exists, and an existing file is an older page.
 
     Raises:
-        SettingsError: no such folder, or a file that is not this tool's.
+        SettingsError: the folder is missing, or the file was not written by this tool.
     """
     if not file.parent.is_dir():
         raise SettingsError(f"--html {file}: there is no folder {file.parent}", "make the folder, or name another file")
@@ -166,7 +166,7 @@ Question = list[tuple[str, Prediction]]
 
 
 def _chosen(bench: str, result: EvalResult) -> list[Question]:
-    """Questions of a benchmark with each run's row, the most telling ones where they are too many."""
+    """Return a benchmark's questions with each run's row; if too many, those that differ, failed or are wrong first."""
     questions: dict[str, Question] = {}
     for run, rows in result.rows.items():
         for row in rows.get(bench, ()):
@@ -183,7 +183,7 @@ def _state(row: Prediction) -> str:
 
 
 def _states(question: Question) -> list[str]:
-    """What the page's filter knows a question by."""
+    """Return the states by which the page filters a question."""
     states = {_state(row) for _, row in question}
     if states == {"right"}:
         return ["right"]
@@ -211,14 +211,14 @@ def _card(bench: str, question: Question, store: _ImageStore, image: ImageRefere
 
 
 class _ImageStore:
-    """Images as data URIs, as many as the page may hold."""
+    """Images as data URIs, up to the page's size limit."""
 
     def __init__(self) -> None:
         self._left = _MOST_IMAGE_BYTES
         self._known: dict[str, str] = {}
 
     def tag(self, image: ImageReference) -> str:
-        """An ``<img>``; empty where the image can't be read or the page is full."""
+        """Return an ``<img>``; empty if the image can't be read or the page is full."""
         if image.name not in self._known:
             self._known[image.name] = self._encode(image)
         uri = self._known[image.name]

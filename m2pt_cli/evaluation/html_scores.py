@@ -1,4 +1,4 @@
-"""The scores of an evaluation as HTML: the summary, and the parts of every benchmark with what guessing scores."""
+"""Evaluation scores as HTML: the summary, and the categories of every benchmark with the chance level."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from m2pt_cli.evaluation.results import EvalRun, Headline, headlines
 
-# Benchmarks whose parts are more than this are folded.
+# Benchmarks with more categories than this are collapsed.
 _MOST_OPEN = 20
 # Characters of a name that fit a column as it is.
 _LONG = 18
@@ -19,7 +19,7 @@ _POINTS = ("mme", "mmavg")
 
 
 def score_sections(runs: Sequence[EvalRun]) -> str:
-    """The summary of all runs, then each benchmark's parts and notes."""
+    """Return the summary of all runs, then each benchmark's categories and notes."""
     benches = dict.fromkeys(bench for run in runs for bench in run.benchmarks)
     return _summary(runs) + "".join(_bench(bench, runs) for bench in benches)
 
@@ -141,7 +141,7 @@ def _row(name: str, cells: Sequence[str], kind: str = "") -> str:
 
 
 def _table(kind: str, heads: Sequence[str], body: Sequence[str]) -> str:
-    """A table that is scrolled by itself where it is too wide, with the keyboard too."""
+    """Return a table that scrolls separately if it is too wide, with the keyboard too."""
     titles = "".join(f'<th scope="col"{_long(head)}>{breakable(head)}</th>' for head in heads)
     return (
         f'<div class="wide" tabindex="0" role="region" aria-label="{escape(heads[0])} scores"><table class="{kind}">'
@@ -150,12 +150,12 @@ def _table(kind: str, heads: Sequence[str], body: Sequence[str]) -> str:
 
 
 def _long(name: str) -> str:
-    """Marks a head that needs a wide column, or would be a tall stack of its words."""
+    """Return the class attribute of a heading that needs a wide column."""
     return ' class="long"' if len(name) > _LONG else ""
 
 
 def percent(share: float | None, interval: Sequence[float] | None = None) -> str:
-    """A share as percent with its interval behind it; a dash for None."""
+    """Format a fraction as percent, followed by its interval; a dash for None."""
     if share is None:
         return "–"
     if interval is None:

@@ -55,7 +55,7 @@ _POINT_GROUPED = re.compile(r"\d{1,3}(?:\.\d{3}){2,}(?:,\d+)?|\d{1,3}\.\d{3},\d+
 
 
 def normal_form(text: str) -> str:
-    """The text that answers are compared by; equal answers have equal ones.
+    """Return the normal form of an answer; equivalent answers have the same one.
 
     Unicode form (NFKC) and case do not count, nor do sentence punctuation at the ends of words, articles before
     another word, thousands separators, and zeros that do not change a number. Everything else counts: symbols, emoji,
@@ -78,7 +78,7 @@ def normal_form(text: str) -> str:
 
 
 def is_blank(text: str) -> bool:
-    """Whether a text shows nothing: spaces, control and invisible format characters alone."""
+    """Return whether a text has no visible character: only spaces, control and format characters."""
     return all(
         character.isspace() or character in _FILLERS or unicodedata.category(character) in ("Cc", "Cf")
         for character in text
@@ -99,7 +99,7 @@ def _folded(text: str) -> str:
 
 
 def _visible(character: str) -> str:
-    """A character with decimal digits of any script as 0-9, and without what can't be seen."""
+    """Return a character: decimal digits of any script as 0-9, invisible characters removed."""
     if not character.isascii() and character.isdecimal():
         return str(unicodedata.decimal(character))
     if character in _JOINERS:

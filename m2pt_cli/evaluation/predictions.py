@@ -1,4 +1,4 @@
-"""Predictions made elsewhere: read in several formats, and scored without a model."""
+"""Read predictions made elsewhere, in several formats, and score them without a model."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from m2pt_cli.version import library_versions
 
 
 def read_predictions(file: Path) -> dict[str, Prediction]:
-    """Rows of a predictions file, whichever of the three kinds it is, by their place in it: ``line 3``, ``sample 3``.
+    """Read the rows of a predictions file in any of three formats, by position: ``line 3``, ``sample 3``.
 
     Raises:
-        InputError: the file can't be read, or holds lines of no such kind.
+        InputError: the file can't be read, or has lines in none of these formats.
     """
     samples = _samples(file)
     if samples is None:
@@ -50,7 +50,7 @@ def _require_one_filter(samples: Sequence[Mapping[str, Any]], file: Path) -> Non
 
 
 def _samples(file: Path) -> list[dict[str, Any]] | None:
-    """The samples of an lmms-eval log (JSONL, or one JSON object with ``logs``); None if the file is none."""
+    """Return the samples of an lmms-eval log (JSONL, or one JSON object with ``logs``); None for other files."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -83,7 +83,7 @@ def _is_sample(record: Any) -> bool:
 
 
 def _row(sample: dict[str, Any], number: int, file: Path, targets: Collection[str]) -> dict[str, Any]:
-    """A sample as a row: newer logs leave the question's record out, its id and category are then in the metrics."""
+    """Convert a sample to a row; newer logs lack the question's record, id and category are then in the metrics."""
     doc = sample.get("doc")
     metrics = [value for value in sample.values() if isinstance(value, dict) and "question_id" in value]
     sources = [doc, *metrics] if isinstance(doc, dict) else metrics
@@ -122,7 +122,7 @@ multiple_choice_answer output response solution text
 
 
 def _reference(sample: Mapping[str, Any], targets: Collection[str]) -> str | list[str]:
-    """The reference of a sample, from its question's record or its target alone: the rest may be the model's words.
+    """Return a sample's reference, only from its question's record or target: other fields may be the model's output.
 
     Args:
         sample: a sample of a log.
@@ -177,7 +177,7 @@ def _first_text(responses: Any) -> str | None:
 
 
 def rescore(settings: EvalSettings, bench: Task, *, events: Events) -> EvalResult:
-    """Mark and score the rows of ``--predictions``; written only where ``--output-dir`` is named.
+    """Score the rows of ``--predictions``; results are written only if ``--output-dir`` is given.
 
     Raises:
         InputError: a file that can't be read, or rows that are not of this benchmark.

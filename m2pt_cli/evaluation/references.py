@@ -1,4 +1,4 @@
-"""Check the references of answers that were made elsewhere, and give them the form that data sets' rows have."""
+"""Validate the references of predictions made elsewhere, and convert them to the form used in data sets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from m2pt_cli.evaluation.task import Prediction, Task
 
 
 def with_references(bench: Task, rows: Mapping[str, Prediction], file: Path) -> dict[str, Prediction]:
-    """The rows with their references in the benchmark's normal form (``Yes.`` is ``yes``).
+    """Return the rows with references in the benchmark's normal form (``Yes.`` becomes ``yes``).
 
     Args:
         bench: the benchmark that was asked.
@@ -47,7 +47,7 @@ def _shown_places(places: Sequence[str]) -> str:
 
 
 def one_text(row: Prediction) -> str:
-    """The reference of a benchmark whose questions have one; a list of equal ones is one.
+    """Return the single reference of a row; a list of equal references counts as one.
 
     Raises:
         ValueError: a list of several.
@@ -59,10 +59,10 @@ def one_text(row: Prediction) -> str:
 
 
 def read_reference(row: Prediction, read: Callable[[str], str | None], wanted: str) -> str:
-    """The reference as ``read`` gives it.
+    """Return the reference parsed by ``read``.
 
     Raises:
-        ValueError: it gives none.
+        ValueError: ``read`` returns None.
     """
     text = one_text(row)
     found = read(text)

@@ -1,4 +1,4 @@
-"""Results of an evaluation, and whether two of them differ by more than chance."""
+"""Results of an evaluation, and significance tests between two evaluations."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class EvalResult:
     Attributes:
         runs: one per adapter.
         output_dir: where their files are; None where nothing was written.
-        rows: the marked answers, by run and benchmark; not part of the JSON form.
+        rows: the scored answers, by run and benchmark; not part of the JSON form.
         images: what the questions were about, by benchmark and question; empty where existing answers were scored.
     """
 
@@ -78,7 +78,7 @@ class Headline:
 
 
 def headlines(run: EvalRun) -> dict[str, Headline]:
-    """The numbers of a run that stand for its benchmarks, as the paper's table 1 has them, by column title."""
+    """Return the headline scores of a run as in the paper's table 1, by column title."""
     row: dict[str, Headline] = {}
     for name, block in run.benchmarks.items():
         keys = [key for key in ("perception", "cognition", "total", "seen", "unseen", "accuracy", "f1") if key in block]

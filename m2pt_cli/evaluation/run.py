@@ -34,7 +34,7 @@ def run_evaluation(settings: EvalSettings, *, events: Events = ignore) -> EvalRe
 
     Args:
         settings: benchmarks, adapters (``none`` is the bare base), and how they are asked.
-        events: told of notices and of every answer.
+        events: called with notices and with every answer.
 
     Returns:
         The scores of every run; the same content is in ``results.json``.
@@ -43,7 +43,7 @@ def run_evaluation(settings: EvalSettings, *, events: Events = ignore) -> EvalRe
         SettingsError: an unknown benchmark, or an output directory that holds something else.
         InputError: a data file that can't be read, or all images missing.
         AdapterError: an adapter that is missing, damaged or of another base.
-        UnavailableError: a base, a data set or a judge that can't be had.
+        UnavailableError: a base, a data set or a judge is unavailable.
         GenerationError: every question of every benchmark failed.
     """
     share = Sharding.from_environment()
@@ -59,7 +59,7 @@ def _evaluate(settings: EvalSettings, share: Sharding, events: Events) -> EvalRe
     if settings.predictions is not None:
         return rescore(settings, benchmarks[0], events=events)
     if settings.judge is not None:
-        is_llava(settings.judge)  # a judge that can't be had should not be met after hours of answers
+        is_llava(settings.judge)  # an unavailable judge fails here, not after hours of answers
     plans = plan_runs(settings, benchmarks, share)
     folder = plans[0].folder.path.parent if len(plans) > 1 else plans[0].folder.path
     events(Notice(f"writing to {folder}"))

@@ -20,7 +20,7 @@ def is_prefix(earlier: int | None, limit: int | None) -> bool:
 
 
 def answer_key(bench: str, item: Example, run: Mapping[str, Any]) -> str:
-    """What an answer is filed under: the question, its words and image, the weights and how they are decoded.
+    """Return the journal key of an answer: the question, its text and image, the weights and the decoding.
 
     Args:
         bench: the benchmark's name, with its pass.
@@ -147,7 +147,7 @@ class EvaluationFolder:
         self._held: int | None = None
 
     def claim(self, run: Mapping[str, Any], *, overwrite: bool) -> None:
-        """Check that this folder is free or holds this very run; ``overwrite`` empties it of an older run's files.
+        """Check that this folder is free or holds the same run; ``overwrite`` removes an older run's files.
 
         Args:
             run: what identifies the run, or the part of it that is known so far.
@@ -225,7 +225,7 @@ class EvaluationFolder:
             self._held = hold_folder(self.path, "m2pt eval")
 
     def release(self) -> None:
-        """Let other evaluations in."""
+        """Release the folder for other evaluations."""
         release_folder(self._held)
         self._held = None
 

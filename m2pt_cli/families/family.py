@@ -1,7 +1,7 @@
-"""What the method and the tool must know of a kind of model: where its layers are and how an image becomes tokens.
+"""Descriptions of model families: where a model's layers are and how an image becomes tokens.
 
-A family is a description, not code of the method: prompts act inside the attention function (see `method.attention`),
-so only names and shapes differ between models. No torch here.
+A family holds no code of the method: prompts act inside the attention function (see `method.attention`), so only
+names and shapes differ between models. Does not import torch.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ class Stack:
     """A stack of transformer layers that takes prompts.
 
     Attributes:
-        path: of the module, from the whole model.
-        layers: path of the list of its layers, from there.
-        attention: name of the attention in a layer.
-        norm: name of the norm in front of that attention, which prompts pass as every token does.
-        classes: classes of transformers that tests have compared with explicit concatenation.
-        mlp: name of the MLP in a layer, where layers that no image feature depends on are not run; None elsewhere.
+        path: path of the module in the whole model.
+        layers: path of the list of its layers in that module.
+        attention: name of the attention module in a layer.
+        norm: name of the norm before the attention, which is applied to prompts as to every token.
+        classes: transformers classes that tests have compared with explicit concatenation.
+        mlp: name of the MLP in a layer, if layers that no image feature depends on are skipped; else None.
     """
 
     path: str
@@ -35,7 +35,7 @@ class Stack:
 
     @property
     def layers_path(self) -> str:
-        """Path of the list of layers, from the whole model."""
+        """The path of the list of layers in the whole model."""
         return f"{self.path}.{self.layers}"
 
 
@@ -49,7 +49,7 @@ class Family:
     """One kind of vision-language model.
 
     Attributes:
-        name: as documentation and messages call it.
+        name: the name in documentation and messages.
         classes: ``model_type`` of config.json -> class of transformers.
         processors: ``model_type`` -> class of the processor.
         vision, text: the vision tower and the language model.
@@ -57,13 +57,13 @@ class Family:
             into fewer tokens, its input is the merged patches, side by side with the feature index innermost.
         projector_norm: name of a norm inside the projector that comes before its first linear layer.
         projector_is_linear: whether the projector is one linear layer.
-        merged: how many patches become one token, from the model's config.
+        merged: how many patches become one token, computed from the model's config.
         feature_layers: indices of the vision hidden states that become image features, from the config and the number
             of layers L_v; index i is the input of layer i, L_v the output of the last.
         packages: ``model_type`` -> distributions beside m2pt's own that the processor needs.
-        overview: where the tokens of the downscaled whole image stand among those of an image that is cut into tiles:
-            ``first`` or ``last``.
-        has_own_template: whether its checkpoints bring a chat template, which is then the default.
+        overview: for an image that is cut into tiles, whether the tokens of the downscaled whole image come ``first``
+            or ``last``.
+        has_own_template: whether its checkpoints include a chat template, which is then the default.
     """
 
     name: str
@@ -82,18 +82,18 @@ class Family:
 
     @property
     def projector_name(self) -> str:
-        """The last part of the projector's path, by which PEFT finds modules that are trained whole."""
+        """The last part of the projector's path, by which PEFT finds fully trained modules (``modules_to_save``)."""
         return self.projector.rpartition(".")[2]
 
     @property
     def linears(self) -> str:
-        """A pattern of the seven linear layers of every block of the language model, for LoRA."""
+        """A regular expression for the seven linear layers of every decoder layer, for LoRA."""
         layers = self.text.layers_path.replace(".", r"\.")
         return rf".*{layers}\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
 
     @property
     def targets(self) -> str:
-        """A pattern of all modules that M²PT may wrap."""
+        """A regular expression for all modules that M²PT may wrap."""
         vision, text = self.vision, self.text
         inner = "|".join(filter(None, (vision.attention, vision.mlp)))
         parts = (
@@ -104,7 +104,7 @@ class Family:
         return rf"({'|'.join(parts)})"
 
 
-# Above this share of the base, one linear layer from merged patches to the language model is no small adapter.
+# Above this fraction of the base, one linear layer from merged patches to the language model is too large an adapter.
 LARGEST_INTERACTION = 0.002
 
 # Decoders whose layers are `layers.{i}` with `input_layernorm`, `self_attn` and rotary positions.
@@ -179,10 +179,10 @@ MODEL_CLASSES = {model_type: name for family in FAMILIES for model_type, name in
 
 
 def family_of(model_type: Any) -> Family:
-    """The family of a ``model_type``.
+    """Return the family of a ``model_type``.
 
     Raises:
-        UnavailableError: m2pt knows none.
+        UnavailableError: m2pt supports none of this type.
     """
     if not isinstance(model_type, str) or model_type not in BY_TYPE:
         raise untested(model_type)
@@ -190,7 +190,7 @@ def family_of(model_type: Any) -> Family:
 
 
 def untested(named: Any) -> UnavailableError:
-    """The error for a model of no family, which lists those that work."""
+    """Return the error for a model of no supported family; it lists the supported ones."""
     return UnavailableError(
         f"the base is {named or 'a model without a model_type'}, which m2pt was never tested with",
         "use one of " + ", ".join(MODEL_CLASSES.values()) + ", or --base nano",

@@ -1,6 +1,6 @@
-"""The shape of a model beyond LLaVA, from its config alone: transformers builds it on the meta device, without values.
+"""Geometry of models other than LLaVA, from the config alone: transformers builds the model on the meta device.
 
-LLaVA's own shape is arithmetic (see `geometry`), because its bases are counted before torch is imported.
+LLaVA's own geometry is computed without torch (see `geometry`), because its bases are counted before torch is imported.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _LARGEST = 10_000_000
 
 @dataclass(frozen=True)
 class FamilyGeometry(Geometry):
-    """A whole model of a family beyond LLaVA.
+    """The geometry of a whole model of a family other than LLaVA.
 
     Attributes:
         config: the content of its ``config.json``.
         merged_patches: how many patches become one token.
-        sizes: parameters by part, where they are known without building the model.
+        sizes: parameters by part, if they are known without building the model.
     """
 
     config: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
@@ -54,14 +54,14 @@ class FamilyGeometry(Geometry):
 
 
 def measured_geometry(config: Mapping[str, Any], sizes: Mapping[str, int] | None = None) -> FamilyGeometry:
-    """The geometry of a configuration of a family beyond LLaVA.
+    """Return the geometry for a config of a family other than LLaVA.
 
     Args:
-        config: the content of ``config.json``; what it leaves out has transformers' defaults.
-        sizes: parameters by part, where they are known.
+        config: the content of ``config.json``; missing keys have transformers' defaults.
+        sizes: parameters by part, if they are known.
 
     Raises:
-        UnavailableError: a family, tower or decoder that was never tested, or a damaged config.
+        UnavailableError: the family, tower or decoder was never tested, or the config is damaged.
     """
     from huggingface_hub.errors import StrictDataclassError
 
@@ -127,7 +127,7 @@ def _config(config: Mapping[str, Any]) -> Any:
 
 @lru_cache(maxsize=8)
 def _weights(config: str) -> tuple[Weight, ...]:
-    """Every weight once, from a model on the meta device; a tied ``lm_head`` is the embedding and does not appear."""
+    """Return every weight once, from a model on the meta device; a tied ``lm_head`` is not listed."""
     import torch
     import transformers
 
@@ -153,7 +153,7 @@ def _size(config: Any, name: str) -> int:
 
 
 def _side(value: Any) -> int:
-    """Pixels of a side, of a number or of a height and a width that are equal."""
+    """Return the side in pixels, from a number or from an equal height and width."""
     sides = {value} if isinstance(value, int) else set(value)
     if len(sides) != 1:
         raise ValueError(f"images of {value!r:.80} pixels are no squares")

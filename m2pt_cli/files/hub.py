@@ -1,4 +1,4 @@
-"""Data sets on the Hub: their lists, downloads and caches, with errors that say the next step."""
+"""Data sets on the Hub: file lists, downloads and the cache; errors name the next step."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from m2pt_cli.records import format_bytes
 
 Report = Callable[[str], None]
 
-# A line of progress now and then: enough to see that it moves, few enough for a log.
+# Seconds between progress lines: frequent enough to show progress, rare enough for a log.
 _SECONDS_BETWEEN_LINES = 20.0
 
 
 @dataclass(frozen=True)
 class RepoFiles:
-    """What a data set on the Hub consists of at one commit: sizes in bytes by file name.
+    """The files of a data set on the Hub at one commit: sizes in bytes by file name.
 
-    ``revision`` is what to ask for: the branch for the newest commit, so that the cache remembers which one that was
-    and finds it again offline.
+    ``revision`` is the revision to request: the branch for the newest commit, so that the cache maps it to a commit
+    and finds it offline.
     """
 
     repo_id: str
@@ -34,14 +34,14 @@ class RepoFiles:
     sizes: dict[str, int]
 
     def size_of(self, name: str) -> int:
-        """The size of a file. Raises UnavailableError where it is gone."""
+        """Return the size of a file. Raises UnavailableError if it does not exist any more."""
         if name not in self.sizes:
             raise UnavailableError(f"the data set {self.repo_id} holds no {name} any more", "--data FILE --images DIR")
         return self.sizes[name]
 
 
 def list_files(repo_id: str, *, commit: str | None = None) -> RepoFiles:
-    """The files of a data set, now or at a commit. Raises UnavailableError: no such data set, access or network."""
+    """Return a data set's files, now or at a commit. Raises UnavailableError: no such data set, access or network."""
     from huggingface_hub import HfApi
 
     with hub_errors(repo_id):
@@ -51,7 +51,7 @@ def list_files(repo_id: str, *, commit: str | None = None) -> RepoFiles:
 
 
 def cached_folder(repo_id: str) -> Path | None:
-    """The newest snapshot of a data set in the local cache, however much of it is there."""
+    """Return the newest snapshot of a data set in the local cache, complete or not."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -62,14 +62,14 @@ def cached_folder(repo_id: str) -> Path | None:
 
 
 def download(repo: RepoFiles, name: str, *, report: Report) -> Path:
-    """One file of a data set; what has arrived is kept when the connection breaks, and the rest fetched next time.
+    """Download one file of a data set; after a broken connection, the next call resumes the partial download.
 
     Args:
-        report: told size, place and free disk first, then how far it is.
+        report: called with a line about size, path and free disk, then with progress lines.
 
     Raises:
         UnavailableError: it can't be downloaded.
-        DeviceError: the disk is too small.
+        DeviceError: the disk has too little space.
     """
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 
@@ -103,18 +103,18 @@ def require_free(place: Path, need: int, *, what: str) -> None:
 
 
 def free_bytes(place: Path) -> int:
-    """Free disk at a folder that may not exist yet."""
+    """Return the free bytes of the disk of a folder, which may not exist yet."""
     return shutil.disk_usage(next(folder for folder in (place, *place.parents) if folder.exists())).free
 
 
 def gigabytes(size: float) -> str:
-    """A size for people: ``14.1 GB``, ``3.2 MB``."""
+    """Format a size: ``14.1 GB``, ``3.2 MB``."""
     return format_bytes(size)
 
 
 @contextmanager
 def hub_errors(repo_id: str) -> Iterator[None]:
-    """The Hub's failures as UnavailableError: what is missing, where it was looked for, what to do."""
+    """Convert the Hub's errors to UnavailableError: what is missing, where it was looked for, the next step."""
     from huggingface_hub import constants
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -155,22 +155,22 @@ def hub_errors(repo_id: str) -> Iterator[None]:
 
 
 def is_network_error(error: BaseException) -> bool:
-    """Whether a request failed: an OSError, or one of the HTTP library's own, which changed between hub versions."""
+    """Return whether a request failed: an OSError, or the HTTP library's error, which depends on the hub version."""
     return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "requests")
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """Return the first line of an error's message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 class Progress:
-    """Lines such as ``images.zip: 3.1 of 36.0 GB, 41 MB/s, 13 min left``, the first after some seconds.
+    """Reports lines such as ``images.zip: 3.1 of 36.0 GB, 41 MB/s, 13 min left``, the first after some seconds.
 
     Args:
-        what: what is counted.
-        total: bytes in all; None where it is not known.
-        initial: bytes there already, of an earlier start.
+        what: the name at the start of each line.
+        total: bytes in all; None if unknown.
+        initial: bytes that an earlier start has downloaded.
     """
 
     def __init__(self, what: str, report: Report, *, total: float | None, initial: float = 0) -> None:
@@ -181,7 +181,7 @@ class Progress:
         self._began = self._said = time.monotonic()
 
     def update(self, count: float | None = 1) -> None:
-        """``count`` more bytes are there."""
+        """Count ``count`` more bytes."""
         self._done += count or 0
         now = time.monotonic()
         if now - self._said < _SECONDS_BETWEEN_LINES:
@@ -196,7 +196,7 @@ class Progress:
 
 
 def _progress_class(name: str, report: Report) -> Any:
-    """A class that huggingface_hub takes for a progress bar, and that reports lines instead of drawing one."""
+    """Return a progress bar class for huggingface_hub that reports lines instead of drawing a bar."""
 
     class Bar(Progress):
         def __init__(self, *args: Any, total: float | None = None, initial: float = 0, **options: Any) -> None:
@@ -209,24 +209,24 @@ def _progress_class(name: str, report: Report) -> Any:
             self.close()
 
         def close(self) -> None:
-            """Nothing is open."""
+            """Do nothing: nothing is open."""
 
         def set_description(self, *args: Any, **options: Any) -> None:
-            """The name is in every line."""
+            """Do nothing: every line contains the name."""
 
         def refresh(self, *args: Any, **options: Any) -> None:
-            """Nothing is drawn."""
+            """Do nothing: nothing is drawn."""
 
     return Bar
 
 
 def download_matching(repo_id: str, patterns: Sequence[str], *, report: Callable[[str], None]) -> list[Path]:
-    """The files of a data set that match globs, in their order; only what is missing is fetched.
+    """Return the files of a data set that match globs, in the globs' order, and download those that are missing.
 
     Args:
         repo_id: the data set, ``owner/name``.
-        patterns: globs over its files; each has to match some.
-        report: told size, place and free disk before anything is downloaded.
+        patterns: globs over its files; each must match at least one.
+        report: called with a line about size, path and free disk before anything is downloaded.
 
     Raises:
         UnavailableError: no such data set, no access, no network, or no such file in it.
@@ -246,7 +246,7 @@ def download_matching(repo_id: str, patterns: Sequence[str], *, report: Callable
 
 
 def _next_step(hint: str, repo_id: str, patterns: Sequence[str]) -> str:
-    """What to do about a data set that can't be had, in the flags of m2pt eval: its cause comes first."""
+    """Return the next step for a data set that is not available: the cause's hint, then the flags of m2pt eval."""
     command = f"hf download {repo_id} --repo-type dataset"
     include = " ".join(f"--include '{pattern}'" for pattern in patterns)
     cause = hint.replace("; --data demo needs no network", "").replace("--data", "--source")
@@ -255,9 +255,9 @@ def _next_step(hint: str, repo_id: str, patterns: Sequence[str]) -> str:
 
 
 def cached_files(repo_id: str, patterns: Sequence[str]) -> list[Path]:
-    """The files of a data set in the local cache that match globs; none where the cache holds only a part.
+    """Return the files of a data set in the local cache that match globs; none if the cache holds only some of them.
 
-    A repository's shards are numbered ``-00000-of-00003``: their count says whether all are there.
+    A repository's shards are numbered ``-00000-of-00003``: the count in the name tells whether all are there.
     """
     folder = cached_folder(repo_id)
     if folder is None:
@@ -268,7 +268,7 @@ def cached_files(repo_id: str, patterns: Sequence[str]) -> list[Path]:
 
 
 def _matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
-    """Names that match, pattern by pattern; none unless every pattern matches some."""
+    """Return the names that match, pattern by pattern; none unless every pattern matches at least one."""
     by_pattern = [sorted(name for name in names if fnmatch(name, pattern)) for pattern in patterns]
     return [name for matching in by_pattern for name in matching] if all(by_pattern) else []
 

@@ -1,4 +1,4 @@
-"""One base in memory and several adapters that take turns in it."""
+"""Keep one base in memory and attach several adapters to it in turn."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ Report = Callable[[str], None]
 
 
 class AdapterSwitcher:
-    """A base and its adapters, checked before torch is imported, loaded by `open`.
+    """A base and its adapters: checked at construction without importing torch, loaded by `open`.
 
     Args:
         settings: base, adapters, template, image fit and decoding.
-        report: told in one line what is done or doubtful.
-        detail: told in one line what it runs on and how long loading took.
+        report: called with lines of progress and warnings.
+        detail: called with a line about the device and the loading time.
 
     Raises:
-        AdapterError: an adapter is missing, damaged or of another base, or two were trained on different bases.
-        UnavailableError: the base can't be had.
+        AdapterError: an adapter is missing, damaged or for another base, or two were trained on different bases.
+        UnavailableError: the base is not available.
     """
 
     def __init__(self, settings: InferSettings, *, report: Report, detail: Report = lambda _: None) -> None:
@@ -51,7 +51,7 @@ class AdapterSwitcher:
         self.detail(f"{self._loaded.description()}, ready in {time.monotonic() - started:.1f} s")
 
     def ask(self, questions: Sequence[Question]) -> Iterator[tuple[Candidate, Reply]]:
-        """Every candidate's reply to every question, in the questions' order, then the candidates'."""
+        """Yield every candidate's reply to every question, ordered by question, then by candidate."""
         places = {id(question): place for place, question in enumerate(questions)}
         replies: dict[tuple[int, int], Reply] = {}
         for number, candidate in enumerate(self.candidates):
@@ -62,16 +62,16 @@ class AdapterSwitcher:
                 yield candidate, replies[place, number]
 
     def stream(self, question: Question, write: Callable[[str], None]) -> Reply:
-        """The first candidate's answer, written as it is produced."""
+        """Return the first candidate's answer and write it as it is produced."""
         return self._engine_of(self.candidates[0]).stream(question, write)
 
     def engines(self) -> Iterator[tuple[Candidate, AnswerEngine]]:
-        """Every candidate with its engine, in turn; an engine must not be used once the next one is asked for."""
+        """Yield every candidate with its engine; an engine must not be used after the next one is requested."""
         for candidate in self.candidates:
             yield candidate, self._engine_of(candidate)
 
     def _engine_of(self, candidate: Candidate) -> AnswerEngine:
-        """The engine of a candidate. Its adapter stays attached until another candidate is asked."""
+        """Return the engine of a candidate. Its adapter stays attached until another engine is requested."""
         assert self._loaded is not None, "open() comes first"
         if self._engine is not None and self._engine[0] is candidate:
             return self._engine[1]

@@ -24,7 +24,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Candidate:
-    """One adapter, under the name that the user gave, or the base model (both fields are None)."""
+    """A model that answers: an adapter, by the name that the user gave, or the base model, whose fields are None."""
 
     name: str | None
     info: AdapterInfo | None

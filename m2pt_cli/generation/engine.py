@@ -1,4 +1,4 @@
-"""Questions in, answers out: the same tokens as plain ``generate`` asked one by one, several times faster.
+"""Answer questions in batches: the same tokens as ``generate`` with one question at a time, several times faster.
 
 Greedy answers share the prefix of all questions about an image (see `prefix_sharing`); sampling and beam search use
 transformers' ``generate``. A question that fails becomes a reply with an error; the others are still answered.
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Question:
-    """A question about images (none for a question in text alone).
+    """A question about images (none for a text-only question).
 
     ``max_new_tokens`` overrides the engine's own limit.
     """
@@ -42,7 +42,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Reply:
-    """The answer to a question, or why there is none; ``is_faulty`` where the question or its image is to blame."""
+    """The answer to a question, or an error; ``is_faulty`` if the question or its image caused the error."""
 
     question: Question
     text: str | None
@@ -52,7 +52,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How answers are produced: greedy at temperature 0 with one beam."""
+    """The decoding settings; temperature 0 with one beam is greedy."""
 
     max_new_tokens: int = 64
     temperature: float = 0.0
@@ -65,15 +65,15 @@ class Decoding:
 
 
 class AnswerEngine:
-    """Answers questions with one model, bare or with its active adapter.
+    """Answers questions with one model: the base, or with its active adapter.
 
     Args:
         loaded: base, processor and device; ``loaded.model`` may be a PeftModel.
         template: name of the chat template.
         image_fit: ``crop``, ``pad`` or ``base``.
         decoding: greedy, sampling or beams, and the longest answer.
-        batch_tokens: padded tokens of a batch; by default what the device's free memory holds.
-        report: told in one line when a batch did not fit and is halved.
+        batch_tokens: padded tokens of a batch; by default computed from the device's free memory.
+        report: called with a line when a batch did not fit and is halved.
     """
 
     def __init__(
@@ -98,12 +98,12 @@ class AnswerEngine:
     def answer(
         self, questions: Iterable[Question], *, known: Callable[[Question], bool] | None = None
     ) -> Iterator[Reply]:
-        """Replies in the order of production: questions about one image stay together.
+        """Yield replies in the order of production: questions about one image are answered together.
 
         Args:
             questions: all questions; batches are planned from the whole list.
-            known: questions that need no answer any more. A batch of known questions alone is not run; others run as
-                planned, so that a resumed run computes what an uninterrupted one would have.
+            known: questions that are already answered. A batch that contains only known questions is skipped; the
+                others run as planned, so that a resumed run computes the same as an uninterrupted one.
         """
         asked = list(questions)
         known_ids = {question.id for question in asked if known is not None and known(question)}
@@ -129,7 +129,7 @@ class AnswerEngine:
                         yield reply
 
     def encode(self, question: Question) -> list[int]:
-        """Token ids of a question's whole prompt, ending where the answer begins."""
+        """Return the token ids of a question's whole prompt, up to the start of the answer."""
         return encode_prompt(
             question.text,
             len(question.images),
@@ -140,7 +140,7 @@ class AnswerEngine:
         )
 
     def stream(self, question: Question, write: Callable[[str], None]) -> Reply:
-        """Answer one question, handing every piece of text to ``write`` as it is produced (not with beams)."""
+        """Answer one question and pass the text to ``write`` as it is produced (not with beams)."""
         try:
             prompt = self.encode(question)
             inputs = self.images.prepare(question.images)
@@ -150,7 +150,7 @@ class AnswerEngine:
         return Reply(question, self._decode(tokens[0]))
 
     def run_one(self, question: Question) -> tuple[list[int], dict[str, torch.Tensor], list[int]]:
-        """For whoever looks into the model: a question's prompt ids, its images on the device, its greedy answer's ids.
+        """Return a question's prompt ids, its images on the device and its greedy answer's ids, for model analysis.
 
         Raises:
             InputError: the question or its image can't be read.
@@ -160,11 +160,11 @@ class AnswerEngine:
         return list(row.prefix), inputs, self._run([row], [inputs], [question])[0][0]
 
     def inputs(self, question: Question) -> dict[str, torch.Tensor]:
-        """A question's images as the model takes them, on its device. Raises InputError."""
+        """Return a question's images as model inputs on the model's device. Raises InputError."""
         return self._to_device(self.images.prepare(question.images))
 
     def _open(self, row: PrefixGroup, questions: Sequence[Question]) -> dict[str, torch.Tensor] | M2PTError:
-        """A row's prepared images, or what is wrong with them."""
+        """Return the prepared images of a prefix group, or the error."""
         try:
             return self.images.prepare(questions[row.members[0]].images)
         except M2PTError as error:
@@ -184,7 +184,7 @@ class AnswerEngine:
             else:
                 rows.append(row)
                 inputs.append(prepared)
-        # A batch that memory held once is planned anew when memory turned out to be smaller.
+        # The batch is split again, because `batch_tokens` may have been lowered since it was planned.
         start = 0
         for part in plan_batches(rows, batch_tokens=self.batch_tokens):
             yield from self._answer_part(part, inputs[start : start + len(part)], questions)
@@ -193,7 +193,7 @@ class AnswerEngine:
     def _answer_part(
         self, rows: Sequence[PrefixGroup], inputs: Sequence[dict[str, torch.Tensor]], questions: Sequence[Question]
     ) -> Iterator[Reply]:
-        """Answer rows at once; in smaller parts where that fails, down to what fails alone."""
+        """Answer prefix groups in one batch; if that fails, in halves, down to the single question that fails."""
         try:
             answers = self._run(rows, inputs, questions)
         except (RuntimeError, ValueError) as error:
@@ -208,7 +208,7 @@ class AnswerEngine:
                 for member, tokens in zip(row.members, row_answers, strict=True):
                     yield Reply(questions[member], self._decode(tokens))
             return
-        # Out here the exception is gone, and with it the frames whose tensors filled the memory.
+        # After the `except` block the exception is freed, and with it the frames whose tensors filled the memory.
         torch.cuda.empty_cache()
         for part_rows, part_inputs in parts:
             yield from self._answer_part(part_rows, part_inputs, questions)
@@ -218,7 +218,7 @@ class AnswerEngine:
     def _run(
         self, rows: Sequence[PrefixGroup], inputs: Sequence[dict[str, torch.Tensor]], questions: Sequence[Question]
     ) -> list[list[list[int]]]:
-        """New token ids per row and question."""
+        """Return the new token ids per prefix group and question."""
         if self.decoding.is_greedy:
             return answer_groups(
                 self.loaded.model,
@@ -228,7 +228,7 @@ class AnswerEngine:
                 eos_ids=self.eos_ids,
                 pad_id=self.pad_id,
             )
-        # One question at a time: a sampled answer then depends on the seed and its place alone, not on its batch.
+        # One question at a time: a sampled answer then depends only on the seed and its index, not on its batch.
         return [
             [
                 self._generate([[*row.prefix, *tail]], prepared, self._limit(questions[member]))[0]
@@ -276,9 +276,9 @@ class AnswerEngine:
 
 
 def default_batch_tokens(loaded: LoadedBase) -> int:
-    """Padded tokens of a batch: on CUDA what half of the free memory holds, else a fixed number that fills the caches.
+    """Return the padded tokens of a batch: on CUDA what half of the free memory holds, else a fixed number.
 
-    A token costs its keys and values in every layer and, while it passes through, a few activations of the MLP.
+    A token takes the memory of its keys and values in every layer and temporarily of a few activations of the MLP.
     """
     if loaded.device.type != "cuda":
         return 1024
@@ -294,7 +294,7 @@ def default_batch_tokens(loaded: LoadedBase) -> int:
 def _halves(
     rows: Sequence[PrefixGroup], inputs: Sequence[dict[str, torch.Tensor]]
 ) -> list[tuple[Sequence[PrefixGroup], Sequence[dict[str, torch.Tensor]]]]:
-    """Two smaller batches: half of the rows each, or half of the questions of the only row; none of one question."""
+    """Split a batch in two by prefix groups, or the only group by questions; return none for a single question."""
     if len(rows) == 1:
         return [([part], inputs) for part in rows[0].halves()]
     middle = len(rows) // 2

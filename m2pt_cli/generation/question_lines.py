@@ -1,4 +1,4 @@
-"""Question lines of ``m2pt infer --input``: JSONL in, taken as they arrive; a file may hold one JSON array instead."""
+"""Read the questions of ``m2pt infer --input``: JSONL, processed as it arrives, or one JSON array in a file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from m2pt_cli.data.readers import is_json_array, json_lines
 from m2pt_cli.data.sample import holds_no_character
 from m2pt_cli.errors import InputError
 
-# No question is this long; a line beyond it is a mistake or an attack on memory.
+# A longer line is not a question but a mistake or an attempt to exhaust the memory.
 MAX_LINE_BYTES = 1 << 20
 
 _END = None
@@ -23,7 +23,7 @@ _END = None
 
 @dataclass(frozen=True)
 class QuestionLine:
-    """One input line: ``{"image", "question", "id"?}`` and unknown keys, or what is wrong with it."""
+    """One input line: ``{"image", "question", "id"?}`` and unknown keys, or its error."""
 
     id: Any
     image: str | None
@@ -33,17 +33,17 @@ class QuestionLine:
 
 
 def parse_line(line: bytes, number: int) -> QuestionLine:
-    """The question of a line; a fault is kept in ``error``, so that the run goes on.
+    """Parse the question of a line; a fault is stored in ``error``, so that the run continues.
 
     Args:
         line: one line of JSON in UTF-8.
-        number: its number, from 1: the id where the line gives none.
+        number: its number, from 1, used as the id if the line has none.
     """
     if len(line) > MAX_LINE_BYTES:
         return QuestionLine(number, None, None, f"line {number} is longer than {MAX_LINE_BYTES} bytes")
     try:
         record = json.loads(line.decode("utf-8-sig"))
-    # ValueError: no UTF-8, no JSON, or an integer of thousands of digits.
+    # ValueError: not UTF-8, not JSON, or an integer of thousands of digits.
     except (ValueError, RecursionError) as error:
         return QuestionLine(number, None, None, f"line {number} is not valid JSON: {error}")
     if isinstance(record, list):
@@ -62,7 +62,7 @@ def parse_line(line: bytes, number: int) -> QuestionLine:
 
 
 def _problem(image: Any, question: str | None) -> str | None:
-    """What is wrong with an image and a question, or None."""
+    """Return the error of an image and a question, or None."""
     if question is None or not question.strip():
         return "no 'question' text in it"
     if image is not None and (not isinstance(image, str) or not image):
@@ -77,7 +77,7 @@ def _problem(image: Any, question: str | None) -> str | None:
 
 
 def array_members(content: bytes) -> list[tuple[int, bytes]] | None:
-    """The members of a JSON array, numbered, a line each; None where ``content`` is none: then its lines are read."""
+    """Return the numbered members of a JSON array, one line each; None if ``content`` is not an array but lines."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -88,10 +88,10 @@ def array_members(content: bytes) -> list[tuple[int, bytes]] | None:
 
 
 def arriving(stream: BinaryIO, *, most: int) -> Iterator[list[tuple[int, bytes]]]:
-    """Numbered lines in the batches in which they arrive; blank lines are counted and passed over.
+    """Yield numbered lines in batches as they arrive; blank lines are counted and skipped.
 
-    A batch holds what has arrived, at most ``most`` lines; it never waits for another line while it has one. A thread
-    reads, so that a pipe which is kept open and fed slowly is answered line by line.
+    A batch holds what has arrived, at most ``most`` lines; it never waits for another line while it has one. A
+    thread reads, so that the lines of a slow pipe are answered one by one.
     """
     arrived: queue.Queue[tuple[int, bytes] | None] = queue.Queue(maxsize=4 * most)
 
@@ -100,7 +100,7 @@ def arriving(stream: BinaryIO, *, most: int) -> Iterator[list[tuple[int, bytes]]
         try:
             while chunk := stream.readline(MAX_LINE_BYTES + 2):
                 number += 1
-                # The rest of an over-long line is read and dropped: it must not pass for lines of its own.
+                # The rest of an over-long line is read and dropped, so that it is not parsed as separate lines.
                 end = chunk
                 while not end.endswith(b"\n") and (end := stream.readline(MAX_LINE_BYTES)):
                     pass

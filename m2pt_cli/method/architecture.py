@@ -167,10 +167,11 @@ def base_size(model: nn.Module) -> int:
 
 
 def check_official_tokens(config: M2PTConfig, architecture: Architecture) -> None:
-    """Refuse ``visual_tokens="official"`` on bases that the authors' code does not apply to.
+    """Refuse ``visual_tokens="official"`` on bases that M²PT's original code does not apply to.
 
     Raises:
-        MethodError: the base is not a LLaVA v1 / 1.5 with class token, one feature layer <= -2, strategy ``default``.
+        MethodError: the base is not a LLaVA v1 / 1.5 with a CLIP tower, a single ``vision_feature_layer`` of -2 or
+            lower, and ``vision_feature_select_strategy="default"``.
     """
     if config.visual_tokens != "official":
         return

@@ -187,7 +187,10 @@ def few_tokens(
 
 
 def _are_few_queries(query: Tensor, key: Tensor) -> bool:
-    """Whether writing the scores costs less than copying keys and values: up to half a head width of queries."""
+    """Whether there are at most head_dim / 2 queries for each key head.
+
+    Then `few_tokens`, which stores the scores, moves less memory than concatenating prompts to keys and values does.
+    """
     return query.shape[2] * query.shape[1] // key.shape[1] <= query.shape[3] // 2
 
 

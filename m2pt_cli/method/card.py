@@ -1,4 +1,4 @@
-"""What every model card of this package says: the Hub's front matter, how an adapter is loaded, whom to cite."""
+"""The common sections of all model cards: the Hub's front matter, how to load an adapter, and the citation."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 _QUESTION = '"What is in this image?"'
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-# Bases without a repository of their own that m2pt has by these names, on any machine.
+# Aliases that m2pt resolves on any machine, of bases without a Hub repository.
 _KNOWN = ("nano", "llava-v1-7b")
-# What PEFT's template leaves to be filled in.
+# The placeholder in PEFT's model card template.
 _UNWRITTEN = "[More Information Needed]"
 
 CITATION = (
@@ -42,11 +42,11 @@ LICENCE = (
 def front_matter(
     *, base_models: Sequence[str], tags: Sequence[str], library: str = "peft", datasets: Sequence[str] = ()
 ) -> list[str]:
-    """The lines of YAML that the Hub reads.
+    """Return the YAML front matter that the Hub reads, as lines.
 
     Args:
-        base_models: Hub ids of the base, or of the parts it is assembled from; empty where it is on no Hub.
-        tags: beside ``m2pt`` and ``llava``.
+        base_models: Hub ids of the base, or of the parts it is assembled from; empty if it is not on the Hub.
+        tags: tags in addition to ``m2pt`` and ``llava``.
         datasets: Hub ids of the training data.
     """
     lines = ["---"]
@@ -61,16 +61,16 @@ def front_matter(
 
 
 def shown_base(name: str) -> str:
-    """A base's name for readers elsewhere: a folder without its place on this machine."""
+    """Return the name of a base for the card: for a folder only its name, without the path on this machine."""
     return name if name in _KNOWN or _is_on_hub(name) else Path(name).name
 
 
 def usage(base: str, *, is_m2pt: bool) -> list[str]:
-    """The section that loads an adapter in three ways: the command line, Python, and PEFT alone.
+    """Return the section on loading an adapter in three ways: the command line, Python, and PEFT alone.
 
     Args:
         base: an alias, a Hub id, or a folder.
-        is_m2pt: M²PT, which must be registered with PEFT; else LoRA.
+        is_m2pt: whether it is M²PT, which must be registered with PEFT; else LoRA.
     """
     if _is_on_hub(base):
         first = ["from transformers import AutoModelForImageTextToText"]
@@ -116,7 +116,7 @@ def usage(base: str, *, is_m2pt: bool) -> list[str]:
 
 
 def method_card(config: Mapping[str, object]) -> str:
-    """The card that ``save_pretrained`` of an M²PT adapter leaves, from the fields of its config alone."""
+    """Return the card that ``save_pretrained`` of an M²PT adapter writes, from the fields of its config alone."""
     base = str(config.get("base_model_name_or_path") or "")
     lines = front_matter(base_models=[base] if _is_on_hub(base) else [], tags=[])
     lines += [
@@ -134,7 +134,7 @@ def method_card(config: Mapping[str, object]) -> str:
 
 
 def is_unwritten(card: Path) -> bool:
-    """Whether a card is PEFT's template, in which nothing was filled in."""
+    """Return whether a card is PEFT's template with nothing filled in."""
     try:
         return _UNWRITTEN in card.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):

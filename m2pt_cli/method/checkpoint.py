@@ -1,7 +1,7 @@
-"""Reading an adapter's folder and putting it on a base, strictly: what does not fit is an error that names both sides.
+"""Read an adapter's folder and load it into a base, strictly: a mismatch is an error that names both sides.
 
-PEFT itself only warns about keys that are missing, and unpickles files that are no safetensors; neither happens here.
-LoRA adapters, the baseline, come in through the same door.
+PEFT itself only warns about missing keys, and unpickles files that are not safetensors; neither happens here.
+LoRA adapters, the baseline, are loaded by the same functions.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from m2pt_cli.method.foreign_adapters import (
 )
 from m2pt_cli.method.interaction import restore_originals, train_in_fp32
 
-# What must be the same at inference, in the configs of all methods; fields of M2PTConfig.
+# Settings that must be the same at inference, in the configs of all methods; fields of M2PTConfig.
 INFERENCE_KEYS = ("chat_template", "image_fit", "base_fingerprint")
 _CHANGED = f"take {CONFIG_FILE} from where it was saved; a newer PEFT or m2pt may have written it: pip install -U"
 
@@ -48,11 +48,11 @@ class AdapterFiles:
     """An adapter as it is on disk.
 
     Attributes:
-        folder: where it was read.
-        config: of M²PT or LoRA.
-        tensors: by name; those of an older transformers under the names of today.
-        inference: ``chat_template``, ``image_fit`` and ``base_fingerprint``, None where the config has none.
-        ignored: settings in the config that this PEFT does not know; PEFT leaves them out, and warns.
+        folder: its folder.
+        config: the config of M²PT or LoRA.
+        tensors: the tensors by name; names of an older transformers are converted to current ones.
+        inference: ``chat_template``, ``image_fit`` and ``base_fingerprint``, None if the config has none.
+        ignored: settings in the config that this PEFT does not know; PEFT ignores them with a warning.
     """
 
     folder: Path
@@ -63,7 +63,7 @@ class AdapterFiles:
 
 
 def read_adapter_config(folder: Path) -> tuple[PeftConfig, dict[str, str | None]]:
-    """Config of the adapter in a folder, and what must be the same at inference (`INFERENCE_KEYS`).
+    """Return the config of the adapter in a folder, and what must be the same at inference (`INFERENCE_KEYS`).
 
     Raises:
         AdapterError: no such folder, no config in it, not JSON, not an M²PT or LoRA adapter, a value out of range.
@@ -111,11 +111,11 @@ def _read_config(folder: Path) -> tuple[PeftConfig, dict[str, str | None], tuple
 
 def _config(kind: type[PeftConfig], stored: dict[str, Any]) -> tuple[PeftConfig, tuple[str, ...]]:
     known = {field.name for field in fields(kind) if field.init} - {"runtime_config"}
-    # m2pt adds what must be the same at inference; `megatron_core` is a module to import, of no use to a LLaVA.
+    # m2pt adds what must be the same at inference; `megatron_core` names a module to import, which LLaVA does not use.
     own = {*INFERENCE_KEYS, "visual_tokens", "megatron_config", "megatron_core"}
     extra = own if kind is LoraConfig else set()
-    # A key without a value asks for nothing, whichever version wrote it. Of the others PEFT leaves out what it does
-    # not know; M²PT's own settings are m2pt's to know.
+    # A key with the value None has no effect. Other unknown keys are ignored for LoRA, as in PEFT, and an error for
+    # M²PT.
     unknown = tuple(sorted(key for key in stored.keys() - known - extra if stored[key] is not None))
     if unknown and kind is not LoraConfig:
         raise MethodError(f"unknown setting {unknown[0]!r}")
@@ -123,7 +123,7 @@ def _config(kind: type[PeftConfig], stored: dict[str, Any]) -> tuple[PeftConfig,
 
 
 def read_adapter_files(folder: Path) -> AdapterFiles:
-    """Config and tensors of the adapter in a folder.
+    """Return the config and tensors of the adapter in a folder.
 
     Raises:
         AdapterError: as `read_adapter_config`, or weights that are missing, a pickle, damaged or not finite.
@@ -160,21 +160,21 @@ def load_adapter_strictly(
     trainable: bool = False,
     report: Callable[[str], None] | None = None,
 ) -> PeftModel:
-    """Put the M²PT or LoRA adapter in ``folder`` on a base. A failure leaves the model as it was.
+    """Load the M²PT or LoRA adapter in ``folder`` into a base. On failure the model is unchanged.
 
     A LoRA may change weights of the base (``bias``, ``save_embedding_layers``, PiSSA): `take_out` undoes that.
 
     Args:
-        model: a bare LLaVA, which is changed in place, or a PEFT model that gets one adapter more (not made active).
-        folder: with ``adapter_config.json`` and ``adapter_model.safetensors``.
-        name: what to call the adapter in the model.
-        base_fingerprint: of the base, None for a base built in memory: then geometry alone is compared.
-        trainable: whether to go on training it.
-        report: told of settings that are left out, as PEFT does.
+        model: a LLaVA without wrappers, changed in place, or a PEFT model that gets another, inactive adapter.
+        folder: contains ``adapter_config.json`` and ``adapter_model.safetensors``.
+        name: the adapter's name in the model.
+        base_fingerprint: of the base; None for a base built in memory: then only the geometry is compared.
+        trainable: whether to continue training it.
+        report: called with a line about settings that are ignored, as PEFT ignores them.
 
     Raises:
-        AdapterError: anything wrong with the adapter, or its base is another one.
-        MethodError: a base that the method was never tested on.
+        AdapterError: the adapter is missing, invalid or does not fit, or was trained on another base.
+        MethodError: the method was never tested on this base.
     """
     files = read_adapter_files(folder)
     trained_on = files.inference["base_fingerprint"]
@@ -202,7 +202,7 @@ def load_adapter_strictly(
     except MethodError:
         raise
     except Exception as error:
-        # A LoRA's settings may hold anything, on which PEFT fails with anything; ours are checked by `M2PTConfig`.
+        # PEFT may raise any error for a LoRA's unchecked settings; those of M²PT are checked by `M2PTConfig`.
         if not isinstance(error, ValueError) and (not isinstance(config, LoraConfig) or is_out_of_memory(error)):
             raise
         if is_new:
@@ -240,15 +240,15 @@ def load_adapter_strictly(
 
 
 def take_out(adapted: Any) -> None:
-    """Take every adapter out of a PEFT model: the base is exactly what it was."""
+    """Remove every adapter from a PEFT model and restore the base exactly."""
     base = adapted.base_model.model
-    restore_originals(adapted)  # PEFT's own `unload` leaves trained copies of whole modules, as LoRA's projector
+    restore_originals(adapted)  # PEFT's own `unload` keeps trained copies of whole modules, such as LoRA's projector
     adapted.base_model.unload()
     restore_base_weights(base)
 
 
 def _compare(files: AdapterFiles, wanted: Mapping[str, Tensor], base: nn.Module) -> None:
-    """Raise an `AdapterError` unless the file holds exactly the wanted tensors."""
+    """Raise an `AdapterError` unless the file contains exactly the wanted tensors."""
     found = files.tensors
     missing, unexpected = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
     misshapen = sorted(key for key in wanted.keys() & found.keys() if wanted[key].shape != found[key].shape)
@@ -279,7 +279,7 @@ def _compare(files: AdapterFiles, wanted: Mapping[str, Tensor], base: nn.Module)
 
 
 def _geometry(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
-    """Layers and width of ``vision`` and ``text``, as far as prompts tell."""
+    """Return the number of layers and the width of ``vision`` and ``text``, for those that have prompts."""
     layers: dict[str, set[int]] = {}
     widths: dict[str, int] = {}
     for name, tensor in tensors.items():
@@ -288,7 +288,7 @@ def _geometry(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
             part = "vision" if match[1] == "vision_tower" else "text"
             layers.setdefault(part, set()).add(int(match[2]))
             widths[part] = tensor.shape[1]
-    # The highest layer, so that a hole in the middle counts as missing keys, not as another base.
+    # From the highest layer, so that a missing layer in between is reported as missing keys, not as another base.
     return {part: (max(indices) + 1, widths[part]) for part, indices in layers.items()}
 
 

@@ -1,7 +1,7 @@
-"""LoRA adapters that other tools and other versions wrote: old names, unknown settings, and weights of the base.
+"""LoRA adapters written by other tools and versions: old names, unknown settings, and weights of the base.
 
-What PEFT itself loads is loaded, with the same outputs. Where PEFT fails on names of an older transformers (a regular
-expression in ``target_modules``, a module trained whole), the names are brought up to date.
+Every adapter that PEFT loads is loaded, with the same outputs. Where PEFT fails on names of an older transformers (a
+regular expression in ``target_modules``, a fully trained module), the names are updated.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from m2pt_cli.families.geometry import current_name
 
-# Where PEFT hangs the base in the names it saves.
+# The prefix of the base's modules in the names that PEFT saves.
 PREFIX = "base_model.model."
-# LoRA initialisations that subtract from the base's weights what the adapter starts with, at every load.
+# LoRA initialisations that subtract the adapter's initial value from the base's weights, at every load.
 _ALTERING = ("pissa", "olora", "corda", "loftq", "lora_ga")
-# Settings that ask for more than the model's forward: m2pt's own loops would leave it out.
+# Settings that require more than the model's forward; m2pt's own loops do not implement it.
 _UNSUPPORTED = {
     "alora_invocation_tokens": "it acts from its invocation tokens on",
     "arrow_config": "it routes between several adapters",
@@ -35,28 +35,28 @@ _ORIGINALS: WeakKeyDictionary[nn.Module, dict[str, Tensor]] = WeakKeyDictionary(
 
 
 def unsupported(config: LoraConfig) -> str | None:
-    """Why this LoRA can't be used here, or None."""
+    """Return the reason why this LoRA can't be used here, or None."""
     found = next((name for name in _UNSUPPORTED if getattr(config, name, None)), None)
     return None if found is None else f"{found} is not supported: {_UNSUPPORTED[found]}"
 
 
 def current_names(names: Iterable[str]) -> dict[str, str]:
-    """Each name of a saved tensor, and the name that today's transformers gives it."""
+    """Map each name of a saved tensor to its name in the current transformers."""
     return {name: PREFIX + current_name(name[len(PREFIX) :]) if name.startswith(PREFIX) else name for name in names}
 
 
 def update_targets(config: LoraConfig, names: Mapping[str, str]) -> None:
-    """Make ``config`` name modules as today's transformers does; changes it in place.
+    """Update the module names in ``config`` to the current transformers, in place.
 
     Args:
-        config: as it was saved, beside weights with old names.
+        config: the saved config, whose weights have old names.
         names: old and current name of each tensor, see `current_names`.
     """
     modules = {_module(old): _module(new) for old, new in names.items() if ".lora_" in old}
     targets = config.target_modules
     said = [targets] if isinstance(targets, str) else list(targets or ())
     if targets != "all-linear" and any("." in target for target in said):
-        # A regular expression for old names can't be rewritten; what it matched is known from the weights.
+        # A regular expression for old names can't be rewritten; the weights show which modules it matched.
         config.target_modules = sorted(set(modules.values()))
         config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
     for name in ("rank_pattern", "alpha_pattern"):
@@ -80,26 +80,26 @@ def _current_module(name: str) -> str:
 
 
 def _first_match(pattern: Mapping[str, Any], module: str) -> str | None:
-    """The key of ``rank_pattern`` or ``alpha_pattern`` that PEFT takes for a module."""
+    """Return the key of ``rank_pattern`` or ``alpha_pattern`` that PEFT uses for a module."""
     return next((key for key in pattern if re.match(rf"(.*\.)?({key})$", module)), None)
 
 
 def saved_base_weights(model: PeftModel, names: Iterable[str]) -> dict[str, Tensor]:
-    """The weights of the base that were saved too (``save_embedding_layers``), and over which PEFT loads these."""
+    """Return the base's weights that PEFT overwrites with saved ones (``save_embedding_layers``)."""
     own = dict(model.named_parameters())
     return {name: own[name] for name in names if name in own and ".lora_" not in name}
 
 
 def altered_weights(config: LoraConfig, base: nn.Module, saved: Iterable[str]) -> dict[str, Tensor]:
-    """Copies of the base's weights that loading may alter, to be put back by `restore_base_weights`.
+    """Return copies of the base's weights that loading may change, for `restore_base_weights`.
 
     Args:
-        base: before the adapter is put in.
+        base: the base before the adapter is loaded.
         saved: names of the adapter's tensors.
     """
     own = {_plain(name.removeprefix(PREFIX)): parameter for name, parameter in base.named_parameters()}
     stored = {_plain(name.removeprefix(PREFIX)) for name in saved if ".lora_" not in name}
-    whole = [f".{module}." for module in config.modules_to_save or ()]  # of these the adapter has copies
+    whole = [f".{module}." for module in config.modules_to_save or ()]  # the adapter holds copies of these
     return {
         name: parameter.detach().clone()
         for name, parameter in own.items()
@@ -118,13 +118,13 @@ def _alters_base(config: Any) -> bool:
 
 
 def is_random(config: PeftConfig) -> bool:
-    """Whether an adapter changes the base by a random decomposition, another one at every load."""
+    """Return whether an adapter changes the base by a random decomposition, which differs at every load."""
     init = config.init_lora_weights if isinstance(config, LoraConfig) else None
     return isinstance(init, str) and init.lower().startswith("pissa_niter_")
 
 
 def injection_hint(config: PeftConfig) -> str:
-    """The next step where PEFT could not put an adapter into a model."""
+    """Return the next step after PEFT failed to load an adapter into a model."""
     if isinstance(config, LoraConfig) and _alters_base(config):
         return (
             "save it as a plain LoRA where it was trained: PEFT's save_pretrained with "
@@ -134,7 +134,7 @@ def injection_hint(config: PeftConfig) -> str:
 
 
 def restore_modules(model: nn.Module) -> None:
-    """Put a base's own modules back where PEFT got no further than a part of them."""
+    """Restore the base's own modules after PEFT failed and had replaced some of them."""
     for path, module in list(model.named_modules()):
         if isinstance(module, BaseTunerLayer):
             model.set_submodule(path, module.get_base_layer())
@@ -143,7 +143,7 @@ def restore_modules(model: nn.Module) -> None:
 
 
 def keep_altered(base: nn.Module, before: Mapping[str, Tensor]) -> None:
-    """Remember those of ``before`` that are no longer what they were."""
+    """Store those weights of ``before`` that have changed."""
     now = {_plain(name): parameter for name, parameter in base.named_parameters()}
     changed = {name: value for name, value in before.items() if not torch.equal(now[name], value)}
     if changed:
@@ -151,7 +151,7 @@ def keep_altered(base: nn.Module, before: Mapping[str, Tensor]) -> None:
 
 
 def restore_base_weights(base: nn.Module) -> None:
-    """Give a base, out of which the adapter was taken, its own weights again."""
+    """Restore the base's own weights after its adapter was removed."""
     own = dict(base.named_parameters())
     for name, value in _ORIGINALS.pop(base, {}).items():
         own[name].data.copy_(value)
@@ -164,7 +164,7 @@ def _plain(name: str) -> str:
 def mismatch_cause(
     found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], base: nn.Module
 ) -> tuple[str, str] | None:
-    """Why a LoRA's weights do not fit, with the next step; None where nothing is known but that they do not.
+    """Return why a LoRA's weights do not fit, with the next step; None if the cause is unknown.
 
     Args:
         found: the adapter's tensors, under current names; wanted: those its config asks for on this base.

@@ -1,4 +1,4 @@
-"""Adapters: read and checked without torch, then attached to a base and detached, strictly."""
+"""Read and check adapters without torch; attach them to a base, with strict checks, and detach them."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
     from m2pt_cli.models.load import LoadedBase
 
 PEFT_TYPES = ("M2PT", "LORA")
-_RUN_FILE = "run.yaml"  # of a training, beside its adapter
+_RUN_FILE = "run.yaml"  # written by training, beside the adapter
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True)
 class AdapterInfo:
-    """What an adapter's files say of it.
+    """Facts about an adapter from its files.
 
     Attributes:
-        folder: where its files lie.
+        folder: the folder of its files.
         name: the last part of the folder or Hub id; names it in results.
-        base: the base it was trained on: an alias, a Hub id or a folder; None where it does not say.
+        base: the base it was trained on: an alias, a Hub id or a folder; None if not recorded.
         peft_type: ``M2PT`` or ``LORA``.
-        method: the ``--method`` it amounts to: m2pt, visual, textual, interaction or lora.
-        interaction: as configured (``auto`` where it does not say); ``none`` for LoRA.
-        chat_template, image_fit, base_fingerprint: of its training; None where they are not recorded.
+        method: the equivalent ``--method``: m2pt, visual, textual, interaction or lora.
+        interaction: as configured (``auto`` if not recorded); ``none`` for LoRA.
+        chat_template, image_fit, base_fingerprint: of its training; None if not recorded.
         visual_tokens: ``patches`` or ``official``.
         fingerprint: sha256 of its weights.
         bytes: size of its weights file.
@@ -60,7 +60,7 @@ class AdapterInfo:
     bytes: int
 
     def tensors(self) -> list[StoredTensor]:
-        """Its weights by name and shape, from the file's header. Raises AdapterError."""
+        """Return its weights by name and shape, from the file's header. Raises AdapterError."""
         return _weights(self.folder)
 
 
@@ -106,13 +106,13 @@ def read_adapter(adapter: str) -> AdapterInfo:
 def attach_adapter(
     loaded: LoadedBase, info: AdapterInfo, *, name: str = "default", report: Callable[[str], None] | None = None
 ) -> Any:
-    """Put an adapter into a loaded base: strict in keys, shapes, geometry and base fingerprint.
+    """Attach an adapter to a loaded base, with strict checks of keys, shapes, geometry and base fingerprint.
 
     The processor is set to write as many image tokens as the adapter's ``visual_tokens`` asks for; `detach_adapter`
     undoes both.
 
     Args:
-        report: told of settings of the adapter that are left out.
+        report: called with a line about settings of the adapter that are ignored.
 
     Returns:
         The PeftModel, in evaluation mode, without gradients.
@@ -132,7 +132,7 @@ def attach_adapter(
 
 
 def detach_adapter(loaded: LoadedBase, model: Any) -> None:
-    """Take the adapter out of ``model`` (what `attach_adapter` returned): the base and its processor are as before."""
+    """Remove the adapter from ``model`` (returned by `attach_adapter`) and restore the base and its processor."""
     from m2pt_cli.families.processor import set_visual_tokens
     from m2pt_cli.models.attachment import unload
 
@@ -141,10 +141,10 @@ def detach_adapter(loaded: LoadedBase, model: Any) -> None:
 
 
 def require_same_base(info: AdapterInfo, base: str, fingerprint: str | None) -> None:
-    """Check that an adapter was trained on these very weights, as far as both sides say; ``base`` names them in errors.
+    """Check that an adapter was trained on the same weights, if both fingerprints are known.
 
     Raises:
-        AdapterError: it was trained on others.
+        AdapterError: it was trained on other weights; the message calls these ``base``.
     """
     theirs, ours = info.base_fingerprint, fingerprint
     if theirs is not None and ours is not None and theirs != ours:
@@ -164,7 +164,7 @@ def _folder_of(adapter: str) -> Path:
     parent = folder.parent
     names = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
     near = difflib.get_close_matches(folder.name, names, n=1)
-    # runs/demo could be a Hub id as well; where there is a folder runs, it is meant.
+    # runs/demo could also be a Hub id; if a folder `runs` exists, it is a path.
     if parent.is_dir() or not _HUB_ID.fullmatch(adapter):
         hint = f"did you mean {parent / near[0]}?" if near else "train one: m2pt train --base nano --data demo"
         raise AdapterError(f"there is no adapter folder {adapter}", hint)
@@ -187,7 +187,7 @@ def _require_files(folder: Path) -> None:
             f"{folder} holds no finished adapter, but checkpoints",
             f"m2pt train --resume --output-dir {folder}, or --adapter {folder / latest}",
         )
-    # PEFT saves every adapter that is not called "default" in a folder of its name.
+    # PEFT saves every adapter that is not called "default" in a subfolder with its name.
     below = [name for name in names if (folder / name / CONFIG_FILE).is_file()]
     if below and CONFIG_FILE not in names:
         raise AdapterError(
@@ -221,7 +221,7 @@ def _require_files(folder: Path) -> None:
 
 
 def _damaged_hint(folder: Path) -> str:
-    """The next step for a file of an adapter that can't be read."""
+    """Return the next step for an adapter file that can't be read."""
     if (folder / _RUN_FILE).is_file():
         return f"m2pt train --resume --output-dir {folder}, which writes it again; or copy the whole folder again"
     return "copy the whole folder again"

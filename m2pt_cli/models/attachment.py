@@ -1,4 +1,4 @@
-"""An adapter into a base and out of it again: the method's own strict loader, without PEFT's advice on stderr."""
+"""Attach and detach an adapter with the method's own strict loader, without PEFT's warnings on stderr."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 def load_peft_model(
     model: Any, info: AdapterInfo, *, name: str, report: Callable[[str], None] | None = None
 ) -> PeftModel:
-    """Attach an adapter to a bare base. Where it does not fit, the base is left as it was.
+    """Attach an adapter to a base without wrappers. If it does not fit, the base is unchanged.
 
     Args:
-        report: told of settings of the adapter that are left out.
+        report: called with a line about settings of the adapter that are ignored.
 
     Raises:
-        AdapterError: the config or a weight does not fit the base, which names both sides; or the prompts do not act.
+        AdapterError: the config or a weight does not fit the base (the message names both), or the prompts do not act.
     """
     with warnings.catch_warnings():
-        # PEFT warns of what the loader checks and raises.
+        # PEFT only warns about problems that this loader checks and raises.
         warnings.simplefilter("ignore")
         try:
             peft_model = load_adapter_strictly(model, info.folder, name, report=report)
@@ -48,5 +48,5 @@ def load_peft_model(
 
 
 def unload(peft_model: Any) -> None:
-    """Take every adapter out again: the base is exactly what it was."""
+    """Remove every adapter and restore the base exactly."""
     take_out(peft_model)

@@ -1,4 +1,4 @@
-"""A base on disk: whether its files are all there and hold the weights that its config promises. No torch."""
+"""Check a base on disk: all files exist and contain the weights that its config requires. Does not import torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def require_base_files(folder: Path) -> None:
-    """Raise UnavailableError that names every file a base needs and ``folder`` lacks."""
+    """Raise UnavailableError if ``folder`` lacks files of a base; the message names all of them."""
     missing = missing_base_files(folder)
     if not missing:
         return
@@ -28,7 +28,7 @@ def require_base_files(folder: Path) -> None:
 
 
 def missing_base_files(folder: Path) -> list[str]:
-    """The files that a base needs and ``folder`` lacks."""
+    """Return the files of a base that ``folder`` lacks."""
 
     def has(*names: str) -> bool:
         return any((folder / name).is_file() for name in names)
@@ -43,17 +43,17 @@ def missing_base_files(folder: Path) -> list[str]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder, one or many."""
+    """Return the safetensors files of a folder, one or more."""
     if (folder / INDEX).is_file():
         return [folder / name for name in _shards(folder)]
     return [folder / SINGLE]
 
 
 def base_tensors(folder: Path, geometry: Geometry) -> dict[str, StoredTensor]:
-    """Every weight of the base by its current name, as stored; other entries (buffers, a tied copy) are left out.
+    """Return every stored weight of the base by its current name, without other entries (buffers, a tied copy).
 
     Raises:
-        UnavailableError: a file is damaged, or a weight is missing or of another shape than the config says.
+        UnavailableError: a file is damaged, or a weight is missing or has another shape than the config says.
     """
     stored: dict[str, StoredTensor] = {}
     for file in weight_files(folder):

@@ -1,4 +1,4 @@
-"""A base, its processor and its fingerprint, on a device."""
+"""Load a base, its processor and its fingerprint onto a device."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ __all__ = [
 
 Report = Callable[[str], None]
 QUANTIZATIONS = ("4bit", "8bit")
-# From this size on a CPU takes minutes for an answer.
+# Parameters from which on a CPU takes minutes for an answer.
 NEEDS_GPU = 1_000_000_000
 _NAMED = ("torch", "transformers", "peft")
 
@@ -74,7 +74,7 @@ class LoadedBase:
     adapter: AdapterInfo | None = None
 
     def description(self) -> str:
-        """Base, device, number type, threads and versions in a line, for ``--verbose``."""
+        """Return base, device, dtype, threads and versions in a line, for ``--verbose``."""
         on = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device)
         threads = torch.get_num_threads()
         versions = ", ".join(f"{name} {number}" for name, number in library_versions(*_NAMED).items())
@@ -92,18 +92,18 @@ def load_base(
     quantization: str | None = None,
     report: Report | None = None,
 ) -> LoadedBase:
-    """Load a base straight onto a device, after checking everything that costs less.
+    """Load a base directly onto a device, after all cheaper checks.
 
     Args:
         base: alias, Hub id or folder.
-        device: ``cpu``, ``cuda``, ``cuda:N``, ``mps``; None for ``$M2PT_DEVICE``, then the best there is.
+        device: ``cpu``, ``cuda``, ``cuda:N``, ``mps``; None for ``$M2PT_DEVICE``, then the best available.
         dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
         quantization: None, ``4bit`` or ``8bit`` (bitsandbytes, of the language model alone).
-        report: told in a line what is about to be downloaded, where to, and the free disk.
+        report: called with a line that says what will be downloaded, where to, and the free disk.
 
     Raises:
-        UnavailableError: the base can't be had, is damaged, or is of a class never tested.
-        DeviceError: no such device, or a large base without a GPU.
+        UnavailableError: the base is not available, is damaged, or its class was never tested.
+        DeviceError: there is no such device, or the base is large and there is no GPU.
         SettingsError: a device or a quantisation that does not exist.
     """
     entry = entry_of(base)
@@ -117,7 +117,7 @@ def load_base(
     base_tensors(folder, geometry)
     processor = load_processor(folder, geometry)
     model = _load_model(folder, geometry, kind, place, options)
-    # Now, because loading has just read the files: the samples come from memory.
+    # Computed now, because the files that loading has read are still in the page cache.
     fingerprint = base_fingerprint(folder)
     name = entry.repo_id or entry.name
     # PEFT writes this name into an adapter's config.
@@ -126,13 +126,13 @@ def load_base(
 
 
 def require_fast_enough(entry: BaseEntry, device: str | None, *, for_training: bool = False) -> None:
-    """Refuse a large base where there is no GPU and the user did not ask for the CPU.
+    """Raise for a large base if there is no GPU and the user did not request the CPU.
 
     Args:
-        for_training: estimate the time of a training sample, not of a question.
+        for_training: estimate the time per training sample, not per question.
 
     Raises:
-        DeviceError: with an estimate of what it would cost.
+        DeviceError: the base would be too slow; the message estimates the time.
     """
     if said_device(device) is not None or entry.geometry.total_parameters < NEEDS_GPU:
         return
@@ -141,10 +141,10 @@ def require_fast_enough(entry: BaseEntry, device: str | None, *, for_training: b
 
 
 def load_base_processor(entry: BaseEntry, *, report: Report | None = None) -> Any:
-    """The processor of a base alone: no weights are fetched or read.
+    """Load the processor of a base; no weights are downloaded or read.
 
     Raises:
-        UnavailableError: the base can't be had, or its processor can't be used.
+        UnavailableError: the base is not available, or its processor can't be used.
     """
     if entry.folder is None:
         from m2pt_cli.convert.llava_v1 import assembled_texts
@@ -155,11 +155,11 @@ def load_base_processor(entry: BaseEntry, *, report: Report | None = None) -> An
 
 
 def base_folder(entry: BaseEntry, *, report: Report | None = None) -> Path:
-    """The files of a base on this machine: downloaded, and for one of several parts assembled, where they are not yet.
+    """Return the local folder of a base; download it, and assemble a base of several parts, if necessary.
 
     Raises:
-        UnavailableError: the base can't be had.
-        DeviceError: the disk is too small.
+        UnavailableError: the base is not available.
+        DeviceError: the disk has too little space.
     """
     if entry.folder is not None:
         return entry.folder
@@ -231,7 +231,7 @@ def _quantization_options(
 
 
 def _too_slow(name: str, geometry: Geometry, *, for_training: bool) -> DeviceError:
-    """What a large base would cost on this CPU, from the time of one matrix product."""
+    """Return the error with the estimated time of a large base on this CPU, from the time of one matrix product."""
     side = 768
     matrix = torch.ones(side, side)
     matrix @ matrix

@@ -22,7 +22,7 @@ def said_device(name: str | None) -> str | None:
 def choose_device(name: str | None = None) -> torch.device:
     """Return the device of a command: the flag's, else ``$M2PT_DEVICE``, else the best available (CUDA, MPS, CPU).
 
-    Under torchrun ``cuda`` is the GPU of ``LOCAL_RANK``.
+    Under torchrun ``cuda`` is the GPU of ``LOCAL_RANK``. On CUDA, TF32 is turned off for the whole process.
 
     Raises:
         SettingsError: the name is not that of a supported device.

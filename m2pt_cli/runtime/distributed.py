@@ -97,7 +97,7 @@ _WAIT_TIMEOUT = timedelta(days=7)
 
 
 class HasImage(Protocol):
-    """An object that names its image, if it has one."""
+    """An item that `Sharding.of` can assign to a process: its id, and the name of its image or None."""
 
     @property
     def id(self) -> str: ...

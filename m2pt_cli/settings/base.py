@@ -1,4 +1,4 @@
-"""What all settings share: checks, choices, and values from YAML."""
+"""The base of all settings: checks, allowed values, and values from YAML."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ REPORTERS = ("none", "tensorboard", "wandb", "trackio")
 TEMPLATES = ("vicuna_v1", "llava_v1", "plain", "base")
 WORDINGS = ("m2pt-1", "stored")
 PROTOCOLS = ("official", "lmms-eval")
-# What m2pt attn-map looks at, and the files it writes.
+# The parts that m2pt attn-map can show, and the suffixes of the files it writes.
 ATTENTION_PARTS = ("language", "vision", "overlay", "prompts")
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 VALUES_SUFFIXES = (".npz", ".json")
 
 
-# Whole numbers up to this go through every library; so do other numbers up to a million as 32-bit floats.
+# The largest integer that every library accepts; other numbers are limited to a million, as 32-bit floats.
 MOST_WHOLE = 2**31 - 1
 MOST_NUMBER = 1_000_000
-# More prompts, or a higher rank, than any model is wide.
+# Larger than the width of any model, as a limit for prompts and rank.
 MOST_PROMPTS = 65_536
 _MOST_SEED, _MOST_THREADS = 2**32 - 1, 1_024
 _MOST_DEVICES = 128
 
 
 def closest(name: str, choices: Iterable[str]) -> str:
-    """``. Did you mean 'x'?`` for the nearest of ``choices``, or an empty string."""
+    """Return ``. Did you mean 'x'?`` with the closest of ``choices``, or an empty string."""
     near = difflib.get_close_matches(name, list(choices), n=1)
     return f". Did you mean {near[0]!r}?" if near else ""
 
 
 def flag(name: str) -> str:
-    """The flag of a setting: ``learning_rate`` -> ``--learning-rate``."""
+    """Return the flag of a setting: ``learning_rate`` -> ``--learning-rate``."""
     return "--" + name.replace("_", "-")
 
 
@@ -65,7 +65,7 @@ def repeated(names: Iterable[str]) -> list[str]:
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
-    """A YAML mapping, read with ``safe_load``: nothing in it can run code."""
+    """Read a YAML mapping with ``safe_load``, so that it can't run code."""
     import yaml
 
     try:
@@ -82,7 +82,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
 
 
 def convert(value: Any, annotation: str) -> Any:
-    """``value`` as the annotated type of a setting; YAML reads ``7e-4`` as text, so numbers are parsed from text too.
+    """Convert ``value`` to the annotated type of a setting; also from text, because YAML reads ``7e-4`` as text.
 
     Raises:
         TypeError, ValueError: the value does not fit the type.
@@ -129,13 +129,13 @@ def plain(value: Any) -> Any:
 
 
 def settings_section(content: dict[str, Any], file: Path) -> dict[str, Any]:
-    # run.yaml keeps the settings under "settings", beside the versions; a hand-written file may hold them bare.
+    # run.yaml has the settings under "settings", beside the versions; a hand-written file may have them at top level.
     return located(content, file) if isinstance(content.get("settings"), dict) else content
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What every command that runs a model takes."""
+    """The settings of every command that runs a model."""
 
     base: str | None = None
     device: str | None = None
@@ -144,7 +144,7 @@ class Settings:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        # Python's callers give a path as text, or one value where several may be; from here on there is one form.
+        # Python callers may pass a path as text, or one value for a tuple; both are normalised here.
         faults = []
         for setting in fields(self):
             try:
@@ -156,7 +156,7 @@ class Settings:
         raise_faults(faults or self.faults())
 
     def faults(self) -> list[str]:
-        """Every fault of these settings, each naming the flag and the value."""
+        """Return every fault of these settings; each names the flag and the value."""
         faults: list[str] = []
         self.one_of(faults, "dtype", DTYPES)
         self.at_least(faults, 0, "seed", most=_MOST_SEED)
@@ -171,12 +171,12 @@ class Settings:
             faults.append(f"{flag(name)} {value!r} is not one of {', '.join(choices)}{closest(str(value), choices)}")
 
     def at_least(self, faults: list[str], least: float, *names: str, most: float = MOST_WHOLE) -> None:
-        """Add a fault for each of ``names`` that is no number from ``least`` to ``most``."""
+        """Add a fault for each of ``names`` that is not a number from ``least`` to ``most``."""
         for name in names:
             self._in_range(faults, name, f"must be at least {least}", lambda value: value >= least, most)
 
     def more_than(self, faults: list[str], bound: float, *names: str, most: float = MOST_NUMBER) -> None:
-        """Add a fault for each of ``names`` that is no number above ``bound`` and up to ``most``."""
+        """Add a fault for each of ``names`` that is not a number above ``bound`` and up to ``most``."""
         for name in names:
             self._in_range(faults, name, f"must be more than {bound}", lambda value: value > bound, most)
 
@@ -197,7 +197,7 @@ class Settings:
 
     @classmethod
     def from_sources(cls, file: Path | None, flags: Mapping[str, Any]) -> Self:
-        """Settings from a YAML file with the flags over it; a flag left at None does not override.
+        """Read settings from a YAML file, overridden by the flags that are not None.
 
         Raises:
             InputError: the file is missing or is not a YAML mapping.
@@ -218,7 +218,7 @@ class Settings:
         return cls(**converted)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for YAML and JSON; `from_sources` reads them back."""
+        """Return plain values for YAML and JSON; `from_sources` reads them back."""
         return {f.name: plain(getattr(self, f.name)) for f in fields(self)}
 
 
@@ -233,7 +233,7 @@ def _is_device(name: str) -> bool:
 
 
 def shown_number(value: Any) -> str:
-    """A number in a message, which may have any number of digits (Python itself writes no more than 4,300)."""
+    """Format a number for a message; it may have more digits than the 4,300 that Python itself converts."""
     if isinstance(value, int) and value.bit_length() > 128:
         return f"of {value.bit_length():,} bits"
     return str(value)

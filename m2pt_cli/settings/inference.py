@@ -21,7 +21,7 @@ from m2pt_cli.settings.base import (
     shown_number,
 )
 
-# Each beam is a copy of the cache. Logits are divided by the temperature in 32-bit floats.
+# Each beam needs a copy of the cache. Logits are divided by the temperature in 32-bit floats.
 _MOST_BEAMS, _LEAST_TEMPERATURE = 1_024, 1e-6
 
 
@@ -90,7 +90,7 @@ class EvalSettings(Settings):
         return faults
 
 
-# Panels of one figure: beyond these nothing in it can be read.
+# The most panels of a figure; more would be unreadable.
 MOST_OVERLAYS = 24
 MOST_RUNS = 6
 
@@ -100,19 +100,19 @@ class AttnMapSettings(Settings):
     """Settings of ``m2pt attn-map``.
 
     Attributes:
-        adapter: adapters side by side; ``none`` is the bare base.
-        base_only: the bare base, beside the adapters if there are any.
-        output: the figure, PNG, SVG or PDF by its suffix; None draws none.
-        values: the numbers, ``.npz`` or ``.json``; None writes none.
+        adapter: adapters to compare; ``none`` is the base without an adapter.
+        base_only: add the base without an adapter.
+        output: file of the figure, PNG, SVG or PDF by its suffix; None draws none.
+        values: file of the values, ``.npz`` or ``.json``; None writes none.
         layer, head, token: layers and heads of the language model and tokens of the answer, from 0, -1 the last;
             empty is the mean of all.
         vision_layer: layers of the vision tower whose tokens are drawn one by one; empty is the last that is run.
         vision_head: heads of the vision tower; empty is the mean of all.
-        part: what is looked at (`ATTENTION_PARTS`); empty is all of it.
-        drop_sinks: leave the first token, on which attention rests by default, out of the figure's scales.
-        title: over the figure; None is the question and the base, an empty text none.
-        label: ``ADAPTER=TEXT``: what figure and tables call an adapter (as it is given), or the bare base (``none``).
-        max_new_tokens: of the answer, at most.
+        part: the parts to compute (`ATTENTION_PARTS`); empty is all of them.
+        drop_sinks: exclude the first token, an attention sink, from the figure's scales.
+        title: title of the figure; None is the question and the base, an empty text none.
+        label: ``ADAPTER=TEXT``: name of an adapter (as it is given), or of the base (``none``), in figure and tables.
+        max_new_tokens: longest answer in tokens.
     """
 
     image: str = ""
@@ -176,16 +176,16 @@ class AttnMapSettings(Settings):
         return faults
 
     def labels(self) -> dict[str, str]:
-        """Labels by adapter as it is given, ``none`` for the bare base."""
+        """Return the labels by adapter as it is given, ``none`` for the base."""
         split = [self._split_label(given) for given in self.label]
         return {name: text for name, text in split if name is not None}
 
     def _rows(self) -> list[str]:
-        """What is looked at, by the names that labels have for it."""
+        """Return the adapters and the base by the names that labels use."""
         return [*self.adapter, *(["none"] if self.base_only or not self.adapter else [])]
 
     def _split_label(self, given: str) -> tuple[str | None, str]:
-        """Adapter and text of a label; the adapter is None if none is meant. A path may hold a ``=`` itself."""
+        """Return adapter and text of a label; the adapter is None if none matches. A path may contain ``=`` itself."""
         name = max((name for name in self._rows() if given.startswith(f"{name}=")), key=len, default=None)
         return name, "" if name is None else given.removeprefix(f"{name}=").strip()
 
@@ -204,5 +204,5 @@ class AttnMapSettings(Settings):
         return faults + [f"--label calls two adapters {text!r}" for text in repeated(self.labels().values()) if text]
 
     def looks_at(self, *parts: str) -> bool:
-        """Whether any of these parts is asked for."""
+        """Return whether any of these parts is requested."""
         return not self.part or any(part in self.part for part in parts)

@@ -1,4 +1,4 @@
-"""Paths in a run's ``run.yaml``: the same file from any working directory, without the name of a home folder."""
+"""Paths in a run's ``run.yaml``: independent of the working directory, without the name of the home folder."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ _FIELDS = ("data", "images", "validation", "base")
 
 
 def shown_working_directory(start: Path, folder: Path) -> str:
-    """How a run in ``folder`` records that its paths start at ``start``: as ``..``, where the folder lies below it."""
+    """Return ``start`` as a run in ``folder`` records it: relative, such as ``..``, if the folder is below it."""
     folder = folder.resolve()
     return os.path.relpath(start, folder) if folder.is_relative_to(start) else _shortened(start, folder)
 
 
 def said_working_directory(content: Mapping[str, Any], file: Path) -> Path | None:
-    """Where the paths of a ``run.yaml`` start; None for a file of before it was recorded."""
+    """Return the folder that the paths of a ``run.yaml`` are relative to; None for an older file without it."""
     said = content.get(WORKING_DIRECTORY)
     return (file.resolve().parent / Path(said).expanduser()).resolve() if isinstance(said, str) else None
 
 
 def shortened_settings(settings: Mapping[str, Any], start: Path) -> dict[str, Any]:
-    """Settings with absolute paths written as ``./x`` below ``start``, as ``~/x`` below the home folder."""
+    """Return settings with absolute paths written as ``./x`` below ``start``, as ``~/x`` below the home folder."""
 
     def short(name: Any) -> Any:
         if isinstance(name, list):
@@ -36,9 +36,9 @@ def shortened_settings(settings: Mapping[str, Any], start: Path) -> dict[str, An
 
 
 def located(content: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """The settings of a ``run.yaml`` with absolute paths again.
+    """Return the settings of a ``run.yaml`` with absolute paths.
 
-    A path ``./x`` is below the file's ``working_directory``; below that of this process, if it is there alone.
+    ``./x`` is relative to the file's ``working_directory``, or to that of this process if it exists only there.
     """
     said = said_working_directory(content, file)
     starts = [*([] if said is None else [said]), Path.cwd()]
@@ -58,7 +58,7 @@ def located(content: Mapping[str, Any], file: Path) -> dict[str, Any]:
 def _shortened(path: Path, start: Path) -> str:
     if path.is_relative_to(start):
         return f"./{path.relative_to(start).as_posix()}"
-    home = Path(os.path.expanduser("~"))  # stays "~" where there is none
+    home = Path(os.path.expanduser("~"))  # remains "~" if there is none
     if home.is_absolute() and home != Path(home.anchor) and path.is_relative_to(home):
         return f"~/{path.relative_to(home).as_posix()}"
     return str(path)

@@ -1,4 +1,4 @@
-"""What happens between steps: the flow of a run, its record in ``metrics.jsonl`` and its events."""
+"""Trainer callbacks: control of the run, its record in ``metrics.jsonl``, and its events."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from m2pt_cli.training.trainer import M2PTTrainer
 
 
-# What a row of metrics.jsonl holds of a step.
+# The keys of a step's row in metrics.jsonl.
 _ROW = ("step", "epoch", "loss", "learning_rate", "grad_norm", "tokens", "seconds")
 
 
 class Flow(TrainerCallback):
-    """Sets the sampler's epoch, evaluates before every save, and stops with a checkpoint when asked to."""
+    """Sets the sampler's epoch, evaluates before every save, and on request stops with a checkpoint."""
 
     def __init__(self, request: StopRequest) -> None:
         self.request = request
@@ -58,10 +58,10 @@ class Flow(TrainerCallback):
 
 
 class Recorder(TrainerCallback):
-    """Writes ``metrics.jsonl``, a row for every step and every validation, and reports the events.
+    """Writes ``metrics.jsonl``, one row per step and per validation, and reports the events.
 
     Attributes:
-        earlier: what earlier starts of the run did: seconds and tokens count on from there.
+        earlier: results of the run's earlier starts; seconds and tokens continue from them.
     """
 
     def __init__(self, run_dir: Path, events: Events) -> None:
@@ -80,7 +80,7 @@ class Recorder(TrainerCallback):
             self._stream = self.file.open("a", encoding="utf-8")
 
     def go_on_from(self, step: int) -> None:
-        """Drop the rows after ``step``, which come again, and count on from the others."""
+        """Drop the rows after ``step``, which will be repeated, and continue the counts from the others."""
         keep_rows(self.file, until=step)
         self.earlier = earlier(read_rows(self.file), until=step)
         self.started = time.monotonic() - self.earlier.seconds
@@ -96,7 +96,7 @@ class Recorder(TrainerCallback):
         if not state.is_world_process_zero or not logs or "loss" not in logs:
             return
         seconds = time.monotonic() - self.started
-        # Those of the other processes are like this one's.
+        # Assumes that every process has as many tokens as this one.
         tokens = self.earlier.tokens + (self.trainer.tokens_seen * args.world_size if self.trainer else 0)
         step = Step(
             step=state.global_step,
@@ -132,7 +132,7 @@ class Recorder(TrainerCallback):
             self.events(Saved(step=state.global_step, folder=folder))
 
     def close(self) -> None:
-        """Close ``metrics.jsonl``; called however the training ended."""
+        """Close ``metrics.jsonl``; called also after a failed training."""
         if self._stream is not None:
             self._stream.close()
             self._stream = None
@@ -145,7 +145,7 @@ class Recorder(TrainerCallback):
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Peak bytes allocated on a CUDA device, or resident in this process; None where neither is known."""
+    """Return the peak bytes allocated on a CUDA device, or resident in this process; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

@@ -1,4 +1,4 @@
-"""What a run will need, before it begins: memory, steps, and the tokens that are trained."""
+"""Estimate a run before it starts: memory, steps, and supervised tokens."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class MemoryEstimate:
     """Bytes on the training device.
 
     Attributes:
-        dtype: what the base computes in.
+        dtype: the base's dtype.
         weights: the frozen base.
         trained: trained weights, their gradients and the optimiser's two moments, in fp32.
-        activations: what the backward pass needs of the forward pass of one micro-batch.
+        activations: tensors of one micro-batch that the forward pass keeps for the backward pass.
     """
 
     dtype: str
@@ -52,12 +52,12 @@ def estimate_memory(
     images: int,
     fused_norms: bool = False,
 ) -> MemoryEstimate:
-    """The peak of one optimiser step.
+    """Estimate the peak memory of one optimiser step.
 
     Args:
         settings: resolved.
-        dtype: what the base computes in.
-        trainable: trained parameters.
+        dtype: the base's dtype.
+        trainable: number of trained parameters.
         tokens: positions of the longest micro-batch in the language model, images included.
         supervised: supervised tokens among them; images: how many images it holds.
         fused_norms: whether the device has a kernel for norms, which keeps their inputs as they are.
@@ -84,7 +84,7 @@ def estimate_memory(
         else:
             kept += positions * vision.num_layers * layer
     kept += supervised * text.vocab_size * (width + 8)  # logits, and their fp32 copy and gradient
-    # A fully tuned base is counted once, as weights; what it adds is gradients and moments.
+    # The weights of a fully tuned base are counted above; only gradients and moments are added.
     trained = trainable * (12 if is_full else _TRAINED_BYTES)
     return MemoryEstimate(dtype=dtype, weights=weights, trained=trained, activations=kept)
 
@@ -101,13 +101,13 @@ class Segment:
 
 @dataclass(frozen=True)
 class DryRun:
-    """A run that was planned and not started.
+    """A planned run that was not started.
 
     Attributes:
         settings: resolved, as ``run.yaml`` would hold them.
-        output_dir: where it would write; None: a new folder in ``runs``.
+        output_dir: its output directory; None: a new folder in ``runs``.
         data: description and counts of the samples read.
-        steps: optimiser steps; passes: how often they meet each sample.
+        steps: optimiser steps; passes: epochs over the samples.
         longest, mean: tokens of a sample, images included; supervised: of all samples together; cut: samples cut.
         most_images: images of one sample at most.
         fused_norms: whether the device has a kernel for the language model's norms.
@@ -133,15 +133,15 @@ class DryRun:
     sample: list[Segment]
 
     def settings_dict(self) -> dict[str, Any]:
-        """The resolved settings as ``run.yaml`` would hold them."""
+        """Return the resolved settings as ``run.yaml`` would hold them."""
         return shortened_settings(kept_settings(self.settings), Path.cwd())
 
 
 def dry_run(settings: TrainSettings, *, events: Events = ignore) -> DryRun:
-    """Do everything that comes before the weights are loaded.
+    """Do every step of a run up to the loading of the weights.
 
     Raises:
-        SettingsError, InputError, UnavailableError: what `run_training` would raise.
+        SettingsError, InputError, UnavailableError: as `run_training`.
     """
     base = base_name(settings)
     check_free(settings)
@@ -180,7 +180,7 @@ def dry_run(settings: TrainSettings, *, events: Events = ignore) -> DryRun:
 
 
 def planned_memory(plan: DryRun, *, trainable: int) -> MemoryEstimate:
-    """What the longest micro-batch of ``plan`` will take; ``trainable`` parameters are trained."""
+    """Estimate the memory of the longest micro-batch of ``plan`` with ``trainable`` trained parameters."""
     batch = plan.settings.batch_size or 1
     share = plan.supervised / max(plan.mean * plan.data["samples"], 1)
     return estimate_memory(
@@ -196,7 +196,7 @@ def planned_memory(plan: DryRun, *, trainable: int) -> MemoryEstimate:
 
 
 def segments(sample: EncodedSample, tokenizer: Any, *, image_token_id: int) -> list[Segment]:
-    """The tokens of a sample in runs: images, text, and supervised text."""
+    """Split the tokens of a sample into segments: images, text, and supervised text."""
     found: list[tuple[list[int], bool, bool]] = []
     for token, label in zip(sample.encoded.input_ids, sample.encoded.labels, strict=True):
         kind = (label != UNSUPERVISED, token == image_token_id)

@@ -1,4 +1,4 @@
-"""What a running training reports; the library prints nothing itself."""
+"""The events that training reports; the library itself prints nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Notice:
-    """A line for the person: where files go, what was read, what was resumed."""
+    """A line for the user: where files are written, what was read, what was resumed."""
 
     text: str
     is_warning: bool = False
@@ -17,12 +17,12 @@ class Notice:
 
 @dataclass(frozen=True)
 class Started:
-    """Everything is loaded and the first step comes next.
+    """Everything is loaded and the first step follows.
 
     Attributes:
         steps: optimiser steps of the whole run, ``first_step`` of them done by earlier starts.
-        losses: of those ``first_step`` steps.
-        samples: training samples; passes: how often the steps meet each; validation: held-out samples.
+        losses: losses of those ``first_step`` steps.
+        samples: training samples; passes: epochs over them; validation: held-out samples.
         trainable: trained parameters of a base of ``total`` parameters.
     """
 
@@ -47,7 +47,7 @@ class Step:
     Attributes:
         loss: mean over the supervised tokens of the step's batch.
         tokens: real tokens (no padding) of the run so far, ``seconds`` the wall time they took, over all its starts.
-        memory: peak bytes: of the device on CUDA, of the process elsewhere; None where unknown.
+        memory: peak bytes: of the device on CUDA, of the process elsewhere; None if unknown.
     """
 
     step: int

@@ -1,4 +1,4 @@
-"""``metrics.jsonl``: a row for every step and every validation of the whole run, over all its starts. No torch."""
+"""``metrics.jsonl``: one row per step and per validation of the whole run, over all its starts. No torch import."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ METRICS_FILE = "metrics.jsonl"
 
 @dataclass(frozen=True)
 class Earlier:
-    """What the earlier starts of a run did, up to the checkpoint that is continued.
+    """Results of the earlier starts of a run, up to the checkpoint that it resumes from.
 
     Attributes:
-        losses: of its steps, in order; seconds: wall time of their training; tokens: real tokens in them.
+        losses: losses of the steps, in order; seconds: wall time of training; tokens: real tokens (no padding).
     """
 
     losses: tuple[float, ...] = ()
@@ -35,7 +35,7 @@ def keep_rows(file: Path, *, until: int) -> None:
 
 
 def restore_rows(run_dir: Path, checkpoint: Path, *, until: int) -> None:
-    """Take the rows from a checkpoint's copy, where the run's own file is missing or lacks some of them."""
+    """Restore the rows from a checkpoint's copy if the run's own file is missing or lacks some of them."""
     copy = read_rows(checkpoint / METRICS_FILE)
     own = [row for row in read_rows(run_dir / METRICS_FILE) if row["step"] <= until]
     if len(copy) > len(own):
@@ -43,7 +43,7 @@ def restore_rows(run_dir: Path, checkpoint: Path, *, until: int) -> None:
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The rows of a ``metrics.jsonl``; a last line cut short by a crash is left out."""
+    """Return the rows of a ``metrics.jsonl``; a last line truncated by a crash is ignored."""
     if not file.is_file():
         return []
     rows = (_row(line) for line in file.read_text(encoding="utf-8", errors="replace").splitlines())
@@ -51,7 +51,7 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
 
 
 def earlier(rows: Sequence[dict[str, Any]], *, until: int) -> Earlier:
-    """What the rows up to step ``until`` say."""
+    """Sum up the rows up to step ``until``."""
     steps = [row for row in rows if "loss" in row and row["step"] <= until]
     if not steps:
         return Earlier()

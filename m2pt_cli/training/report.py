@@ -1,4 +1,4 @@
-"""What a finished run leaves: kept weights, model card, loss curve and result."""
+"""Write the results of a finished run: final weights, model card, loss curve and result."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ if TYPE_CHECKING:
 
     from m2pt_cli.training.setup import Prepared
 
-# The running mean looks back over this share of the run.
+# The window of the running mean as a fraction of the run.
 _WINDOW = 0.05
-# Answers that the card quotes, and their longest in tokens.
+# Number of answers in the card, and the longest answer in tokens.
 _SAMPLES, _LONGEST_ANSWER = 3, 32
 
 
 def plot_loss(rows: Sequence[dict[str, Any]], file: Path, *, title: str) -> None:
-    """Draw the rows of ``metrics.jsonl``: each step, a running mean that says its window, and the validation loss.
+    """Plot the rows of ``metrics.jsonl``: each step, a running mean labelled with its window, and the validation loss.
 
-    The axis is logarithmic if the loss falls by a factor of ten or more. Values that are not finite are left out; a
-    step of loss 0 goes down to the axis, and the axis is linear if a mean or a validation loss is not above 0.
+    The axis is logarithmic if the loss falls by a factor of ten or more. Values that are not finite are omitted; a
+    step of loss 0 is drawn down to the axis, and the axis is linear if a mean or a validation loss is not above 0.
 
     Args:
         rows: with ``step`` and either ``loss`` or ``validation_loss``.
@@ -58,12 +58,12 @@ def plot_loss(rows: Sequence[dict[str, Any]], file: Path, *, title: str) -> None
     # The object interface: no pyplot, so no global state, no display and no backend to choose.
     figure = loss_figure(rows, title=title)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")  # a script without a font is drawn as boxes
+        warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")  # characters that the font lacks are drawn as boxes
         figure.savefig(file, format="png")
 
 
 def loss_figure(rows: Sequence[dict[str, Any]], *, title: str) -> Figure:
-    """The figure itself; see `plot_loss`."""
+    """Return the figure; see `plot_loss`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -75,7 +75,7 @@ def loss_figure(rows: Sequence[dict[str, Any]], *, title: str) -> Figure:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     if losses:
-        is_short = len(losses) < 3  # a line of one point is none
+        is_short = len(losses) < 3  # a line of one point is invisible
         axes.plot(steps, losses, color="#9ecae1", linewidth=0.7, marker="." if is_short else None, label="each step")
     if window > 1:
         axes.plot(steps, means, color="#08519c", linewidth=1.6, label=f"mean of the last {window} steps")
@@ -101,7 +101,7 @@ def loss_figure(rows: Sequence[dict[str, Any]], *, title: str) -> Figure:
 
 
 def _finite(rows: Sequence[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:
-    """Steps and values of the rows that have a finite one."""
+    """Return steps and values of the rows whose value is finite."""
     found = [(row["step"], row[key]) for row in rows if row.get(key) is not None and math.isfinite(row[key])]
     return [step for step, _ in found], [value for _, value in found]
 
@@ -116,7 +116,7 @@ def _window_of(count: int, share: float = _WINDOW) -> int:
 
 
 def running_mean(values: Sequence[float], share: float = _WINDOW) -> list[float]:
-    """The mean of each value and those before it, over a window of ``share`` of all values."""
+    """Return the mean of each value and those before it; the window is the fraction ``share`` of all values."""
     window = _window_of(len(values), share)
     means = []
     total = 0.0
@@ -128,7 +128,7 @@ def running_mean(values: Sequence[float], share: float = _WINDOW) -> list[float]
     return means
 
 
-# Settings a reader of the card wants; run.yaml holds all of them.
+# Settings shown in the card; run.yaml has all of them.
 _SHOWN = (
     "method", "visual_prompts", "textual_prompts", "interaction", "visual_tokens", "train_lm_head", "init", "lora_rank",
     "epochs", "max_steps", "batch_size", "accumulation", "learning_rate", "visual_lr", "textual_lr", "interaction_lr",
@@ -150,7 +150,7 @@ def model_card(
     result: Mapping[str, Any],
     versions: Mapping[str, str],
 ) -> str:
-    """Markdown with the Hub's front matter.
+    """Return the model card: Markdown with the Hub's front matter.
 
     Args:
         settings: resolved.
@@ -233,7 +233,7 @@ _USE_MODEL = (
 
 
 def hub_datasets(data: Sequence[str]) -> list[str]:
-    """The Hub ids among what ``--data`` named, without their subsets."""
+    """Return the Hub ids among the sources of ``--data``, without their subsets."""
     found = []
     for name in data:
         if name == "vision-flan":
@@ -251,7 +251,7 @@ def _answers(answers: Sequence[Mapping[str, str]]) -> list[str]:
 
 
 def _cell(text: str) -> str:
-    """Text as one line of a Markdown table, with nothing in it that Markdown would read."""
+    """Escape text for a cell of a Markdown table, on one line."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())[:200]
     return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", line) or " "
 
@@ -273,7 +273,7 @@ def _number(value: float | None) -> str | None:
 
 
 def finish(plan: Plan, prepared: Prepared, record: dict[str, Any], *, seconds: float, events: Events) -> TrainResult:
-    """Write the run directory's final files and say what came out.
+    """Write the run directory's final files and return the result.
 
     With validation samples the weights of the best checkpoint are kept, else those of the last step.
     """
@@ -355,7 +355,7 @@ def _card(plan: Plan, record: Mapping[str, Any]) -> str:
 
 
 def rewrite_reports(plan: Plan, run_dir: Path, record: Mapping[str, Any]) -> list[str]:
-    """Write what a finished run lacks beside its weights, from its record.
+    """Write a finished run's missing files other than the weights, from its record.
 
     Returns:
         A line for each file that was missing or empty.
@@ -375,9 +375,9 @@ def rewrite_reports(plan: Plan, run_dir: Path, record: Mapping[str, Any]) -> lis
 
 
 def sample_answers(plan: Plan, prepared: Prepared) -> list[dict[str, str]]:
-    """What the trained model answers to the first questions about one image, of validation samples where there are any.
+    """Return the trained model's answers to the first questions about one image, from validation samples if any.
 
-    Empty where several processes train, or where a large model would take minutes on a CPU.
+    Empty if several processes train, or if a large model would take minutes on a CPU.
     """
     loaded = prepared.loaded
     if process_count() > 1 or (loaded.device.type == "cpu" and prepared.total > NEEDS_GPU):
@@ -398,7 +398,7 @@ def sample_answers(plan: Plan, prepared: Prepared) -> list[dict[str, str]]:
             )
             replies = sorted(engine.answer(asked), key=lambda reply: int(reply.question.id))
     except (M2PTError, RuntimeError):
-        return []  # an example in a card is not worth a finished training
+        return []  # a failed example must not fail a finished training
     return [
         {"image": Path(reply.question.images[0].name).name, "question": reply.question.text, "answer": reply.text}
         for reply in replies
@@ -407,10 +407,10 @@ def sample_answers(plan: Plan, prepared: Prepared) -> list[dict[str, str]]:
 
 
 def publish(prepared: Prepared, run_dir: Path) -> dict[str, dict[str, Any]]:
-    """Move the final weights and configs into ``run_dir``, the config last: without it there is no adapter to load.
+    """Move the final weights and configs into ``run_dir``, the config last: without it no adapter can be loaded.
 
     Returns:
-        By name the files that were written, of weights with ``bytes`` and ``sha256``.
+        The written files by name, for weights with ``bytes`` and ``sha256``.
     """
     partial = run_dir / ".final.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -423,7 +423,7 @@ def publish(prepared: Prepared, run_dir: Path) -> dict[str, dict[str, Any]]:
             for file in files
         }
         for file in files:
-            # safetensors makes its files readable for their owner alone, whatever the umask says.
+            # safetensors makes its files readable only for the owner, regardless of the umask.
             shutil.copymode(run_dir / RUN_FILE, file)
             os.replace(file, run_dir / file.name)
         return written

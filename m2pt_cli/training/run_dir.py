@@ -1,4 +1,4 @@
-"""The run directory: its name, its claim, ``run.yaml``, and the rules for using one that is not empty."""
+"""The run directory: its name, its creation, ``run.yaml``, and the rules for using one that is not empty."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ LOSS_FILE = "loss.png"
 CARD_FILE = "README.md"
 RUNS = Path("runs")
 
-# What may differ between a run and its continuation: none of it changes what is learned.
+# Settings that may differ when a run is resumed: they do not change what is learned.
 _FREE = {
     "output_dir", "resume", "overwrite", "device", "threads", "workers", "report_to", "keep", "save_steps",
     "allow_url", "images", "skip_bad",
 }  # fmt: skip
-# What a run writes, and all that --overwrite removes.
+# The files that a run writes; --overwrite removes only these.
 _OWN = (
     RUN_FILE, METRICS_FILE, LOSS_FILE, CARD_FILE, CONFIG_FILE, WEIGHTS_FILE,
     "config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json",
@@ -43,16 +43,16 @@ _OWN = (
 
 
 def settings_file(config: Path | None, *, output_dir: Path | None, resume: bool) -> Path | None:
-    """Where settings come from before the flags: ``--config``, or for ``--resume`` the run's own ``run.yaml``."""
+    """Return the file whose settings the flags override: ``--config``, or for ``--resume`` the run's ``run.yaml``."""
     if config is None and resume and output_dir is not None:
         return find_run_file(output_dir)
     return config
 
 
 def find_run_file(folder: Path) -> Path | None:
-    """The run's ``run.yaml``; where it is missing or damaged, the copy in its newest checkpoint that has one.
+    """Return the run's ``run.yaml``; if missing or damaged, the copy in its newest checkpoint that has one.
 
-    None where there is neither; a damaged file where there is nothing but that.
+    None if there is neither; the damaged file if there is nothing else.
     """
     own = folder / RUN_FILE
     copies = [path / RUN_FILE for _, path in reversed(checkpoints(folder))]
@@ -62,20 +62,20 @@ def find_run_file(folder: Path) -> Path | None:
 
 def _is_whole(file: Path) -> bool:
     try:
-        # A file that was cut lacks its last line end.
+        # A truncated file lacks the final newline.
         return isinstance(read_yaml(file).get("settings"), dict) and file.read_bytes().endswith(b"\n")
     except InputError:
         return False
 
 
 def default_name(settings: TrainSettings, base: str) -> str:
-    """``<method>-<base>-<data>``: what a run is called when nobody named its folder."""
+    """Return the default name of a run's folder: ``<method>-<base>-<data>``."""
     parts = [settings.method, _short(base), "+".join(_short(name) for name in settings.data)]
     return "-".join(parts)[:120]
 
 
 def claim(settings: TrainSettings, base: str) -> Path:
-    """The run directory, made if it has to be.
+    """Return the run directory and create it if necessary.
 
     Raises:
         SettingsError: see `check_free`; or it can't be written.
@@ -88,7 +88,7 @@ def claim(settings: TrainSettings, base: str) -> Path:
 
 
 def check_free(settings: TrainSettings) -> None:
-    """Refuse an output directory that may not be used; the default one always may.
+    """Raise for an output directory that must not be used; the default one may always be used.
 
     A run that never finished a step counts as nothing, if its settings are the same (`require_same_settings`).
 
@@ -119,7 +119,7 @@ def check_free(settings: TrainSettings) -> None:
 
 
 def is_unstarted(folder: Path) -> bool:
-    """Whether all that a folder holds is a run that never finished a step."""
+    """Return whether a folder contains only a run that never finished a step."""
     own = {path for pattern in (RUN_FILE, METRICS_FILE, ".*.partial", "trackers") for path in folder.glob(pattern)}
     if set(folder.iterdir()) - own or not (folder / RUN_FILE).is_file():
         return False
@@ -127,13 +127,13 @@ def is_unstarted(folder: Path) -> bool:
 
 
 def lost_files(folder: Path, result: Mapping[str, Any]) -> dict[str, str]:
-    """The files of a finished adapter or model that are missing or damaged, each with what is wrong with it.
+    """Return the missing or damaged files of a finished adapter or model, each with the reason.
 
     Args:
-        result: of the run, as ``run.yaml`` holds it.
+        result: the run's result, as in ``run.yaml``.
     """
     written = result.get("files")
-    if not isinstance(written, dict):  # a run of before they were recorded
+    if not isinstance(written, dict):  # an older run, which did not record them
         written = {WEIGHTS_FILE: {"bytes": result.get("bytes")}, CONFIG_FILE: {}}
         if not (folder / CONFIG_FILE).is_file() and (folder / "config.json").is_file():
             return {}
@@ -142,7 +142,7 @@ def lost_files(folder: Path, result: Mapping[str, Any]) -> dict[str, str]:
 
 
 def missing_reports(folder: Path) -> list[str]:
-    """The files beside the weights that a finished run lacks, or that are empty."""
+    """Return the files other than the weights that a finished run lacks, or that are empty."""
     files = [folder / name for name in (CARD_FILE, LOSS_FILE, METRICS_FILE)]
     return [file.name for file in files if not file.is_file() or not file.stat().st_size]
 
@@ -163,7 +163,7 @@ def _fault(file: Path, written: Mapping[str, Any]) -> str | None:
 
 
 def new_folders(settings: TrainSettings) -> list[Path]:
-    """The folders that `claim` will make, innermost first, but for the default's own name."""
+    """Return the folders that `claim` will create, innermost first, except the numbered default folder itself."""
     folder = RUNS if settings.output_dir is None else settings.output_dir
     return [path for path in (folder, *folder.parents) if not path.exists()]
 
@@ -174,7 +174,7 @@ def _claim_default(settings: TrainSettings, base: str) -> Path:
     found = {int(match[1]): path for path in RUNS.glob("*") if (match := pattern.fullmatch(path.name))}
     if settings.resume and found:
         newest = found[max(found)]
-        # A run that was killed before its first line left an empty folder.
+        # A run that was killed before it wrote anything left an empty folder.
         if find_run_file(newest) is not None or not any(newest.iterdir()):
             return newest
     _make(RUNS)
@@ -207,7 +207,7 @@ def _unwritable(folder: Path, error: OSError) -> SettingsError:
 
 
 def clear(folder: Path) -> None:
-    """Remove what an earlier run wrote, and nothing else: the folder may hold a person's own files."""
+    """Remove only the files that an earlier run wrote: the folder may contain the user's own files."""
     for pattern in _OWN:
         for path in folder.glob(pattern):
             if path.is_dir() and not path.is_symlink():
@@ -217,10 +217,10 @@ def clear(folder: Path) -> None:
 
 
 def write_run_file(folder: Path, content: Mapping[str, Any]) -> None:
-    """``run.yaml``: resolved settings, data, base, versions and, once finished, the result.
+    """Write ``run.yaml``: resolved settings, data, base, versions and, once finished, the result.
 
     Paths below the working directory of the run's first start are written as ``./x``, those below the home folder as
-    ``~/x``: the file holds no name of a user, and may move together with the data.
+    ``~/x``: the file contains no user name, and may be moved together with the data.
     """
     earlier = find_run_file(folder)
     start = (earlier and said_working_directory(read_yaml(earlier), earlier)) or Path.cwd()
@@ -240,7 +240,7 @@ def _as_yaml(content: Mapping[str, Any]) -> str:
 
 
 def copy_run(run_dir: Path, checkpoint: Path) -> None:
-    """Put ``run.yaml`` and ``metrics.jsonl`` into a checkpoint too: it can be finished without the files outside."""
+    """Copy ``run.yaml`` and ``metrics.jsonl`` into a checkpoint, so that it can be resumed without the originals."""
     if (run_dir / RUN_FILE).is_file():
         content = read_yaml(run_dir / RUN_FILE)
         if str(content.get(WORKING_DIRECTORY, "/")).startswith("."):
@@ -251,7 +251,7 @@ def copy_run(run_dir: Path, checkpoint: Path) -> None:
 
 
 def read_run_file(folder: Path) -> dict[str, Any]:
-    """The content of ``run.yaml``, its paths made absolute.
+    """Return the content of ``run.yaml`` with absolute paths.
 
     Raises:
         InputError: it is missing or damaged, and no checkpoint has a copy.
@@ -264,7 +264,7 @@ def read_run_file(folder: Path) -> dict[str, Any]:
 
 
 def kept_settings(settings: TrainSettings) -> dict[str, Any]:
-    """The settings that ``run.yaml`` holds: all but those about the folder itself, with paths made absolute."""
+    """Return the settings for ``run.yaml``: all except those about the folder itself, with absolute paths."""
     values = settings.to_dict()
     for name in ("output_dir", "resume", "overwrite"):
         values.pop(name)
@@ -278,10 +278,10 @@ def kept_settings(settings: TrainSettings) -> dict[str, Any]:
 
 
 def require_same_settings(folder: Path, mine: Mapping[str, Any]) -> None:
-    """Refuse a folder whose run never finished a step, unless its settings are the same: then it counts as empty.
+    """Raise for a folder whose run never finished a step, unless its settings are the same: then it counts as empty.
 
     Raises:
-        SettingsError: naming every difference.
+        SettingsError: the settings differ; the message names every difference.
     """
     theirs = read_run_file(folder)
     faults = _differences(mine, theirs)
@@ -301,13 +301,13 @@ def _differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str
 
 
 def require_same_run(folder: Path, mine: Mapping[str, Any]) -> None:
-    """Refuse to continue a run with other settings, data, or another base.
+    """Raise if a run is resumed with other settings, data, or another base.
 
     Args:
-        mine: what this start would write into ``run.yaml``.
+        mine: the content that this start would write into ``run.yaml``.
 
     Raises:
-        SettingsError: naming every difference, old and new value.
+        SettingsError: something differs; the message names every difference, old and new value.
     """
     theirs = read_run_file(folder)
     faults = _differences(mine, theirs)

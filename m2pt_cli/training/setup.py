@@ -368,7 +368,10 @@ def method_config(settings: TrainSettings, base_config: Any) -> PeftConfig | Non
 
 
 def add_method(loaded: LoadedBase, settings: TrainSettings) -> nn.Module:
-    """Add the method to the base and return the model to train, with only the trained parameters unfrozen."""
+    """Wrap the base in the PEFT adapter of ``settings.method`` and return it, with only trained parameters unfrozen.
+
+    For ``full`` nothing is wrapped; the trained parameters of the base are chosen.
+    """
     config = method_config(settings, loaded.model.config)
     if config is None:
         select_full(loaded.model)

@@ -150,7 +150,7 @@ class M2PTTrainer(Trainer):
         return self.sampler
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Create AdamW with a learning rate for each part and weight decay on the same weights as `transformers`."""
+        """Create AdamW: a learning rate for each of `PARTS`, weight decay on the weights that transformers decays."""
         if self.optimizer is None:
             trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
             decayed = set(self.get_decay_parameter_names(self.model))

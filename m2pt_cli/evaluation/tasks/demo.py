@@ -55,7 +55,7 @@ class Demo:
         return Score(parsed, parsed is not None and parsed == parse_demo_answer(family, str(row.answer)))
 
     def scores(self, rows: Sequence[Prediction], protocol: str) -> dict[str, Any]:
-        """The block of ``results.json``, with intervals, and what the code of MME and POPE makes of their likes.
+        """Return the block of ``results.json``, with intervals, and MME and POPE scores of the families like them.
 
         ``majority`` is what guessing scores: always the commonest answer, or any choice.
         """
@@ -90,7 +90,7 @@ _KINDS = ("seen", "unseen")
 
 
 def _interleaved(questions: Iterable[DemoQuestion], *, spread: bool = False) -> list[DemoQuestion]:
-    """The families in turn, pairs kept together: whatever ``--limit`` cuts off, each family has its part.
+    """Interleave the families, pairs kept together, so that ``--limit`` keeps questions of each family.
 
     Args:
         spread: seen and unseen families alternate in each turn, in proportion; else the seen ones come first.
@@ -129,7 +129,7 @@ def _spread_questions() -> list[DemoQuestion]:
 
 @lru_cache(maxsize=1)
 def _guesses() -> dict[str, float]:
-    """What guessing scores per family, over all questions: a few of them would flatter it."""
+    """Return the majority baseline per family over all questions: on a few it would be too high."""
     return majority_guess(_questions())
 
 
@@ -141,7 +141,7 @@ def _weighted(guesses: dict[str, float], sizes: Counter[str], seen: bool) -> flo
 
 
 def _as_mme(rows: Sequence[Prediction]) -> dict[str, Any] | None:
-    """The paired families by MME's score, as its subtasks of the same names."""
+    """Score the paired families as MME does, as its subtasks of the same names."""
     pairs = [
         dataclasses.replace(row, category=str(row.category).removeprefix("mme-"))
         for row in rows
@@ -163,7 +163,7 @@ def _splits() -> dict[str, str]:
 
 
 def _as_pope(rows: Sequence[Prediction]) -> dict[str, Any] | None:
-    """The POPE-like family by POPE's score, split by split."""
+    """Score the POPE-like family as POPE does, split by split."""
     asked = [
         dataclasses.replace(row, category=_splits().get(row.question_id))
         for row in rows

@@ -1,4 +1,4 @@
-"""A benchmark of one's own: a file of questions with answers."""
+"""A user-defined benchmark: a file of questions with answers."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ class OwnBenchmark:
 
 
 def _prepared(row: dict[str, Any]) -> dict[str, Any]:
-    """A line with its only image under ``image``. Raises InvalidRow for media and marks that nobody would look at."""
+    """Put the only image under ``image``. Raises InvalidRow for media and placeholders that would be ignored."""
     image, fault = one_image(row)
     if fault is not None:
         raise InvalidRow(fault)
