@@ -136,7 +136,8 @@ def _by_run(
 
 def _row(name: str, cells: Sequence[str], kind: str = "") -> str:
     marked = f' class="{kind}"' if kind else ""
-    return f'<tr{marked}><th scope="row"{_long(name)}>{breakable(name)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+    found = "".join(f"<td>{cell}</td>" for cell in cells)
+    return f'<tr{marked}><th scope="row"{_long(name)}>{breakable(name)}</th>{found}</tr>'
 
 
 def _table(kind: str, heads: Sequence[str], body: Sequence[str]) -> str:
