@@ -140,7 +140,7 @@ HtmlOption = Annotated[
     typer.Option(
         "--html",
         metavar="FILE",
-        help="Write a page with the scores and a gallery of questions, images and answers.",
+        help="Write a page with the scores, their figures, and a gallery of questions, images and answers.",
         rich_help_panel=_SCORES,
     ),
 ]

@@ -35,8 +35,8 @@ th, td { border: 1px solid var(--line); padding: .25rem .6rem; text-align: right
   vertical-align: top; }
 thead th { background: var(--raised); vertical-align: bottom; min-width: 4rem; max-width: 12rem; }
 tbody th, thead th:first-child { text-align: left; min-width: 7rem; max-width: 15rem; }
-thead th.long { min-width: 9rem; } tbody th.long { min-width: 10rem; } tbody th { font-weight: 400; }
-.scores tbody th, .whole th, .whole td, .best { font-weight: 700; }
+thead th.long { min-width: 9rem; } tbody th.long { min-width: 10rem; }
+tbody th { font-weight: 400; } .scores tbody th, .whole th, .whole td, .best { font-weight: 700; }
 td small { display: block; font-weight: 400; }
 .plots { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(30rem, 100%), 1fr)); }
 .plots img { width: 100%; min-width: 30rem; max-width: 44rem; height: auto; display: block;

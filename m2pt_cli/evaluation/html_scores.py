@@ -136,8 +136,8 @@ def _by_run(
 
 def _row(name: str, cells: Sequence[str], kind: str = "") -> str:
     marked = f' class="{kind}"' if kind else ""
-    columns = "".join(f"<td>{cell}</td>" for cell in cells)
-    return f'<tr{marked}><th scope="row"{_long(name)}>{breakable(name)}</th>{columns}</tr>'
+    found = "".join(f"<td>{cell}</td>" for cell in cells)
+    return f'<tr{marked}><th scope="row"{_long(name)}>{breakable(name)}</th>{found}</tr>'
 
 
 def _table(kind: str, heads: Sequence[str], body: Sequence[str]) -> str:
