@@ -68,6 +68,13 @@ def test_the_pipe_of_the_readme_names_images_that_are_there() -> None:
     assert lines and all((ROOT / (put_in_front + json.loads(line)["image"])).is_file() for line in lines)
 
 
+def test_the_settings_of_the_python_page_run(place: Path) -> None:
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    quick = block("test:python-settings", page).replace("output_dir=", "max_steps=2, limit=100, output_dir=")
+    (place / "page.py").write_text(quick.replace("limit=200", "limit=20"))
+    assert len(run(f'"{sys.executable}" page.py', place).stdout.splitlines()) == 2
+
+
 def test_the_tree_names_every_module_and_nothing_else() -> None:
     tree = block("test:tree", (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"))
     named = set(re.findall(r"[\w./-]+\.py", tree))

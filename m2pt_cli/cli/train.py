@@ -169,7 +169,12 @@ ReportTo = Annotated[
     ),
 ]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Continue the run in --output-dir with its settings.", rich_help_panel=_RUN)
+    bool,
+    typer.Option(
+        "--resume",
+        help="Continue the run in --output-dir with its settings; start one where there is none.",
+        rich_help_panel=_RUN,
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --output-dir.", rich_help_panel=_RUN)]
 DryRun = Annotated[

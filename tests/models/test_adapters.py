@@ -123,6 +123,38 @@ def test_an_unfinished_run(adapter_folder: Path, tmp_path: Path) -> None:
     assert str(tmp_path / "checkpoint-100") in (caught.value.hint or "")
 
 
+def test_a_run_that_lost_its_adapter_is_sent_to_resume(damaged: Path) -> None:
+    (damaged / "run.yaml").write_text("settings: {}\n")
+    resume = f"m2pt train --resume --output-dir {damaged}"
+    weights = damaged / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    with pytest.raises(AdapterError, match="cut short") as caught:
+        read_adapter(str(damaged))
+    assert (caught.value.hint or "").startswith(resume)
+    weights.unlink()
+    with pytest.raises(AdapterError, match="is a training run without its adapter") as caught:
+        read_adapter(str(damaged))
+    assert (caught.value.hint or "").startswith(resume) and "begins at the first step" in (caught.value.hint or "")
+    shutil.copytree(damaged, damaged / "checkpoint-9")
+    with pytest.raises(AdapterError, match="but checkpoints") as caught:
+        read_adapter(str(damaged))
+    assert (caught.value.hint or "").startswith(resume)
+
+
+def test_adapters_that_lie_below(adapter_folder: Path, tmp_path: Path) -> None:
+    """PEFT saves an adapter of another name than ``default`` in a folder of that name."""
+    shutil.copytree(adapter_folder, tmp_path / "mine")
+    with pytest.raises(AdapterError, match="no adapter itself, but 1 below it: mine") as caught:
+        read_adapter(str(tmp_path))
+    assert caught.value.hint == f"--adapter {tmp_path / 'mine'}"
+
+
+def test_weights_under_another_name(damaged: Path) -> None:
+    (damaged / "adapter_model.safetensors").rename(damaged / "pytorch_lora_weights.safetensors")
+    with pytest.raises(AdapterError, match=r"holds no adapter_model.safetensors, but pytorch_lora_weights.safetensors"):
+        read_adapter(str(damaged))
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
