@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shlex
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from PIL import Image
 from m2pt_cli.cli.app import main
 from m2pt_cli.models import catalog
 from m2pt_cli.settings import TrainSettings
-from m2pt_cli.training.report import hub_datasets, model_card, plot_loss, running_mean
+from m2pt_cli.training.report import hub_datasets, loss_figure, model_card, plot_loss, running_mean
 from m2pt_cli.training.run import run_training
 
 
@@ -25,12 +27,53 @@ def test_running_mean() -> None:
 
 @pytest.mark.parametrize("validation", [[], [{"step": 5, "validation_loss": 1.0}]])
 def test_draws_what_there_is(tmp_path: Path, validation: list[dict[str, float]]) -> None:
-    rows = [{"step": step, "loss": 3 / step} for step in range(1, 10)]
+    rows = [{"step": step, "loss": 3 / step} for step in range(1, 60)]
     plot_loss([*rows, *validation], tmp_path / "loss.png", title="m2pt on nano, demo")
     with Image.open(tmp_path / "loss.png") as image:
         colours = {colour for _, colour in image.convert("RGB").getcolors(2**20)}
     assert (8, 81, 156) in colours  # the running mean
     assert ((217, 72, 1) in colours) == bool(validation)
+
+
+def test_the_axis_is_logarithmic_where_the_loss_falls_far() -> None:
+    far = [{"step": step, "loss": 10.0 / step} for step in range(1, 61)]
+    validation = [{"step": 30, "validation_loss": 0.5}, {"step": 60, "validation_loss": 0.2}]
+    figure = loss_figure([*far, *validation], title="a")
+    [axes] = figure.axes
+    assert axes.get_yscale() == "log" and "logarithmic" in axes.get_ylabel()
+    each, mean, validated = axes.lines
+    assert list(each.get_ydata()) == [row["loss"] for row in far]
+    assert list(mean.get_ydata()) == running_mean([row["loss"] for row in far])
+    assert mean.get_label() == "mean of the last 3 steps"
+    assert list(validated.get_xdata()) == [30, 60] and list(validated.get_ydata()) == [0.5, 0.2]
+    [near] = loss_figure([{"step": step, "loss": 2.0 - step / 60} for step in range(60)], title="a").axes
+    assert near.get_yscale() == "linear" and near.get_ylim()[0] == 0
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf"), None])
+@pytest.mark.parametrize("key", ["loss", "validation_loss"])
+def test_no_value_breaks_the_axis(value: float | None, key: str, tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"step": step, "loss": 10.0 / step} for step in range(1, 61)]
+    rows += [{"step": 61, key: value}, {"step": 62, "validation_loss": 1.0}]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = loss_figure(rows, title="costs $5_{x}")
+        figure.canvas.draw()
+        plot_loss(rows, tmp_path / "loss.png", title="a")
+    [axes] = figure.axes
+    assert all(math.isfinite(limit) for limit in axes.get_ylim())
+    assert axes.get_ylim()[1] > 9
+    assert axes.get_title() == "costs $5_{x}"
+    drawn = [number for line in axes.lines for number in line.get_ydata()]
+    assert all(math.isfinite(number) for number in drawn)
+    if value is not None and value < 0:
+        assert axes.get_ylim()[0] < 0 or axes.get_yscale() == "log"
+
+
+def test_a_single_step_is_seen() -> None:
+    [axes] = loss_figure([{"step": 1, "loss": 2.0}], title="a").axes
+    assert axes.lines[0].get_marker() == "."
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["each step"]
 
 
 def test_no_rows_is_an_empty_picture(tmp_path: Path) -> None:

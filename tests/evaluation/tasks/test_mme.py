@@ -99,5 +99,5 @@ def test_rows_of_another_benchmark_are_refused() -> None:
 def test_the_data_of_another_benchmark_are_refused(tmp_path: Path) -> None:
     row = {"question_id": "1", "image": png((9, 9, 9)), "question": "Is it?", "answer": "yes", "category": "random"}
     write_parquet(tmp_path / "data" / "test-00000-of-00001.parquet", [row], images=("image",))
-    with pytest.raises(InputError, match="row 0: category is 'random', one of existence"):
+    with pytest.raises(InputError, match="row 1: category is 'random', one of existence"):
         BENCHMARK.items(TaskOptions(source=str(tmp_path)))

@@ -1,1 +1,0 @@
-"""Where a frozen LLaVA comes from: the catalogue of known bases and their loading."""
