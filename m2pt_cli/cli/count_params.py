@@ -14,7 +14,7 @@ from m2pt_cli.cli import options
 from m2pt_cli.cli.output import Output
 from m2pt_cli.cli.tables import FittingTable
 from m2pt_cli.errors import SettingsError
-from m2pt_cli.records import ParameterCounts
+from m2pt_cli.records import ParameterCounts, format_bytes
 
 _LABELS = {
     "visual_prompts": "visual prompts",
@@ -47,7 +47,7 @@ def count_table(counts: ParameterCounts, base_sizes: Mapping[str, int]) -> Rende
             table.add_row(f"base: {_LABELS[group]}", f"{size:,}", share(size, counts.total))
     table.add_row("base", f"{counts.total:,}", "")
     table.add_section()
-    table.add_row("saved" if counts.method == "full" else "saved adapter", f"{counts.bytes:,} bytes", "")
+    table.add_row("saved" if counts.method == "full" else "saved adapter", format_bytes(counts.bytes), "")
     return Group(Text(f"{counts.method} on {counts.base}", style="italic"), table)
 
 

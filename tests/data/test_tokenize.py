@@ -151,7 +151,7 @@ def test_supervised_tokens_are_counted_after_the_cut(tmp_path: Path) -> None:
     samples = [Sample("long", (image,), turns), Sample("short", (image,), CONVERSATION)]
     found = encode_samples(
         samples, get_template("plain"), own.tokenizer, image_token_id=own.image_token_id,
-        token_counts=lambda images: [9] * len(images), max_length=120,
+        image_ids=lambda images: [nine(own)] * len(images), max_length=120,
     )  # fmt: skip
     trained = sum(label != -100 for item in found for label in item.encoded.labels)
     assert found.num_cut == 1 and found.lengths[0] == 120

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fixtures.pictures import LLAVA_JINJA, picture_file, processor
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -40,14 +41,18 @@ def chatml_processor() -> Any:
 def encoded(own: Any, turns: tuple[Turn, ...], name: str = "vicuna_v1") -> Encoded:
     marks = sum(turn.text.count("<image>") for turn in turns)
     return encode_conversation(
-        turns, get_template(name, own), own.tokenizer, image_token_id=own.image_token_id, image_tokens=[9] * marks
+        turns,
+        get_template(name, own),
+        own.tokenizer,
+        image_token_id=own.image_token_id,
+        image_ids=[np.full(9, own.image_token_id, np.int32)] * marks,
     )
 
 
 def prompt(own: Any, question: str, images: int = 0, name: str = "vicuna_v1") -> list[int]:
     return encode_prompt(
         question, images, get_template(name, own), own.tokenizer,
-        image_token_id=own.image_token_id, image_tokens=[9] * images,
+        image_token_id=own.image_token_id, image_ids=[np.full(9, own.image_token_id, np.int32)] * images,
     )  # fmt: skip
 
 
@@ -133,7 +138,7 @@ def test_samples_keep_their_places_whether_they_hold_marks_or_not(tmp_path: Path
     ]
     found = encode_samples(
         samples, get_template("vicuna_v1"), own.tokenizer, image_token_id=own.image_token_id,
-        token_counts=lambda images: [9] * len(images), max_length=500,
+        image_ids=lambda images: [np.full(9, own.image_token_id, np.int32)] * len(images), max_length=500,
     )  # fmt: skip
     for sample, item in zip(samples, found, strict=True):
         assert item.encoded == encoded(own, sample.turns)
@@ -152,7 +157,7 @@ def test_a_tokenizer_that_can_not_take_a_mark_as_text_is_told_with_the_sample(tm
         encode_prompt("a </s> a", 0, template, own, image_token_id=3)
     samples = [Sample("good", (), (Turn("user", "a"), Turn("assistant", "a")))]
     samples += [Sample("bad", (), (Turn("user", "a"), Turn("assistant", "a </s> a")))]
-    options: dict[str, Any] = {"image_token_id": 3, "token_counts": lambda images: [], "max_length": 50}
+    options: dict[str, Any] = {"image_token_id": 3, "image_ids": lambda images: [], "max_length": 50}
     with pytest.raises(InputError, match="1 faulty sample: sample bad: the text holds </s>"):
         encode_samples(samples, template, own, **options)
     assert len(encode_samples(samples, template, own, **options, skip_bad=True)) == 1

@@ -47,7 +47,7 @@ def test_an_array_is_read_as_its_members_are_as_lines(tmp_path: Path, indent: in
     array.write_text(json.dumps(rows, indent=indent, ensure_ascii=False), encoding="utf-8")
     assert read_rows(array) == read_rows(lines) and len(read_rows(array)) == 2
     array.write_text(json.dumps([rows[0], [rows[1]]], indent=indent), encoding="utf-8")
-    with pytest.raises(InputError, match="holds 1 bad lines: (line|object) 2"):
+    with pytest.raises(InputError, match=r"holds 1 bad lines: (line|object) 2"):
         read_rows(array)
 
 
