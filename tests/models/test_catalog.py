@@ -13,18 +13,29 @@ from pathlib import Path
 import pytest
 
 from m2pt_cli.errors import UnavailableError
+from m2pt_cli.families.measured import FamilyGeometry, measured_geometry
 from m2pt_cli.models import catalog
 from m2pt_cli.models.catalog import NANO_DEFAULTS, PAPER_DEFAULTS, base_names, entry_of, find_base, resolve_base_name
 from m2pt_cli.settings import METHODS, TrainSettings
 
 
-def test_the_catalogue_knows_the_bases_of_the_paper() -> None:
+def test_the_catalogue_knows_its_bases_without_torch() -> None:
     totals = {name: entry_of(name).geometry.total_parameters for name in base_names() if name != "nano"}
     assert totals == {
         "llava-1.5-7b": 7_063_427_072,
         "llava-1.5-13b": 13_351_494_656,
         "llava-v1-7b": 7_045_793_792,
+        "smolvlm-256m": 256_484_928,
+        "smolvlm-500m": 507_482_304,
     }
+
+
+@pytest.mark.parametrize("name", ["smolvlm-256m", "smolvlm-500m"])
+def test_known_sizes_are_those_of_the_model_that_transformers_builds(name: str) -> None:
+    known = entry_of(name).geometry
+    assert isinstance(known, FamilyGeometry)
+    assert known.group_sizes == dataclasses.replace(known, sizes=None).group_sizes
+    assert measured_geometry(known.config) == known
 
 
 def test_a_hub_id_of_a_known_base_is_that_base() -> None:
