@@ -144,9 +144,12 @@ class Settings:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        # Python callers may pass a path as text, or one value for a tuple; both are normalised here.
+        # Python callers may pass a path as text, or one value for a tuple; both are normalised here. Numbers are not:
+        # `faults` names those of a wrong type or size.
         faults = []
         for setting in fields(self):
+            if plain_type(str(setting.type)) in ("whole number", "number"):
+                continue
             try:
                 value = convert(getattr(self, setting.name), str(setting.type))
             except (TypeError, ValueError):
