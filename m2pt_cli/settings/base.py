@@ -144,11 +144,14 @@ class Settings:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        # Python callers may pass a path as text, or one value for a tuple; both are normalised here. Numbers are not:
-        # `faults` names those of a wrong type or size.
+        # Python callers may pass a path as text, or one value for a tuple; both are normalised here. Numbers stay
+        # as they are; `faults` names those that are too small or too large.
         faults = []
         for setting in fields(self):
+            value = getattr(self, setting.name)
             if plain_type(str(setting.type)) in ("whole number", "number"):
+                if value is not None and not _is_number(value, plain_type(str(setting.type))):
+                    faults.append(_wrong_type(setting, value))
                 continue
             try:
                 value = convert(getattr(self, setting.name), str(setting.type))
@@ -190,8 +193,7 @@ class Settings:
         if value is None:
             return
         kind = plain_type(str(next(f.type for f in fields(self) if f.name == name)))
-        is_number = isinstance(value, numbers.Integral if kind == "whole number" else numbers.Real)
-        if isinstance(value, bool) or not is_number:
+        if not _is_number(value, kind):
             faults.append(f"{flag(name)} {value!r} is not a {kind}")
         elif value != value or value == math.inf or not is_large_enough(value):  # NaN equals nothing
             faults.append(f"{flag(name)} {shown_number(value)} {said}")
@@ -223,6 +225,12 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for YAML and JSON; `from_sources` reads them back."""
         return {f.name: plain(getattr(self, f.name)) for f in fields(self)}
+
+
+def _is_number(value: Any, kind: str) -> bool:
+    return isinstance(value, numbers.Integral if kind == "whole number" else numbers.Real) and not isinstance(
+        value, bool
+    )
 
 
 def _wrong_type(setting: Field[Any], value: Any) -> str:
