@@ -144,22 +144,22 @@ class Settings:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        # Python callers may pass a path as text, or one value for a tuple; both are normalised here. Numbers stay
-        # as they are; `faults` names those that are too small or too large.
-        faults = []
+        # Python callers may pass a path as text, or one value for a tuple; both are normalised here. Numbers stay as
+        # they are: `faults` names those of a wrong type or size, unless a value of another kind stops it.
+        wrong: list[str] = []
+        can_be_checked = True
         for setting in fields(self):
-            value = getattr(self, setting.name)
-            if plain_type(str(setting.type)) in ("whole number", "number"):
-                if value is not None and not _is_number(value, plain_type(str(setting.type))):
-                    faults.append(_wrong_type(setting, value))
+            value, kind = getattr(self, setting.name), plain_type(str(setting.type))
+            if kind in ("whole number", "number"):
+                if value is not None and not _is_number(value, kind):
+                    wrong.append(_wrong_type(setting, value))
                 continue
             try:
-                value = convert(getattr(self, setting.name), str(setting.type))
+                object.__setattr__(self, setting.name, convert(value, str(setting.type)))
             except (TypeError, ValueError):
-                faults.append(_wrong_type(setting, getattr(self, setting.name)))
-            else:
-                object.__setattr__(self, setting.name, value)
-        raise_faults(faults or self.faults())
+                wrong.append(_wrong_type(setting, value))
+                can_be_checked = False
+        raise_faults(self.faults() if can_be_checked else wrong)
 
     def faults(self) -> list[str]:
         """Return every fault of these settings; each names the flag and the value."""
