@@ -332,6 +332,7 @@ def checks() -> Iterator[tuple[str, str, Check]]:
     yield "method/registration.py", "the methods by type", has("peft.mapping", "PEFT_TYPE_TO_TUNER_MAPPING")
     yield "method/tuner.py", "adapter_names=", says("peft:PeftModel.forward", "_enable_peft_forward_hooks")
     yield "method/tuner.py", "generate(adapter_names=)", says("peft:PeftModel.generate", "_enable_peft_forward_hooks")
+    yield from of_families()
     state = "peft:get_peft_model_state_dict"
     yield "method/checkpoint.py", "an adapter's tensors", takes(state, "adapter_name", "save_embedding_layers")
     yield (
@@ -339,6 +340,46 @@ def checks() -> Iterator[tuple[str, str, Check]]:
         "LoraLayer.cast_input_dtype_enabled",
         says("peft.tuners.lora:LoraLayer", "cast_input_dtype_enabled"),
     )
+
+
+def of_families() -> Iterator[tuple[str, str, Check]]:
+    """The paths and names in the description of every family, in the model that its default config builds."""
+    from m2pt_cli.families.family import FAMILIES
+
+    def layers(model_type: str, name: str, stack: Any) -> Check:
+        def check() -> bool:
+            layer = built(model_type, name).get_submodule(stack.layers_path)[0]
+            return all(hasattr(layer, part) for part in (stack.attention, stack.norm))
+
+        return check
+
+    for family in FAMILIES:
+        for model_type, name in family.classes.items():
+            place = f"families/family.py, {model_type}"
+            yield place, "vision layers, attention and norm", layers(model_type, name, family.vision)
+            yield place, "text layers, attention and norm", layers(model_type, name, family.text)
+            path = family.projector
+            yield place, "projector", lambda m=model_type, n=name, p=path: built(m, n).get_submodule(p) is not None
+            yield place, "processor", has("transformers", family.processors[model_type])
+    for kind in ("Idefics3Processor", "InternVLProcessor", "LlavaOnevisionProcessor"):
+        method = f"transformers:{kind}._get_num_multimodal_tokens"
+        yield "data/collate.py", f"tokens of an image of {kind}", says(method, "num_image_tokens", "num_image_patches")
+
+
+@cache
+def built(model_type: str, name: str) -> Any:
+    """A model of its class's default config, one layer deep, without weights."""
+    import torch
+    import transformers
+
+    config = transformers.AutoConfig.for_model(model_type)
+    config.get_text_config().pad_token_id = 0  # one default lies outside its vocabulary in old versions
+    for part in (config.vision_config, config.get_text_config()):
+        part.num_hidden_layers = 1
+        if getattr(part, "layer_types", None):
+            part.layer_types = part.layer_types[:1]
+    with torch.device("meta"):
+        return getattr(transformers, name)(config)
 
 
 def moved() -> list[str]:
