@@ -91,7 +91,7 @@ def test_the_alias_is_assembled_once_from_the_hub(parts: Path, tmp_path: Path, b
     layout.copied(parts / "projector", hub / "liuhaotian/llava-pretrain-vicuna-7b-v1.3")
     # The catalogue's entry with the tiny model's geometry; everything else is as it is.
     code = (
-        "import dataclasses, json, sys; from m2pt_cli.bases import catalog;"
+        "import dataclasses, json, sys; from m2pt_cli.models import catalog;"
         f"geometry = catalog.entry_of({str(base)!r}).geometry;"
         "catalog._ENTRIES = tuple(dataclasses.replace(e, known_geometry=geometry) if e.parts else e"
         " for e in catalog._ENTRIES);"
