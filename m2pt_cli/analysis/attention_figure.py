@@ -47,7 +47,8 @@ def draw_attention(
     Args:
         file: PNG, SVG or PDF by its suffix.
         parts: of ``settings.ATTENTION_PARTS``; all if empty.
-        drop_sinks: exclude the first token from the scales; the figure notes it.
+        drop_sinks: leave the first token out of the curves of shares and of the scale of single tokens; the figure
+            gives its values. Ratios keep it.
         title: title of the figure; None for the question and the base, an empty string for no title.
     """
     figure = attention_figure(maps, parts=parts, drop_sinks=drop_sinks, title=title)

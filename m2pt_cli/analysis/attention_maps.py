@@ -95,7 +95,7 @@ class LanguageAttention(PartAttention):
         return mean
 
     def overlays(self) -> Array:
-        """Return ``answer`` restricted to the patches: ``(layers, heads, answer tokens, grid, grid)``."""
+        """Return the attention of each answer token on the image: ``(layers, heads, answer tokens, rows, columns)``."""
         # Labels of tile tokens differ from those of the whole image, see `tokens.patch_label`.
         patches = [place for place in self.tokens.places(IMAGE) if not self.tokens.labels[place].startswith("tile")]
         return self.answer[..., patches].reshape(*self.answer.shape[:3], self.grid, self.grid)

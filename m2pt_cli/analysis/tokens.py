@@ -85,6 +85,10 @@ def language_tokens(
                 own = number - tiles if number >= tiles else number + grid * grid  # the overview counts from 0
                 labels.append(patch_label(own - front, grid))
             continue
+        if image and image[0] < place < image[-1]:  # a mark between tiles
+            groups.append(IMAGE)
+            labels.append(f"tile {word(token)}")
+            continue
         groups.append(FIRST if place == 0 else SYSTEM if image and place < image[0] else QUESTION)
         labels.append(word(token))
     groups += [ANSWER] * (len(answer) - 1)

@@ -94,7 +94,9 @@ def command(
     ] = None,
     interaction: Annotated[
         str | None,
-        typer.Option("--interaction", metavar="I", help="auto, projector, residual, none.", rich_help_panel=_METHOD),
+        typer.Option(
+            "--interaction", metavar="I", help="auto, projector, residual, mean, none", rich_help_panel=_METHOD
+        ),
     ] = None,
     visual_tokens: Annotated[
         str | None, typer.Option("--visual-tokens", metavar="V", help="patches or official.", rich_help_panel=_METHOD)

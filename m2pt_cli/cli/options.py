@@ -15,7 +15,7 @@ BaseOption = Annotated[
     typer.Option(
         "--base",
         metavar="BASE",
-        help="Base LLaVA: nano, llava-1.5-7b, llava-1.5-13b, llava-v1-7b, a Hub id or a folder. "
+        help="Base: nano, smolvlm-256m, llava-1.5-7b, another alias, a Hub id or a folder. "
         "Default: the adapter's own, then $M2PT_BASE, then llava-1.5-7b.",
         rich_help_panel=_MODEL,
     ),

@@ -86,10 +86,6 @@ class Output:
         """Print a warning on stderr; nothing under ``--quiet``."""
         self.status(f"warning: {_one_line(text)}")
 
-    def hint(self, text: str) -> None:
-        """Print a hint, a next step for the user, on stderr; nothing under ``--quiet``."""
-        self.status(f"hint: {_one_line(text)}")
-
     def detail(self, text: str) -> None:
         """Print a line on stderr, only under ``--verbose``."""
         if self.is_verbose:

@@ -38,7 +38,7 @@ Base = Annotated[
         "--base",
         _MODEL,
         "BASE",
-        "Base LLaVA: nano, llava-1.5-7b, llava-1.5-13b, llava-v1-7b, a Hub id or a folder. "
+        "Base: nano, smolvlm-256m, llava-1.5-7b, another alias, a Hub id or a folder. "
         "Default: $M2PT_BASE, then llava-1.5-7b.",
     ),
 ]
@@ -90,7 +90,7 @@ VisualPrompts = Annotated[int | None, _option("--visual-prompts", _METHOD, "K", 
 TextualPrompts = Annotated[int | None, _option("--textual-prompts", _METHOD, "K", "Prompts in each LLM layer.")]
 Interaction = Annotated[
     str | None,
-    _option("--interaction", _METHOD, "KIND", "Interaction layer: auto, projector, residual or none. Default: auto."),
+    _option("--interaction", _METHOD, "KIND", "Interaction: auto, projector, residual, mean or none. Default: auto."),
 ]
 VisualTokens = Annotated[
     str | None,

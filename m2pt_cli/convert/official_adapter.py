@@ -40,7 +40,7 @@ def official_card(result: ImportResult, *, base_models: Sequence[str], total: in
     )
     percent = 100 * result.trainable / total
     lines = [
-        *front_matter(base_models=base_models, tags=[]),
+        *front_matter(base_models=base_models, tags=["llava"]),
         f"# M²PT adapter on {shown_base(result.base)}, imported",
         "",
         f"Imported with `m2pt import` from `{json.dumps(source)[1:-1]}`, a checkpoint of the authors' code "

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 IMAGE_TOKEN = "<image>"
 # The byte NUL does not occur in text: <image> takes its vocabulary entry, so embedding and lm_head keep their size.
 _FREE_PIECE = "<0x00>"
-_NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6  # SentencePiece's types of pieces
+_NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3  # SentencePiece's types of pieces
 _BPE = 2
 
 

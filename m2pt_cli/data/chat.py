@@ -76,7 +76,9 @@ class ProcessorTemplate:
     name: str = "base"
 
     def render(self, turns: Sequence[Turn], *, eos: str) -> Rendered:
-        """Return the text of ``turns``; ``eos`` is appended to an answer that the template does not end.
+        """Return text and answer spans of ``turns``, ending with the generation prompt if the last turn is the user's.
+
+        ``eos`` is appended to an answer that the template does not end.
 
         Raises:
             SettingsError: the template rewrites earlier turns, so that the position of an answer is unknown.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from os.path import isdir, isfile
@@ -62,14 +63,14 @@ class Sample:
     task: str | None = None
 
 
-class StoredImage:
+class StoredImage(ABC):
     """An encoded image: its size is known without decoding it, and it may be damaged."""
 
     name: str
 
+    @abstractmethod
     def source(self) -> Path | IO[bytes]:
         """The file or stream of the encoded image."""
-        raise NotImplementedError
 
     def open(self) -> Image:
         """Return the image in RGB. Raises InputError if it can't be read."""

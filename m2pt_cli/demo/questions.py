@@ -257,7 +257,6 @@ class Family:
     imitates: str = ""
 
 
-_YES_NO = ("yes", "no")
 _COUNTS = NUMBERS[:4]
 _DIGITS = NUMBERS
 
@@ -281,13 +280,13 @@ SEEN = (
     Family("content-word", "content", "look up", "word", ("Which shape is in the {place}?", "What shape do you see in the {place}?")),
     Family("object-word", "object", "recognise", "word", ("What is drawn in this image?", "What object is this?"), single=True, balance=SHAPES),
     Family("object-yesno", "object", "verify", "yes/no", ("Is it a {value}?", "Is this object a {value}?"), single=True, balance=SHAPES),
-    Family("presence-truefalse", "presence", "search", "true/false", ("A {thing} is visible.", "The image shows a {thing}."), balance=_YES_NO),
-    Family("presence-choice", "presence", "search", "choice", ("Can you find a {thing}?", "What do you say about a {thing}?"), balance=_YES_NO),
+    Family("presence-truefalse", "presence", "search", "true/false", ("A {thing} is visible.", "The image shows a {thing}."), balance=YES_NO),
+    Family("presence-choice", "presence", "search", "choice", ("Can you find a {thing}?", "What do you say about a {thing}?"), balance=YES_NO),
     Family("relation-choice", "relation", "compare", "choice", ("On which side of the {second} is the {first}?", "How is the {first} placed from the {second}?"), balance=tuple(RELATIONS)),
     Family("relation-truefalse", "relation", "compare", "true/false", ("The {first} is {relation} the {second}.", "You see the {first} {relation} the {second}."), balance=tuple(RELATIONS)),
     Family("count-number", "count", "count", "number", ("How many {plural} are there?", "How many {plural} do you see?"), balance=_COUNTS),
     Family("count-truefalse", "count", "count and verify", "true/false", ("The number of {plural} is {value}.", "There are {value} {plural}."), balance=_COUNTS),
-    Family("equality-yesno", "equality", "compare", "yes/no", ("Do the {first} and the {second} have the same color?", "Is the color of the {first} that of the {second}?"), balance=_YES_NO),
+    Family("equality-yesno", "equality", "compare", "yes/no", ("Do the {first} and the {second} have the same color?", "Is the color of the {first} that of the {second}?"), balance=YES_NO),
     Family("ground-word", "ground", "look up", "word", ("What is the background color?", "Which color is behind the objects?"), balance=tuple(BACKGROUNDS)),
     Family("digit-yesno", "digit", "verify", "yes/no", ("Is this digit a {value}?", "Does the image show the digit {value}?"), balance=_DIGITS),
     Family("digit-choice", "digit", "recognise", "choice", ("What digit is written here?", "Which digit do you see?"), balance=_DIGITS),
@@ -301,7 +300,7 @@ SEEN = (
 )  # fmt: skip
 
 UNSEEN = (
-    Family("pope", "presence", "search", "yes/no", ("Is there a {thing} in the image?",), seen=False, balance=_YES_NO, imitates="POPE"),
+    Family("pope", "presence", "search", "yes/no", ("Is there a {thing} in the image?",), seen=False, balance=YES_NO, imitates="POPE"),
     Family("mme-count", "count", "count and verify", "yes/no", ("Is there a total of {value} {plural} in this image?",), seen=False, balance=_COUNTS, paired=True, imitates="MME count"),
     Family("mme-position", "place", "verify", "yes/no", ("Is the {thing} located in the {value} of the image?",), seen=False, paired=True, imitates="MME position"),
     Family("vsr", "relation", "compare", "yes/no", ("Does the image agree with this statement: the {first} lies {relation} the {second}?",), seen=False, balance=tuple(RELATIONS), imitates="VSR"),
@@ -309,10 +308,10 @@ UNSEEN = (
     Family("mnist", "digit", "recognise", "number", ("Which digit is shown in this image?",), seen=False, balance=_DIGITS, imitates="MNIST"),
     Family("cifar", "object", "recognise", "choice", ("What is the main object in this image?",), seen=False, single=True, balance=SHAPES, imitates="CIFAR-10"),
     Family("blurred-cifar", "object", "recognise", "choice", ("What does this blurred picture show?",), seen=False, style="blurred", single=True, balance=SHAPES, imitates="CIFAR-10, blurred"),
-    Family("outlined-presence", "presence", "search", "yes/no", ("Is any {thing} drawn here?",), seen=False, style="outline", balance=_YES_NO),
+    Family("outlined-presence", "presence", "search", "yes/no", ("Is any {thing} drawn here?",), seen=False, style="outline", balance=YES_NO),
     Family("noisy-digit-truefalse", "digit", "verify", "true/false", ("The handwritten number is {value}.",), seen=False, style="noisy", balance=_DIGITS),
     Family("color-truefalse", "color", "verify", "true/false", ("The {shape} has the color {value}.",), seen=False),
-    Family("equality-truefalse", "equality", "compare", "true/false", ("The {first} and the {second} are equal in color.",), seen=False, balance=_YES_NO),
+    Family("equality-truefalse", "equality", "compare", "true/false", ("The {first} and the {second} are equal in color.",), seen=False, balance=YES_NO),
     Family("content-choice", "content", "look up", "choice", ("What can be found at the {place}?",), seen=False),
     Family("ground-choice", "ground", "look up", "choice", ("What color fills the backdrop?",), seen=False, balance=tuple(BACKGROUNDS)),
     Family("ink-choice", "ink", "look up", "choice", ("Which color does the handwritten number have?",), seen=False),

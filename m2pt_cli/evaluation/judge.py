@@ -84,8 +84,8 @@ def judged_accuracies(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dic
     return {name: dict(scores["judge"]) for name, scores in results.items() if scores.get("judge")}
 
 
-def is_llava(judge: str) -> bool:
-    """Return whether the judge is a LLaVA (by its ``config.json``) or else a text-only model. Needs no torch.
+def is_vision_language(judge: str) -> bool:
+    """Return whether the judge is of a known family (by its ``config.json``), or else a text-only model. No torch.
 
     Raises:
         UnavailableError: no such base, folder or Hub repository, or its config can't be read.

@@ -12,13 +12,14 @@ from m2pt_cli.data.chat import get_template
 from m2pt_cli.data.sample import Turn
 from m2pt_cli.errors import UnavailableError
 from m2pt_cli.evaluation.events import Events, Notice
-from m2pt_cli.evaluation.judge import Verdicts, is_llava, judged_accuracies
+from m2pt_cli.evaluation.judge import Verdicts, is_vision_language, judged_accuracies
 from m2pt_cli.evaluation.metrics import mmavg
 from m2pt_cli.evaluation.plan import RunPlan
 from m2pt_cli.evaluation.results import EvalRun
 from m2pt_cli.evaluation.runner import Session, require_answers
 from m2pt_cli.evaluation.task import Prediction, Task, TaskOptions
 from m2pt_cli.families.processor import quiet_transformers
+from m2pt_cli.generation.candidates import build_engine
 from m2pt_cli.generation.engine import AnswerEngine, Decoding, Question, Reply
 from m2pt_cli.models.load import load_base
 from m2pt_cli.runtime.device import choose_device, choose_dtype
@@ -101,16 +102,15 @@ class TextEngine:
 def open_judge(
     name: str, *, device: str | None, dtype: str, report: Callable[[str], None]
 ) -> AnswerEngine | TextEngine:
-    """Load the judge: an `AnswerEngine` (asked without images) for a LLaVA, else a `TextEngine`.
+    """Load the judge: an `AnswerEngine` (asked without images) for a vision-language model, else a `TextEngine`.
 
     Raises:
         UnavailableError, DeviceError: the model or the device is not available.
     """
-    if not is_llava(name):
+    if not is_vision_language(name):
         return TextEngine(name, device=device, dtype=dtype)
     loaded = load_base(name, device=device, dtype=dtype, report=report)
-    defaults = loaded.entry.defaults
-    return AnswerEngine(loaded, template=defaults.template, image_fit=defaults.image_fit, decoding=Decoding())
+    return build_engine(loaded, None, decoding=Decoding())
 
 
 def judge_runs(

@@ -10,7 +10,7 @@ from m2pt_cli.errors import InputError, SettingsError
 from m2pt_cli.evaluation.blind_baseline import shuffle_images
 from m2pt_cli.evaluation.events import Events, Notice, ignore
 from m2pt_cli.evaluation.images import missing_images
-from m2pt_cli.evaluation.judge import is_llava
+from m2pt_cli.evaluation.judge import is_vision_language
 from m2pt_cli.evaluation.metrics import mmavg
 from m2pt_cli.evaluation.plan import RunPlan, plan_runs
 from m2pt_cli.evaluation.predictions import rescore
@@ -59,7 +59,7 @@ def _evaluate(settings: EvalSettings, share: Sharding, events: Events) -> EvalRe
     if settings.predictions is not None:
         return rescore(settings, benchmarks[0], events=events)
     if settings.judge is not None:
-        is_llava(settings.judge)  # an unavailable judge fails here, not after hours of answers
+        is_vision_language(settings.judge)  # an unavailable judge fails here, not after hours of answers
     plans = plan_runs(settings, benchmarks, share)
     folder = plans[0].folder.path.parent if len(plans) > 1 else plans[0].folder.path
     events(Notice(f"writing to {folder}"))
@@ -231,7 +231,8 @@ def _bench(
     most = settings.max_new_tokens or bench.max_new_tokens
     rows = session.rows(bench, items, label=bench.name, max_new_tokens=most)
     block = score_task(bench, rows, settings.protocol)
+    block["judge"] = earlier.get("judge")
     if blind_items is None:
-        return rows, {**block, "shuffled": earlier.get("shuffled"), "judge": earlier.get("judge")}
+        return rows, {**block, "shuffled": earlier.get("shuffled")}
     blind = session.rows(bench, blind_items, label=f"{bench.name}-shuffled", max_new_tokens=most)
     return rows, {**block, "shuffled": bench.scores(blind, settings.protocol)}

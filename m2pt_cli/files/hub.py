@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,8 @@ from m2pt_cli.errors import DeviceError, UnavailableError
 from m2pt_cli.records import format_bytes
 
 Report = Callable[[str], None]
+# ``owner/name`` of a repository.
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 # Seconds between progress lines: frequent enough to show progress, rare enough for a log.
 _SECONDS_BETWEEN_LINES = 20.0
@@ -92,13 +95,13 @@ def download(repo: RepoFiles, name: str, *, report: Report) -> Path:
         )
 
 
-def require_free(place: Path, need: int, *, what: str) -> None:
+def require_free(place: Path, need: int, *, what: str, hint: str = "set HF_HOME to a folder on a larger disk") -> None:
     """Raise DeviceError if ``place`` has less than ``need`` bytes free."""
     free = free_bytes(place)
     if need > free:
         raise DeviceError(
             f"{what} needs {gigabytes(need)}, and {place} has {gigabytes(free)} free",
-            "set HF_HOME to a folder on a larger disk",
+            hint,
         )
 
 

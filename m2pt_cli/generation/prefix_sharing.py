@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -160,11 +161,8 @@ def answer_groups(
             break
         state.drop_finished(active)
         next_tokens = state.step(active)
-    answers: list[list[list[int]]] = [[[] for _ in group.tails] for group in groups]
     tokens_of = {(generation.row, generation.tail): generation.tokens for generation in generations}
-    for r, group in enumerate(groups):
-        answers[r] = [tokens_of[r, t] for t in range(len(group.tails))]
-    return answers
+    return [[tokens_of[r, t] for t in range(len(group.tails))] for r, group in enumerate(groups)]
 
 
 class _BatchState:
@@ -309,7 +307,8 @@ class _BatchState:
         # Additive: the only form that all attention implementations of transformers accept.
         mask = torch.zeros(visible.shape, dtype=dtype, device=device).masked_fill_(~visible, torch.finfo(dtype).min)
         self.owner = torch.cat([self.owner, owner], 1)
-        with partial_forward(self.model, keep):
+        # Without images and with all columns wanted, there is nothing to skip.
+        with nullcontext() if keep is None else partial_forward(self.model, keep):
             out = self.model(
                 input_ids=ids,
                 attention_mask=mask[:, None],

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from m2pt_cli.files.hub import HUB_ID
+
 _QUESTION = '"What is in this image?"'
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # Aliases that m2pt resolves on any machine, of bases without a Hub repository.
 _KNOWN = ("nano", "llava-v1-7b")
 # The placeholder in PEFT's model card template.
@@ -46,7 +46,7 @@ def front_matter(
 
     Args:
         base_models: Hub ids of the base, or of the parts it is assembled from; empty if it is not on the Hub.
-        tags: tags in addition to ``m2pt`` and ``llava``.
+        tags: tags in addition to ``m2pt``.
         datasets: Hub ids of the training data.
     """
     lines = ["---"]
@@ -56,7 +56,7 @@ def front_matter(
         lines.append(f"datasets: {json.dumps(list(datasets))}")
     lines.append(f"library_name: {library}")
     lines.append("pipeline_tag: image-text-to-text")
-    lines.append(f"tags: [{', '.join(dict.fromkeys(['m2pt', 'llava', *tags]))}]")
+    lines.append(f"tags: [{', '.join(dict.fromkeys(['m2pt', *tags]))}]")
     return [*lines, "---", ""]
 
 
@@ -122,9 +122,9 @@ def method_card(config: Mapping[str, object]) -> str:
     lines += [
         f"# M²PT adapter{f' on {shown_base(base)}' if base else ''}",
         "",
-        f"Multimodal prompt tuning of a frozen LLaVA: {config['num_visual_prompts']} visual prompts in each layer of "
-        f"the vision tower, {config['num_textual_prompts']} textual prompts in each layer of the language model, "
-        f"interaction layer `{config['interaction']}`.",
+        f"Multimodal prompt tuning of a frozen vision-language model: {config['num_visual_prompts']} visual prompts in "
+        f"each layer of the vision tower, {config['num_textual_prompts']} textual prompts in each layer of the language "
+        f"model, interaction layer `{config['interaction']}`.",
         "",
         *(usage(base, is_m2pt=True) if base else []),
         *LICENCE,
@@ -142,4 +142,4 @@ def is_unwritten(card: Path) -> bool:
 
 
 def _is_on_hub(base: str) -> bool:
-    return bool(_HUB_ID.fullmatch(base)) and not Path(base).exists()
+    return bool(HUB_ID.fullmatch(base)) and not Path(base).exists()

@@ -51,7 +51,7 @@ class AdapterFiles:
         folder: its folder.
         config: the config of M²PT or LoRA.
         tensors: the tensors by name; names of an older transformers are converted to current ones.
-        inference: ``chat_template``, ``image_fit`` and ``base_fingerprint``, None if the config has none.
+        inference: dict of ``chat_template``, ``image_fit`` and ``base_fingerprint``; a value is None if it is not set.
         ignored: settings in the config that this PEFT does not know; PEFT ignores them with a warning.
     """
 

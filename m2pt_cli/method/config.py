@@ -12,10 +12,7 @@ from m2pt_cli.errors import SettingsError
 from m2pt_cli.families.family import LLAVA, Family
 from m2pt_cli.method.card import is_unwritten, method_card
 from m2pt_cli.method.registration import M2PT
-
-INTERACTIONS = ("auto", "projector", "residual", "mean", "none")
-VISUAL_TOKENS = ("patches", "official")
-INITS = ("xavier", "normal", "zeros")
+from m2pt_cli.settings.base import INITS, INTERACTIONS, VISUAL_TOKENS
 
 LM_HEAD = "lm_head"
 

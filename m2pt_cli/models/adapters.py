@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from m2pt_cli.errors import AdapterError
 from m2pt_cli.files.adapter_names import CONFIG_FILE, PICKLE_SUFFIXES, WEIGHTS_FILE
+from m2pt_cli.files.hub import HUB_ID
 from m2pt_cli.files.safetensors import StoredTensor, stored_tensors
 from m2pt_cli.models.catalog import find_base
 from m2pt_cli.settings import IMAGE_FITS, INTERACTIONS, TEMPLATES, VISUAL_TOKENS
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 PEFT_TYPES = ("M2PT", "LORA")
 _RUN_FILE = "run.yaml"  # written by training, beside the adapter
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def _folder_of(adapter: str) -> Path:
     names = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
     near = difflib.get_close_matches(folder.name, names, n=1)
     # runs/demo could also be a Hub id; if a folder `runs` exists, it is a path.
-    if parent.is_dir() or not _HUB_ID.fullmatch(adapter):
+    if parent.is_dir() or not HUB_ID.fullmatch(adapter):
         hint = f"did you mean {parent / near[0]}?" if near else "train one: m2pt train --base nano --data demo"
         raise AdapterError(f"there is no adapter folder {adapter}", hint)
     from m2pt_cli.models.hub import fetch_adapter

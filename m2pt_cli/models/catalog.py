@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -17,6 +16,7 @@ from m2pt_cli.families.geometry import Geometry, TextGeometry, VisionGeometry
 from m2pt_cli.families.llava_config import DAMAGED_HINT, geometry_from_config
 from m2pt_cli.families.measured import FamilyGeometry
 from m2pt_cli.files.adapter_names import CONFIG_FILE
+from m2pt_cli.files.hub import HUB_ID
 from m2pt_cli.settings import closest
 
 __all__ = [
@@ -34,7 +34,6 @@ __all__ = [
 
 DEFAULT_BASE = "llava-1.5-7b"
 NANO_FOLDER = Path(__file__).parent / "nano"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -344,7 +343,7 @@ def entry_of(base: str) -> BaseEntry:
         return _unlisted(str(folder.resolve()), read_geometry(folder), folder=folder.resolve())
     if base and folder.exists():
         raise UnavailableError(f"the base {base} is a file", "give the folder that holds its config.json")
-    if not _HUB_ID.fullmatch(base) or base.startswith("."):
+    if not HUB_ID.fullmatch(base) or base.startswith("."):
         what = "a folder" if "/" in base or base.startswith(".") else "a known base, a folder or a Hub id"
         raise UnavailableError(
             f"the base {base!r} is not {what}{closest(base, base_names())}",

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from m2pt_cli.errors import AdapterError, DeviceError, M2PTError, UnavailableError
+from m2pt_cli.errors import AdapterError, M2PTError, UnavailableError
 from m2pt_cli.files.adapter_names import CONFIG_FILE, WEIGHTS_FILE
-from m2pt_cli.files.hub import first_line, gigabytes
+from m2pt_cli.files.hub import first_line, free_bytes, gigabytes, require_free
 from m2pt_cli.models.base_files import missing_base_files
 
 Report = Callable[[str], None]
@@ -116,15 +115,10 @@ def _download(repo_id: str, choose: Callable[[str, dict[str, int]], list[str]], 
     names = choose(repo_id, sizes)
     lacking = [name for name in names if not isinstance(try_to_load_from_cache(repo_id, name, revision=info.sha), str)]
     cache = Path(constants.HF_HUB_CACHE)
-    free = shutil.disk_usage(next(folder for folder in (cache, *cache.parents) if folder.exists())).free
     need = sum(sizes[name] for name in lacking)
     if report is not None:
-        report(f"downloading {repo_id}: {gigabytes(need)} to {cache} ({gigabytes(free)} free)")
-    if need > free:
-        raise DeviceError(
-            f"{repo_id} needs {gigabytes(need)}, and {cache} has {gigabytes(free)} free",
-            "set HF_HOME to a folder on a larger disk, or use --base nano",
-        )
+        report(f"downloading {repo_id}: {gigabytes(need)} to {cache} ({gigabytes(free_bytes(cache))} free)")
+    require_free(cache, need, what=repo_id, hint="set HF_HOME to a folder on a larger disk, or use --base nano")
     with _bars_on_a_terminal_only():
         # By branch, not by commit: the cache then records the branch's commit, and the files are found offline.
         return Path(snapshot_download(repo_id, revision="main", allow_patterns=names))

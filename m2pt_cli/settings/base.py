@@ -51,7 +51,7 @@ def flag(name: str) -> str:
 
 
 def raise_faults(faults: list[str], hint: str | None = None) -> None:
-    """Raise one `SettingsError` that lists the first 20 faults and their number; nothing if there are none."""
+    """Raise one `SettingsError` that lists the faults, of more than 20 the first 20 and the total; nothing for none."""
     if not faults:
         return
     shown = "; ".join(faults[:20])

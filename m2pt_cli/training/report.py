@@ -20,6 +20,7 @@ from peft import PeftModel
 from m2pt_cli.data.sample import IMAGE_MARK
 from m2pt_cli.data.vision_flan import REPO as VISION_FLAN
 from m2pt_cli.errors import DivergenceError, M2PTError
+from m2pt_cli.families.family import LLAVA
 from m2pt_cli.generation.engine import AnswerEngine, Question
 from m2pt_cli.method import check_prompts
 from m2pt_cli.method.card import CITATION, LICENCE, front_matter, shown_base, usage
@@ -146,6 +147,7 @@ def model_card(
     *,
     base: str,
     base_models: Sequence[str],
+    model_type: str = "llava",
     data: Mapping[str, Any],
     result: Mapping[str, Any],
     versions: Mapping[str, str],
@@ -156,6 +158,7 @@ def model_card(
         settings: resolved.
         base: the base's name, as the adapter's config holds it.
         base_models: its Hub ids, see `BaseEntry.hub_ids`.
+        model_type: of its config.
         data: ``description``, ``samples``, ``validation``, ``skipped``.
         result: ``steps``, ``best_step``, ``loss``, ``validation``, ``seconds``, ``bytes``; ``parts``: trained
             parameters by part; ``total``: parameters of the base; ``answers``: ``image``, ``question``, ``answer``.
@@ -166,7 +169,7 @@ def model_card(
     lines = [
         *front_matter(
             base_models=base_models,
-            tags=[settings.method],
+            tags=[*(["llava"] if model_type in LLAVA.classes else [model_type]), settings.method],
             library="transformers" if is_full else "peft",
             datasets=hub_datasets(settings.data),
         ),
@@ -348,6 +351,7 @@ def _card(plan: Plan, record: Mapping[str, Any]) -> str:
         plan.settings,
         base=plan.entry.repo_id or plan.entry.name,
         base_models=plan.entry.hub_ids,
+        model_type=plan.entry.geometry.model_type,
         data=record["data"],
         result=record["result"],
         versions=record["versions"],

@@ -38,6 +38,15 @@ def test_tiles_follow_the_overview() -> None:
     assert labels[7:10] == ["1,1", "tile 0", "tile 1"]
 
 
+def test_the_overview_may_come_last_and_marks_between_tiles_belong_to_the_image() -> None:
+    prompt = [1, 2, IMAGE, IMAGE, 7, *[IMAGE] * 4, 3]
+    found = language_tokens(
+        prompt, [5], lambda t: f"w{t}", num_prompts=0, image_token_id=IMAGE, grid=2, is_tiled=True, overview="last"
+    )
+    assert found.groups == ("first_token", "system", *["image"] * 7, "question")
+    assert found.labels == ("w1", "w2", "tile 0", "tile 1", "tile w7", "0,0", "0,1", "1,0", "1,1", "w3")
+
+
 def test_a_tower_with_and_without_class_token() -> None:
     assert vision_tokens(num_prompts=1, has_class_token=True, grid=2).labels == (
         "v0",

@@ -28,11 +28,10 @@ def test_status_warnings_and_hints_go_to_stderr(capsys: pytest.CaptureFixture[st
     output = Output.configure()
     output.status("reading a\nfile")
     output.warn("two\nlines")
-    output.hint("do this")
     output.detail("unseen")
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == "reading a file\nwarning: two lines\nhint: do this\n"
+    assert err == "reading a file\nwarning: two lines\n"
 
 
 def test_quiet_leaves_errors_alone(capsys: pytest.CaptureFixture[str]) -> None:

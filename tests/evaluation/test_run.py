@@ -137,6 +137,18 @@ def test_shuffled_images_change_the_answers_and_stand_beside(
     assert _results(out)["benchmarks"]["noise"]["shuffled"] is not None
 
 
+def test_a_judges_verdicts_outlive_a_blind_baseline_that_is_added_later(
+    settings: Callable[..., EvalSettings], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run_evaluation(settings(out))
+    held = json.loads((out / "results.json").read_text())
+    held["benchmarks"]["noise"]["judge"] = {"name": "somebody", "accuracy": 0.5}
+    (out / "results.json").write_text(json.dumps(held), encoding="utf-8")
+    run_evaluation(settings(out, shuffle_images=True))
+    assert _results(out)["benchmarks"]["noise"]["judge"] == {"name": "somebody", "accuracy": 0.5}
+
+
 def test_a_broken_image_fails_alone_and_is_asked_again(
     settings: Callable[..., EvalSettings], questions: Path, tmp_path: Path
 ) -> None:

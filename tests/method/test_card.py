@@ -22,7 +22,7 @@ def test_front_matter_holds_hub_ids_alone() -> None:
     lines = front_matter(base_models=["a/b"], tags=["lora", "llava"], datasets=["c/d"])
     assert front("\n".join(lines)) == {
         "base_model": "a/b", "datasets": ["c/d"], "library_name": "peft", "pipeline_tag": "image-text-to-text",
-        "tags": ["m2pt", "llava", "lora"],
+        "tags": ["m2pt", "lora", "llava"],
     }  # fmt: skip
     assert front("\n".join(front_matter(base_models=["a/b", "c/d"], tags=[])))["base_model"] == ["a/b", "c/d"]
     assert front("\n".join(front_matter(base_models=[], tags=[]))).keys() == {"library_name", "pipeline_tag", "tags"}

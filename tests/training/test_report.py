@@ -89,12 +89,20 @@ RESULT = {
 }  # fmt: skip
 
 
-def card(base: str = BASE, *, base_models: tuple[str, ...] = (BASE,), answers: Any = (), **values: Any) -> str:
+def card(
+    base: str = BASE,
+    *,
+    base_models: tuple[str, ...] = (BASE,),
+    answers: Any = (),
+    model_type: str = "llava",
+    **values: Any,
+) -> str:
     options: dict[str, Any] = {"data": ("demo",), "learning_rate": 7e-4, "epochs": 3.0, "template": "vicuna_v1"}
     return model_card(
         TrainSettings(**(options | values)),
         base=base,
         base_models=base_models,
+        model_type=model_type,
         data={"description": "demo (500 samples)", "samples": 450, "validation": 50, "skipped": 0},
         result=RESULT | {"answers": answers},
         versions={"m2pt": "0.1", "torch": "2.13"},
@@ -112,6 +120,7 @@ def test_front_matter_and_facts() -> None:
     assert "license" not in front(text) and "## Licence" in text  # the author's choice
     assert front(text)["tags"] == ["m2pt", "llava"]
     assert front(card(method="lora"))["tags"] == ["m2pt", "llava", "lora"]
+    assert front(card(model_type="idefics3"))["tags"] == ["m2pt", "idefics3"]
     assert "6,000,640 parameters, 0.085 % of the 7,063,427,072" in text
     assert "450 training samples, 50 held out for validation." in text
     assert "| validation loss | 0.5000 |" in text and "| training loss (last tenth) | 0.2500 |" in text
