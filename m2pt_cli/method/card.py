@@ -123,8 +123,8 @@ def method_card(config: Mapping[str, object]) -> str:
         f"# M²PT adapter{f' on {shown_base(base)}' if base else ''}",
         "",
         f"Multimodal prompt tuning of a frozen vision-language model: {config['num_visual_prompts']} visual prompts in "
-        f"each layer of the vision tower, {config['num_textual_prompts']} textual prompts in each layer of the language "
-        f"model, interaction layer `{config['interaction']}`.",
+        f"each layer of the vision tower, {config['num_textual_prompts']} textual prompts in each layer of the "
+        f"language model, interaction layer `{config['interaction']}`.",
         "",
         *(usage(base, is_m2pt=True) if base else []),
         *LICENCE,
